@@ -1,0 +1,41 @@
+"""How a bank of experts is computed: several backends, one choice.
+
+Every backend is a module with the same function, `experts`, and equals `reference` in outputs and
+gradients. Shapes: T tokens, D width, F expert width, E experts, K experts per token, X rows of the
+up-projection (2F for SwiGLU: the gate's rows first, then up's; F for GELU).
+"""
+
+import os
+from importlib import import_module
+from typing import Protocol, cast
+
+from torch import Tensor
+
+BACKENDS = ("reference",)
+
+
+class Backend(Protocol):
+    """What every backend offers."""
+
+    def experts(
+        self,
+        x_TD: Tensor,
+        expert_ids_TK: Tensor,
+        weights_TK: Tensor,
+        up_EXD: Tensor,
+        down_EDF: Tensor,
+        activation: str,
+    ) -> Tensor:
+        """Return y_TD, the sum over each token's chosen experts, weighted by `weights_TK`."""
+        ...
+
+
+def select(name: str | None = None) -> Backend:
+    """Return the backend called `name`; without one `PLAIT_KERNEL` decides, then the machine.
+
+    Raises ValueError if there is no backend of that name.
+    """
+    name = name or os.environ.get("PLAIT_KERNEL") or "reference"
+    if name not in BACKENDS:
+        raise ValueError(f"no kernel is called {name!r}; choose one of {', '.join(BACKENDS)}")
+    return cast(Backend, import_module(f"{__name__}.{name}"))

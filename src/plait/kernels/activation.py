@@ -1,0 +1,35 @@
+"""What an expert does between its two projections, and how wide its hidden vector is."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+ACTIVATIONS = ("swiglu", "gelu")
+
+
+def activate(h_TX: Tensor, activation: str) -> Tensor:
+    """Return the hidden vectors a_TF of pre-activations h_TX (X = 2F for swiglu, F for gelu).
+
+    "swiglu" is silu(gate) · up (arXiv 2002.05202), the gate in the first F columns; "gelu" is the
+    exact form, with erf.
+    """
+    check(activation)
+    if activation == "gelu":
+        return functional.gelu(h_TX)
+    gate_TF, up_TF = h_TX.chunk(2, dim=-1)
+    return functional.silu(gate_TF) * up_TF
+
+
+def check(activation: str) -> None:
+    """Raise ValueError if `activation` is not one that experts know."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"experts know no activation {activation!r}; choose one of {', '.join(ACTIVATIONS)}"
+        )
+
+
+def compute_dtype(x_TD: Tensor) -> torch.dtype:
+    """Return the type that products run in: autocast's where it is on, else that of the input."""
+    if torch.is_autocast_enabled(x_TD.device.type):
+        return torch.get_autocast_dtype(x_TD.device.type)
+    return x_TD.dtype
