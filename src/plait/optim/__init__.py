@@ -1,0 +1,1 @@
+"""Optimisers: Muon over banks, parameter groups by role, schedules in tokens."""
