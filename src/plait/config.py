@@ -1,0 +1,450 @@
+"""The typed, frozen configuration of a model, and the reading and writing of configurations.
+
+A configuration *is* the experiment: it is saved whole beside every run, and the run's folder is
+named by its hash. What exists only at run time (device, mesh, tokenizer) is an argument elsewhere.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import types
+import typing
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from plait.sharing import Plans, Sharing
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Self-attention of every depth: multi-head, or grouped-query where `kv_heads` < `heads`."""
+
+    heads: int = 8
+    """query heads"""
+    kv_heads: int | None = None
+    """key and value heads; None: as many as query heads"""
+    head_width: int | None = None
+    """features per head; None: model width ÷ heads"""
+    position: Literal["rope", "learned"] = "rope"
+    """rotary embedding, or a learned vector for each position of the context"""
+    rope_theta: float = 10_000.0
+    """base of the rotary frequencies"""
+    qk_norm: Literal["none", "head", "width"] = "none"
+    """RMSNorm on queries and keys: per head (Qwen3) or over the whole width (OLMoE)"""
+    qkv_bias: bool = False
+    """biases on the query, key and value projections (Qwen2-MoE)"""
+    clip_qkv: float | None = None
+    """clamp queries, keys and values to ± this value (OLMoE)"""
+    lora_rank: int = 0
+    """rank of a per-depth LoRA on Q and K, for attention banks used at several depths; 0: none"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """The expert banks, and the dense layers that stand in their place."""
+
+    count: int | tuple[int, ...] = 8
+    """experts in a bank: one number, or one for each bank of the plan; 1: dense, no router"""
+    width: int = 256
+    """inner width F of an expert"""
+    top_k: int = 2
+    """experts per token"""
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    """swiglu: three matrices; gelu: two matrices (CT-MoE)"""
+    shared_width: int = 0
+    """inner width of the always-on shared expert (all of them together); 0: none (DeepSeekMoE)"""
+    shared_gate: bool = False
+    """multiply the shared expert's output by a learned sigmoid gate (Qwen2-MoE)"""
+    dense_first: int = 0
+    """the first n depths have a dense layer instead of experts (DeepSeekMoE)"""
+    dense_width: int | None = None
+    """inner width of those dense layers; needed when dense_first > 0"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterConfig:
+    """How a token's experts are scored and chosen."""
+
+    kind: Literal["linear", "cosine", "random-fixed", "recurrent", "low-rank"] = "linear"
+    """linear; cosine: low-dimensional and L2-normalised (X-MoE, arXiv 2204.09179); random-fixed:
+    never trained; recurrent: a GRU over depth (RMoE, arXiv 2408.06793); low-rank: one base for all depths
+    plus a low-rank part for each bank"""
+    inner_width: int | None = None
+    """projection width of cosine, hidden width of recurrent, rank of low-rank; None: the kind's
+    default (experts ÷ 2, 128, 16)"""
+    gating: Literal["softmax-topk", "topk-softmax", "sigmoid"] = "softmax-topk"
+    """softmax over all experts, then top-k; top-k of the logits, then softmax; or independent
+    sigmoids"""
+    renormalise: bool = False
+    """divide the chosen gates by their sum"""
+    scale: float = 1.0
+    """multiply the gates by this number at the end (routed_scaling_factor)"""
+    bias: bool = False
+    """keep a bias per expert that counts for choosing and not for weighting (arXiv 2408.15664)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollaborationConfig:
+    """CT-MoE: the chosen experts exchange messages over a learned topology S (METHODS in docs)."""
+
+    strength: float = 0.5
+    """λ_c, how much of its neighbours' output an expert adds; 0: no messages. The paper's text has
+    0.5, its code 1.0"""
+    routing_strength: float = 0.5
+    """λ_r, how much the column sums of S move the router logits; 0: not at all. The paper's text
+    has 0.5, its code 1.5"""
+    temperature: float = 1.0
+    """divides S before the softmax"""
+    messages: Literal["outputs", "hidden"] = "outputs"
+    """mix expert outputs (exactly a re-weighting of the gates), or the hidden vectors inside the
+    experts before the down-projection (which is not)"""
+    row_normalise: bool = True
+    """normalise S over the chosen experts of a token; False: use the entries of S as they are"""
+    self_loop: bool = False
+    """keep the diagonal of S: an expert may send to itself"""
+    signed: bool = False
+    """S = tanh instead of the row softmax, so that messages may be negative"""
+    control: Literal["none", "frozen-uniform", "frozen-random", "gate-scale"] = "none"
+    """controls that separate the explanations: S fixed at its initial value, S fixed at random, or
+    no S at all and gates × (1 + λ_c)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """Pressure towards equal load of the experts."""
+
+    switch: float = 0.01
+    """coefficient of the Switch load-balancing loss (1.0 = balanced, whatever top_k)"""
+    z: float = 0.0
+    """coefficient of the router z-loss"""
+    scope: Literal["layer", "bank"] = "layer"
+    """compute load per depth, or pooled over the depths that use one expert bank (UniPool)"""
+    bias_rate: float = 0.0
+    """γ, step of the loss-free bias per optimizer step; needs router.bias"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A mixture-of-experts language model: sizes, parts, and what is shared over depth."""
+
+    vocab_size: int
+    """entries of the vocabulary"""
+    depth: int
+    """positions in the stack, L"""
+    width: int
+    """model width, D"""
+    context: int = 512
+    """longest sequence, in tokens"""
+    attention: AttentionConfig = AttentionConfig()
+    experts: ExpertConfig = ExpertConfig()
+    router: RouterConfig = RouterConfig()
+    collaboration: CollaborationConfig | None = None
+    balance: BalanceConfig = BalanceConfig()
+    sharing: Sharing = field(default_factory=Sharing)
+    norm: Literal["rms", "layer"] = "rms"
+    """RMSNorm, or LayerNorm with bias"""
+    norm_eps: float = 1e-5
+    """ε of the norms"""
+    tied_head: bool = True
+    """the output head is the embedding matrix"""
+    dropout: float = 0.0
+    """dropout probability on the embedding and on both residual branches"""
+    init: Literal["normal", "xavier-depth"] = "normal"
+    """normal with init_std, or Xavier-uniform with gain 1/√(3L) (Expert Tying)"""
+    init_std: float = 0.02
+    """standard deviation of the normal initialisation, in both modes used for embeddings"""
+    plans: Plans = field(init=False, repr=False, compare=False, metadata={"derived": True})
+
+    def __post_init__(self) -> None:
+        _check_sizes(self)
+        object.__setattr__(self, "plans", self.sharing.plans(self.depth))
+        _check_sharing(self)
+        _check_router(self)
+        _check_collaboration(self)
+
+    @property
+    def heads(self) -> tuple[int, int, int]:
+        """Query heads, key/value heads and width of a head."""
+        a = self.attention
+        return a.heads, a.kv_heads or a.heads, a.head_width or self.width // a.heads
+
+    def experts_in_bank(self, bank: int) -> int:
+        """Experts in an expert bank; 1 means a dense layer without a router."""
+        if self.plans.experts.uses(bank)[0] < self.experts.dense_first:
+            return 1
+        count = self.experts.count
+        return count if isinstance(count, int) else count[bank]
+
+    def experts_at(self, depth: int) -> int:
+        """Experts at a depth; 1 means a dense layer without a router."""
+        return self.experts_in_bank(self.plans.experts.banks[depth])
+
+    @property
+    def routed_depths(self) -> tuple[int, ...]:
+        """Depths that have a router in front of their experts."""
+        return tuple(depth for depth in range(self.depth) if self.experts_at(depth) > 1)
+
+    @property
+    def deciding_depths(self) -> tuple[int, ...]:
+        """Routed depths at which a routing decision is made, and not taken over from another."""
+        return tuple(d for d in self.routed_depths if self.plans.decider(d) == d)
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    heads, kv_heads, head_width = config.heads
+    experts = config.experts
+    counts = (experts.count,) if isinstance(experts.count, int) else experts.count
+    positive = {
+        "vocab_size": config.vocab_size,
+        "depth": config.depth,
+        "width": config.width,
+        "context": config.context,
+        "attention.heads": heads,
+        "attention.kv_heads": kv_heads,
+        "attention.head_width": head_width,
+        "experts.width": experts.width,
+        "experts.top_k": experts.top_k,
+        "experts.count": min(counts, default=0),
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: it must be 1 or more")
+    if config.attention.head_width is None and config.width % heads:
+        raise ValueError(
+            f"width {config.width} is not divisible by {heads} heads: change one of them, or set "
+            "attention.head_width"
+        )
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key/value heads evenly")
+    if config.attention.position == "rope" and head_width % 2:
+        raise ValueError(f"rotary embedding needs an even head width, not {head_width}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout is {config.dropout}: it must be in [0, 1)")
+    if not 0 <= experts.dense_first <= config.depth:
+        raise ValueError(f"experts.dense_first is {experts.dense_first}, depth is {config.depth}")
+    if bool(experts.dense_first) != (experts.dense_width is not None):
+        raise ValueError(
+            "experts.dense_first and experts.dense_width go together: set both or none"
+        )
+    if experts.shared_gate and not experts.shared_width:
+        raise ValueError("experts.shared_gate needs a shared expert: set experts.shared_width")
+
+
+def _check_sharing(config: ModelConfig) -> None:
+    plans, experts = config.plans, config.experts
+    for bank in range(plans.experts.count):
+        dense = {depth < experts.dense_first for depth in plans.experts.uses(bank)}
+        if len(dense) > 1:
+            raise ValueError(
+                f"expert bank {bank} is used at depths {plans.experts.uses(bank)}, but the first "
+                f"{experts.dense_first} depths are dense: let sharing.experts begin after them"
+            )
+    if not isinstance(experts.count, int):
+        if len(experts.count) != plans.experts.count:
+            raise ValueError(
+                f"experts.count names {len(experts.count)} banks, but the plan "
+                f"{config.sharing.experts!r} has {plans.experts.count}: give one number for each"
+            )
+        for bank, count in enumerate(experts.count):
+            if config.experts_in_bank(bank) != count:
+                raise ValueError(f"experts.count: bank {bank} is dense, write 1 in its place")
+    for depth in config.routed_depths:
+        if config.experts_at(depth) < experts.top_k:
+            raise ValueError(
+                f"experts.top_k is {experts.top_k}, but depth {depth} has only "
+                f"{config.experts_at(depth)} experts"
+            )
+    kinds = {"router": plans.router, "decision": plans.decision}
+    if config.collaboration is not None:
+        kinds["collaboration"] = plans.collaboration
+    for kind, plan in kinds.items():
+        for bank in range(plan.count):
+            counts = {d: config.experts_at(d) for d in plan.uses(bank) if d in config.routed_depths}
+            if len(set(counts.values())) > 1:
+                raise ValueError(
+                    f"sharing.{kind}: bank {bank} serves depths with different expert counts "
+                    f"{counts} (depth: experts); give those depths banks of their own"
+                )
+            if counts and min(plan.uses(bank)) < experts.dense_first and plan.count < plan.depth:
+                raise ValueError(
+                    f"sharing.{kind}: bank {bank} serves dense and routed depths; start its "
+                    f"sharing after the first {experts.dense_first} depths"
+                )
+    for bank in range(plans.decision.count):
+        routers = {plans.router.banks[depth] for depth in plans.decision.uses(bank)}
+        if len(routers) > 1:
+            raise ValueError(
+                f"sharing.decision: bank {bank} is decided once for depths "
+                f"{plans.decision.uses(bank)}, which name {len(routers)} routers, so all but one "
+                f"would be ignored: set sharing.router to {config.sharing.decision!r} as well"
+            )
+    unshared = plans.attention.count == plans.attention.depth
+    if config.attention.lora_rank and unshared:
+        raise ValueError(
+            "attention.lora_rank adapts shared attention to each depth, but sharing.attention "
+            "shares nothing: set lora_rank to 0 or share attention"
+        )
+
+
+def _check_router(config: ModelConfig) -> None:
+    router = config.router
+    if router.kind in ("linear", "random-fixed") and router.inner_width is not None:
+        raise ValueError(f"router.inner_width has no meaning for a {router.kind} router: unset it")
+    if router.gating == "topk-softmax" and router.renormalise:
+        raise ValueError("router.renormalise: topk-softmax gates sum to 1 already; set it to False")
+    if config.balance.bias_rate and not router.bias:
+        raise ValueError("balance.bias_rate moves the router's bias: set router.bias to True")
+    if router.kind in ("low-rank", "recurrent"):
+        counts = {config.experts_at(depth) for depth in config.routed_depths}
+        if router.kind == "low-rank" and len(counts) > 1:
+            raise ValueError(
+                f"a low-rank router has one base for all depths, but they have {sorted(counts)} "
+                "experts: give every bank the same experts.count"
+            )
+
+
+def _check_collaboration(config: ModelConfig) -> None:
+    c = config.collaboration
+    if c is None:
+        if config.plans.collaboration.count < config.depth:
+            raise ValueError(
+                "sharing.collaboration is set, but there is no collaboration: set collaboration, "
+                "or leave its plan at 'own'"
+            )
+        return
+    if c.temperature <= 0:
+        raise ValueError(f"collaboration.temperature is {c.temperature}: it must be positive")
+    if c.signed and c.row_normalise:
+        raise ValueError(
+            "collaboration.signed: signed rows have no sum to divide by; set row_normalise False"
+        )
+    if c.control == "gate-scale":
+        if c.routing_strength or c.messages == "hidden" or c.self_loop or c.signed:
+            raise ValueError(
+                "collaboration.control gate-scale has no topology: set routing_strength to 0 and "
+                "leave messages, self_loop and signed at their defaults"
+            )
+        return
+    if c.strength and c.row_normalise and not c.self_loop and config.experts.top_k < 3:
+        warnings.warn(
+            f"collaboration with row-normalised messages and top_k={config.experts.top_k}: the "
+            "renormalised topology over fewer than 3 chosen experts is constant, so S gets no "
+            "gradient from messages and cannot be learned by them; use top_k ≥ 3, row_normalise "
+            "False or self_loop True",
+            stacklevel=4,
+        )
+
+
+# ------------------------------------------------------------------ reading and writing
+
+
+def to_dict(config: Any) -> Any:
+    """Turn a configuration into plain dictionaries, lists, numbers and strings."""
+    if dataclasses.is_dataclass(config):
+        return {
+            f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init
+        }
+    if isinstance(config, (list, tuple)):
+        return [to_dict(item) for item in config]
+    if isinstance(config, dict):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def from_dict(cls: type[C], data: Any, where: str = "") -> C:
+    """Build the configuration `cls` from `to_dict`'s output; absent options take their defaults.
+
+    Raises:
+        ValueError: for an unknown option (naming the nearest), or a value of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{where or cls.__name__}: expected options, found {data!r}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for name in data:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown option {_join(where, name)!r}: {advice}")
+    for name, f in known.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in data:
+            raise ValueError(f"option {_join(where, name)!r} is missing")
+    return cls(**{k: _value(hints[k], v, _join(where, str(k))) for k, v in data.items()})
+
+
+def _join(where: str, name: object) -> str:
+    return f"{where}.{name}" if where else str(name)
+
+
+def _value(hint: Any, data: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        problems = []
+        for option in arguments:
+            try:
+                return _value(option, data, where)
+            except ValueError as error:
+                problems.append(error)
+        raise next((p for p in problems if "unknown option" in str(p)), problems[0])
+    if hint is type(None):
+        if data is None:
+            return None
+        raise ValueError(f"{where}: expected nothing, found {data!r}")
+    if origin is Literal:
+        if data in arguments:
+            return data
+        raise ValueError(f"{where}: {data!r} is not one of {', '.join(map(repr, arguments))}")
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type[Any], hint), data, where)
+    if origin is tuple and isinstance(data, (list, tuple)):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_value(arguments[0], item, where) for item in data)
+        if len(arguments) == len(data):
+            return tuple(_value(h, item, where) for h, item in zip(arguments, data, strict=True))
+    if origin is dict and isinstance(data, dict):
+        return {key: _value(arguments[1], value, _join(where, key)) for key, value in data.items()}
+    if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+        return float(data)
+    if hint is Path and isinstance(data, str):
+        return Path(data)
+    if hint is Any or (isinstance(hint, type) and type(data) is hint):
+        return data
+    raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {data!r}")
+
+
+def save_yaml(config: Any, path: Path) -> None:
+    """Write a configuration to a YAML file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(
+        yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    os.replace(temporary, path)
+
+
+def load_yaml(cls: type[C], path: Path) -> C:
+    """Read a configuration of type `cls` from a YAML file; a ValueError names file and option."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file at {path}")
+    try:
+        return from_dict(cls, yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hexadecimal digits of SHA-256 over the whole configuration, in canonical form."""
+    canonical = json.dumps(to_dict(config), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]
