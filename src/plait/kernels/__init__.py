@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from torch import Tensor
 
-BACKENDS = ("reference",)
+BACKENDS = ("reference", "cpu")
 
 
 class Backend(Protocol):

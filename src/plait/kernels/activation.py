@@ -20,6 +20,19 @@ def activate(h_TX: Tensor, activation: str) -> Tensor:
     return functional.silu(gate_TF) * up_TF
 
 
+def activate_backward(da_TF: Tensor, h_TX: Tensor, activation: str) -> Tensor:
+    """Return dh_TX, the gradient of the pre-activations, from that of the hidden vectors."""
+    if activation == "gelu":
+        dh: Tensor = torch.ops.aten.gelu_backward(da_TF, h_TX)
+        return dh
+    gate_TF, up_TF = h_TX.chunk(2, dim=-1)
+    dh_TX = torch.empty_like(h_TX)
+    dgate_TF, dup_TF = dh_TX.chunk(2, dim=-1)
+    torch.mul(da_TF, functional.silu(gate_TF), out=dup_TF)
+    torch.ops.aten.silu_backward(da_TF * up_TF, gate_TF, grad_input=dgate_TF)
+    return dh_TX
+
+
 def check(activation: str) -> None:
     """Raise ValueError if `activation` is not one that experts know."""
     if activation not in ACTIVATIONS:

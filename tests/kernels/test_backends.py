@@ -1,0 +1,144 @@
+"""Every backend equals the reference loop, in outputs and in gradients by name."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from plait import kernels
+from plait.kernels import reference
+
+FAST = [name for name in kernels.BACKENDS if name != "reference"]
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+def problem(
+    tokens: int,
+    experts: int,
+    k: int,
+    activation: str = "swiglu",
+    dtype: torch.dtype = torch.float32,
+    width: int = 24,
+    expert_width: int = 40,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    rows = expert_width * (2 if activation == "swiglu" else 1)
+    scores_TE = normal(tokens, experts)
+    return {
+        "x": normal(tokens, width).to(dtype).requires_grad_(),
+        "ids": scores_TE.topk(k, dim=-1).indices,
+        "weights": normal(tokens, k).softmax(-1).requires_grad_(),
+        "up": (normal(experts, rows, width) / width**0.5).requires_grad_(),
+        "down": (normal(experts, width, expert_width) / expert_width**0.5).requires_grad_(),
+    }
+
+
+def run(backend: kernels.Backend, p: dict[str, Tensor], activation: str) -> dict[str, Tensor]:
+    """Output and gradients by name, of a loss whose gradient differs at every element."""
+    y_TD = backend.experts(p["x"], p["ids"], p["weights"], p["up"], p["down"], activation)
+    names = [name for name in p if p[name].requires_grad]
+    loss = (y_TD.float() * torch.linspace(-1, 1, y_TD.numel()).view(y_TD.shape)).sum()
+    gradients = torch.autograd.grad(loss, [p[name] for name in names], materialize_grads=True)
+    return {"y": y_TD, **dict(zip(names, gradients, strict=True))}
+
+
+def assert_equal(got: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
+    assert got.keys() == wanted.keys()
+    for name, want in wanted.items():
+        assert got[name].dtype == want.dtype, name
+        error = (got[name].double() - want.double()).norm() / want.double().norm().clamp(min=1e-3)
+        assert error <= tolerance, f"{name}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("k", [1, 2, 3, 8])
+@pytest.mark.parametrize("tokens", [1, 37, 700])
+def test_equals_reference(
+    name: str, activation: str, dtype: torch.dtype, k: int, tokens: int
+) -> None:
+    p = problem(tokens, experts=8, k=k, activation=activation, dtype=dtype)
+    backend = kernels.select(name)
+    assert_equal(run(backend, p, activation), run(reference, p, activation), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_bf16_compute_over_fp32_weights(name: str) -> None:
+    p = problem(300, experts=4, k=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, wanted = (run(backend, p, "swiglu") for backend in (kernels.select(name), reference))
+    assert_equal(got, wanted, TOLERANCE[torch.bfloat16])
+    exact = run(reference, p, "swiglu")
+    assert not torch.equal(got["y"], exact["y"])  # it did run in bf16
+    assert_equal(got, exact, 2e-2)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_all_tokens_on_one_expert(name: str) -> None:
+    p = problem(1100, experts=4, k=1)
+    p["ids"] = torch.full_like(p["ids"], 2)
+    got = run(kernels.select(name), p, "swiglu")
+    assert_equal(got, run(reference, p, "swiglu"), TOLERANCE[torch.float32])
+    assert not got["up"][[0, 1, 3]].any(), "an expert without tokens has gradient zero"
+
+
+@pytest.mark.parametrize("name", FAST)
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 90), st.integers(1, 9), st.integers(1, 4), st.integers(1, 33), st.integers(1, 50)
+)
+def test_any_sizes(name: str, tokens: int, experts: int, k: int, width: int, hidden: int) -> None:
+    p = problem(tokens, experts, min(k, experts), width=width, expert_width=hidden)
+    got = run(kernels.select(name), p, "swiglu")
+    assert_equal(got, run(reference, p, "swiglu"), TOLERANCE[torch.float32])
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_non_contiguous_input_weights_and_gradient(name: str) -> None:
+    p = problem(64, experts=4, k=2)
+    q = {
+        "x": p["x"].detach().T.contiguous().T.requires_grad_(),
+        "ids": p["ids"].T.contiguous().T,
+        "weights": p["weights"].detach().T.contiguous().T.requires_grad_(),
+        "up": p["up"].detach().mT.contiguous().mT.requires_grad_(),
+        "down": p["down"].detach().mT.contiguous().mT.requires_grad_(),
+    }
+    got = run(kernels.select(name), q, "swiglu")
+    assert_equal(got, run(reference, p, "swiglu"), TOLERANCE[torch.float32])
+    y_TD = kernels.select(name).experts(*q.values(), "swiglu")  # type: ignore[arg-type]
+    y_TD.sum().backward()  # an expanded gradient: every stride is zero
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_repeats_bit_for_bit(name: str) -> None:
+    p = problem(500, experts=8, k=3)
+    first, second = (run(kernels.select(name), p, "swiglu") for _ in range(2))
+    for key in first:
+        assert torch.equal(first[key], second[key]), key
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_bank_used_twice_sums_its_gradients(name: str) -> None:
+    p = problem(80, experts=4, k=2)
+
+    def twice(backend: kernels.Backend) -> dict[str, Tensor]:
+        rest = (p["ids"], p["weights"], p["up"], p["down"], "swiglu")
+        y_TD = backend.experts(backend.experts(p["x"], *rest), *rest)
+        names = ["x", "weights", "up", "down"]
+        gradients = torch.autograd.grad(y_TD.square().sum(), [p[name] for name in names])
+        return {"y": y_TD, **dict(zip(names, gradients, strict=True))}
+
+    assert_equal(twice(kernels.select(name)), twice(reference), TOLERANCE[torch.float32])
+
+
+def test_an_unknown_kernel_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_KERNEL", "gpu")
+    with pytest.raises(ValueError, match="no kernel is called 'gpu'; choose one of reference"):
+        kernels.select()
