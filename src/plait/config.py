@@ -75,8 +75,8 @@ class RouterConfig:
 
     kind: Literal["linear", "cosine", "random-fixed", "recurrent", "low-rank"] = "linear"
     """linear; cosine: low-dimensional and L2-normalised (X-MoE, arXiv 2204.09179); random-fixed:
-    never trained; recurrent: a GRU over depth (RMoE, arXiv 2408.06793); low-rank: one base for all depths
-    plus a low-rank part for each bank"""
+    never trained; recurrent: a GRU over depth (RMoE, arXiv 2408.06793); low-rank: one base for all
+    depths plus a low-rank part for each bank"""
     inner_width: int | None = None
     """projection width of cosine, hidden width of recurrent, rank of low-rank; None: the kind's
     default (experts ÷ 2, 128, 16)"""

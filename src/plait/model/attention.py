@@ -1,0 +1,177 @@
+"""Causal self-attention: multi-head or grouped-query, rotary or learned positions, with a cache."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plait.config import ModelConfig
+from plait.model.norms import RMSNorm
+from plait.model.parameters import linear
+
+
+class Cache(Protocol):
+    """What attention needs of a key/value cache: the interface of Hugging Face's caches."""
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Append (B, H, S, d) keys and values at a depth; return all that it then holds."""
+        ...
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens held."""
+        ...
+
+
+class KVCache:
+    """Keys and values by depth, in buffers that double when they are full."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.lengths: dict[int, int] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Append (B, H, S, d) keys and values at a depth; return all that it then holds."""
+        held = self.lengths.get(layer_idx, 0)
+        end = held + keys.shape[2]
+        if held == 0 or end > self.buffers[layer_idx][0].shape[2]:
+            room = max(64, 2 * end)
+            grown = []
+            for index, new in enumerate((keys, values)):
+                buffer = new.new_empty(*new.shape[:2], room, new.shape[3])
+                if held:
+                    buffer[:, :, :held] = self.buffers[layer_idx][index][:, :, :held]
+                grown.append(buffer)
+            self.buffers[layer_idx] = (grown[0], grown[1])
+        key_buffer, value_buffer = self.buffers[layer_idx]
+        key_buffer[:, :, held:end] = keys
+        value_buffer[:, :, held:end] = values
+        self.lengths[layer_idx] = end
+        return key_buffer[:, :, :end], value_buffer[:, :, :end]
+
+    def get_seq_length(self) -> int:
+        """Return the number of tokens held."""
+        return self.lengths.get(0, 0)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """What attention needs to know of the places of this forward's tokens; equal at every depth."""
+
+    cos_BSd: Tensor | None
+    sin_BSd: Tensor | None
+    mask: Tensor | None
+    """(B or 1, 1, S, keys), True where a query may look; None: plain causal, no cache before it"""
+
+
+def rotary(positions_BS: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (B, S, head_width), the two halves equal (RoPE, 2104.09864)."""
+    steps = torch.arange(0, head_width, 2, device=positions_BS.device, dtype=torch.float32)
+    angles = positions_BS[..., None].float() * theta ** (-steps / head_width)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x_BHSd: Tensor, cos_BSd: Tensor, sin_BSd: Tensor) -> Tensor:
+    """Turn each head's pairs (i, i + d/2) by their position's angle."""
+    first, second = x_BHSd.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x_BHSd * cos_BSd[:, None] + turned * sin_BSd[:, None]).to(x_BHSd.dtype)
+
+
+class LowRank(nn.Module):
+    """A low-rank addition to a projection, one for each depth: x ↦ (x Aᵀ) Bᵀ, B begins at zero."""
+
+    role = "matrix"
+    begins_at = {"up": 0.0}  # noqa: RUF012
+
+    def __init__(self, inputs: int, outputs: int, rank: int):
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.empty(outputs, rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, inputs) to (…, outputs)."""
+        return F.linear(F.linear(x, self.down), self.up)
+
+
+class QueryKeyLora(nn.Module):
+    """The LoRA of one depth on the queries and keys of an attention bank that depths share."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        heads, kv_heads, head_width = config.heads
+        rank = config.attention.lora_rank
+        self.query = LowRank(config.width, heads * head_width, rank)
+        self.key = LowRank(config.width, kv_heads * head_width, rank)
+
+    def forward(self, x_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what to add to the queries and to the keys."""
+        return self.query(x_BSD), self.key(x_BSD)
+
+
+class Attention(nn.Module):
+    """One bank of attention."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.heads
+        a, width = config.attention, config.width
+        queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
+        self.q_proj = linear(width, queries, "matrix", bias=a.qkv_bias)
+        self.k_proj = linear(width, keys, "matrix", bias=a.qkv_bias)
+        self.v_proj = linear(width, keys, "matrix", bias=a.qkv_bias)
+        self.o_proj = linear(queries, width, "matrix")
+        self.qk_norm, self.clip = a.qk_norm, a.clip_qkv
+        if a.qk_norm != "none":
+            per_head = a.qk_norm == "head"
+            self.q_norm = RMSNorm(self.head_width if per_head else queries, config.norm_eps)
+            self.k_norm = RMSNorm(self.head_width if per_head else keys, config.norm_eps)
+
+    def forward(
+        self,
+        x_BSD: Tensor,
+        positions: Positions,
+        depth: int,
+        cache: Cache | None = None,
+        lora: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Attend: (B, S, D) → (B, S, D).
+
+        Args:
+            x_BSD: the normed input.
+            positions: rotary angles and mask of this forward.
+            depth: where in the stack; the cache keeps each depth apart, shared bank or not.
+            cache: keys and values of earlier tokens, extended in place.
+            lora: this depth's additions to queries and keys.
+        """
+        batch, length, _ = x_BSD.shape
+        q, k, v = self.q_proj(x_BSD), self.k_proj(x_BSD), self.v_proj(x_BSD)
+        if lora is not None:
+            q, k = q + lora[0], k + lora[1]
+        if self.qk_norm == "width":
+            q, k = self.q_norm(q), self.k_norm(k)
+        if self.clip is not None:
+            q, k, v = (t.clamp(-self.clip, self.clip) for t in (q, k, v))
+        q = q.view(batch, length, self.heads, self.head_width)
+        k = k.view(batch, length, self.kv_heads, self.head_width)
+        v = v.view(batch, length, self.kv_heads, self.head_width).transpose(1, 2)
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        if positions.cos_BSd is not None and positions.sin_BSd is not None:
+            q = rotate(q, positions.cos_BSd, positions.sin_BSd)
+            k = rotate(k, positions.cos_BSd, positions.sin_BSd)
+        if cache is not None:
+            k, v = cache.update(k, v, depth)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=positions.mask,
+            is_causal=positions.mask is None and length > 1,
+            enable_gqa=self.heads != self.kv_heads,
+        )
+        y_BSD: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
+        return y_BSD

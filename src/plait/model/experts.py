@@ -1,0 +1,91 @@
+"""Banks of experts, and the dense feed-forward layer that stands in their place or beside them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plait import kernels
+from plait.config import ModelConfig
+from plait.kernels.activation import activate
+from plait.model.parameters import Role, linear
+from plait.model.routing import Routing
+
+
+class FeedForward(nn.Module):
+    """A dense feed-forward layer: SwiGLU (gate and up in one matrix) or GELU. (…, D) → (…, D)."""
+
+    role: Role = "matrix"
+
+    def __init__(self, width: int, inner: int, activation: str):
+        super().__init__()
+        self.activation = activation
+        rows = {"swiglu": 2 * inner, "gelu": inner}[activation]
+        self.stacked = {"up": rows // inner}
+        self.up = nn.Parameter(torch.empty(rows, width))
+        self.down = nn.Parameter(torch.empty(width, inner))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer."""
+        return F.linear(activate(F.linear(x, self.up), self.activation), self.down)
+
+
+class ExpertBank(nn.Module):
+    """E experts, and if configured a shared expert that every token passes through.
+
+    `up` is (E, 2F, D) for SwiGLU (the gate's rows first), (E, F, D) for GELU; `down` is (E, D, F).
+    """
+
+    role: Role = "expert"
+
+    def __init__(self, config: ModelConfig, experts: int):
+        super().__init__()
+        e = config.experts
+        self.activation = e.activation
+        rows = {"swiglu": 2 * e.width, "gelu": e.width}[e.activation]
+        self.stacked = {"up": rows // e.width}
+        self.up = nn.Parameter(torch.empty(experts, rows, config.width))
+        self.down = nn.Parameter(torch.empty(experts, config.width, e.width))
+        self.shared: FeedForward | None = None
+        self.shared_gate: nn.Linear | None = None
+        if e.shared_width:
+            self.shared = FeedForward(config.width, e.shared_width, e.activation)
+            if e.shared_gate:
+                self.shared_gate = linear(config.width, 1, "router")
+
+    def forward(self, h_TD: Tensor, routing: Routing, mix_TKK: Tensor | None = None) -> Tensor:
+        """Return y_TD, the gated sum of each token's experts, plus the shared expert's output.
+
+        Args:
+            h_TD: normed input.
+            routing: which experts, with which gates.
+            mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
+        """
+        backend = kernels.select("reference" if mix_TKK is not None else None)
+        mixing = {} if mix_TKK is None else {"mix_TKK": mix_TKK}
+        y_TD = backend.experts(
+            h_TD,
+            routing.expert_ids_TK,
+            routing.weights_TK,
+            self.up,
+            self.down,
+            self.activation,
+            **mixing,
+        )
+        if self.shared is not None:
+            shared_TD = self.shared(h_TD)
+            if self.shared_gate is not None:
+                shared_TD = shared_TD * self.shared_gate(h_TD).sigmoid()
+            y_TD = y_TD + shared_TD
+        return y_TD
+
+
+def expert_bank(config: ModelConfig, bank: int) -> ExpertBank | FeedForward:
+    """Build one expert bank of the plan; one with a single expert is dense."""
+    experts = config.experts_in_bank(bank)
+    if experts > 1:
+        return ExpertBank(config, experts)
+    first = config.plans.experts.uses(bank)[0]
+    dense = first < config.experts.dense_first
+    inner = config.experts.dense_width if dense else config.experts.width
+    assert inner is not None
+    return FeedForward(config.width, inner, config.experts.activation)

@@ -1,0 +1,312 @@
+"""The language model: a walk over depth that picks each part from the bank its plan names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from plait.config import ModelConfig
+from plait.model import parameters, router
+from plait.model.attention import Attention, Cache, Positions, QueryKeyLora, rotary
+from plait.model.balance import bias_key
+from plait.model.collaboration import Collaboration, messages, reweight, routing_bias
+from plait.model.experts import expert_bank
+from plait.model.norms import norm
+from plait.model.routing import Routing, choose
+from plait.sharing import Plan
+
+Decide = Callable[[int, Routing], Routing]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward returns."""
+
+    logits: Tensor | None
+    """(B, S, V), or None when targets were given"""
+    loss: Tensor | None
+    """mean cross-entropy in nats per target, or None without targets"""
+    routings: tuple[Routing | None, ...] = ()
+    """one routing for each depth as its experts used it, None at dense depths; empty unless asked"""
+
+
+class Parts(NamedTuple):
+    """The banks that one depth uses."""
+
+    attention_norm: nn.Module
+    attention: nn.Module
+    lora: nn.Module | None
+    expert_norm: nn.Module
+    router: nn.Module | None
+    load_bias: router.LoadBias | None
+    collaboration: nn.Module | None
+    experts: nn.Module
+
+
+class _Step(NamedTuple):
+    """What one depth hands on: the stream, its decision, the routing used, the router's memory."""
+
+    x_BSD: Tensor
+    decision: Routing | None
+    routing: Routing | None
+    memory_TM: Tensor | None
+
+
+class LanguageModel(nn.Module):
+    """A decoder-only mixture-of-experts language model, its parts owned in banks.
+
+    Args:
+        config: the structure.
+        seed: of the initial weights. A parameter's beginning depends on the seed and its own name
+            only, so that two variants begin equal in what they have in common.
+    """
+
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        super().__init__()
+        self.config = config
+        self.checkpointing = False
+        """recompute each depth in the backward pass instead of keeping its activations"""
+        width, plans = config.width, config.plans
+        self.embedding = nn.Embedding(config.vocab_size, width)
+        self.embedding.role = "embedding"  # type: ignore[assignment]
+        self.position_embedding: nn.Embedding | None = None
+        if config.attention.position == "learned":
+            self.position_embedding = nn.Embedding(config.context, width)
+            self.position_embedding.role = "embedding"  # type: ignore[assignment]
+        self.attention_norm = _banks(
+            plans.norms, lambda _: norm(config.norm, width, config.norm_eps)
+        )
+        self.attention = _banks(plans.attention, lambda _: Attention(config))
+        self.expert_norm = _banks(plans.norms, lambda _: norm(config.norm, width, config.norm_eps))
+        self.experts = _banks(plans.experts, lambda bank: expert_bank(config, bank))
+        self.router, self.collaboration = nn.ModuleDict(), nn.ModuleDict()
+        self.load_bias, self.lora = nn.ModuleDict(), nn.ModuleDict()
+        self.router_common = router.common_part(config)
+        for depth in config.deciding_depths:
+            experts = config.experts_at(depth)
+            bank, key = str(plans.router.banks[depth]), bias_key(config, depth)
+            if bank not in self.router:
+                self.router[bank] = router.router(config, experts)
+            if config.router.bias and key not in self.load_bias:
+                self.load_bias[key] = router.LoadBias(experts)
+        c = config.collaboration
+        if c is not None and c.control != "gate-scale":
+            for depth in config.routed_depths:
+                bank = str(plans.collaboration.banks[depth])
+                if bank not in self.collaboration:
+                    self.collaboration[bank] = Collaboration(c, config.experts_at(depth))
+        if config.attention.lora_rank:
+            for depth in range(config.depth):
+                self.lora[str(depth)] = QueryKeyLora(config)
+        self.final_norm = norm(config.norm, width, config.norm_eps)
+        self.head: nn.Linear | None = None
+        if not config.tied_head:
+            self.head = parameters.linear(width, config.vocab_size, "head")
+        if self.embedding.weight.device.type != "meta":
+            parameters.initialise(self, seed, config.init, config.init_std, config.depth)
+
+    def parts_at(self, depth: int) -> Parts:
+        """Return the banks that the plans name for this depth."""
+        plans = self.config.plans
+        norms = str(plans.norms.banks[depth])
+        routed = self.config.experts_at(depth) > 1
+        decides = routed and plans.decider(depth) == depth
+        key = bias_key(self.config, depth)
+        topology = str(plans.collaboration.banks[depth])
+        return Parts(
+            attention_norm=self.attention_norm[norms],
+            attention=self.attention[str(plans.attention.banks[depth])],
+            lora=self.lora[str(depth)] if str(depth) in self.lora else None,
+            expert_norm=self.expert_norm[norms],
+            router=self.router[str(plans.router.banks[depth])] if decides else None,
+            load_bias=cast(router.LoadBias, self.load_bias[key]) if key in self.load_bias else None,
+            collaboration=self.collaboration[topology]
+            if routed and topology in self.collaboration
+            else None,
+            experts=self.experts[str(plans.experts.banks[depth])],
+        )
+
+    def forward(
+        self,
+        tokens_BS: Tensor,
+        targets_BS: Tensor | None = None,
+        *,
+        positions_BS: Tensor | None = None,
+        mask_BS: Tensor | None = None,
+        cache: Cache | None = None,
+        routings: bool = False,
+        decide: Decide | None = None,
+        logits_to_keep: int = 0,
+        embeddings_BSD: Tensor | None = None,
+    ) -> Output:
+        """Run the model.
+
+        Args:
+            tokens_BS: token ids.
+            targets_BS: next tokens; −100 is ignored. With them the loss comes back, not the logits.
+            positions_BS: place of each token in its sequence; None: counted from the cache's length.
+            mask_BS: True at real tokens, over the cached ones too; None: all are real.
+            cache: keys and values of earlier tokens, extended in place.
+            routings: return each depth's routing.
+            decide: called as decide(depth, routing) before the experts; what it returns is used.
+            logits_to_keep: logits of the last n positions only; 0: of all.
+            embeddings_BSD: input vectors in place of the tokens' own; tokens_BS gives the shape.
+        """
+        positions, positions_BS = self._positions(tokens_BS, positions_BS, mask_BS, cache)
+        x_BSD = self.embedding(tokens_BS) if embeddings_BSD is None else embeddings_BSD
+        if self.position_embedding is not None:
+            x_BSD = x_BSD + self.position_embedding(positions_BS)
+        x_BSD = self._dropout(x_BSD)
+        decided: dict[int, Routing] = {}
+        used: list[Routing | None] = []
+        memory_TM: Tensor | None = None
+        for depth in range(self.config.depth):
+            key = self.config.plans.decision.banks[depth]
+            chosen: list[Tensor] = []
+
+            def step(
+                x_BSD: Tensor,
+                memory_TM: Tensor | None,
+                depth: int = depth,
+                decision: Routing | None = decided.get(key),
+                chosen: list[Tensor] = chosen,
+            ) -> _Step:
+                return self._step(
+                    depth, x_BSD, positions, cache, decision, memory_TM, decide, chosen
+                )
+
+            if self.checkpointing and torch.is_grad_enabled():
+                assert decide is None and cache is None, "recomputation would call these twice"
+                done = cast(_Step, checkpoint(step, x_BSD, memory_TM, use_reentrant=False))
+            else:
+                done = step(x_BSD, memory_TM)
+            x_BSD, memory_TM = done.x_BSD, done.memory_TM
+            if done.decision is not None:
+                decided[key] = done.decision
+            if routings:
+                used.append(done.routing)
+        h_BSD = self.final_norm(x_BSD)
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        if targets_BS is None:
+            logits = F.linear(h_BSD[:, -logits_to_keep:], weight)
+            return Output(logits, None, tuple(used))
+        logits_TV = F.linear(h_BSD.flatten(0, 1), weight)
+        loss = F.cross_entropy(logits_TV.float(), targets_BS.reshape(-1))
+        return Output(None, loss, tuple(used))
+
+    def _step(
+        self,
+        depth: int,
+        x_BSD: Tensor,
+        positions: Positions,
+        cache: Cache | None,
+        decision: Routing | None,
+        memory_TM: Tensor | None,
+        decide: Decide | None,
+        chosen: list[Tensor],
+    ) -> _Step:
+        """Run one depth. `chosen` keeps the expert ids, so that a recomputation reads them back."""
+        part, config = self.parts_at(depth), self.config
+        lora = part.lora(part.attention_norm(x_BSD)) if part.lora is not None else None
+        attended = part.attention(part.attention_norm(x_BSD), positions, depth, cache, lora)
+        x_BSD = x_BSD + self._dropout(attended)
+        h_BSD = part.expert_norm(x_BSD)
+        if config.experts_at(depth) == 1:
+            return _Step(x_BSD + self._dropout(part.experts(h_BSD)), None, None, memory_TM)
+        h_TD = h_BSD.flatten(0, 1)
+        s_EE = part.collaboration() if part.collaboration is not None else None
+        c = config.collaboration
+        if decision is None:
+            assert part.router is not None
+            logits_TE, memory_TM = part.router(h_TD, self.router_common, memory_TM)
+            if s_EE is not None and c is not None and c.routing_strength:
+                logits_TE = logits_TE + routing_bias(s_EE, c)
+            bias_E = part.load_bias.bias_E if part.load_bias is not None else None
+            ids_TK = chosen[0] if chosen else None
+            decision = choose(logits_TE, config.router, config.experts.top_k, bias_E, ids_TK)
+            if not chosen:
+                chosen.append(decision.expert_ids_TK)
+        routing, mix_TKK = decision, None
+        if c is not None and c.strength:
+            if c.messages == "outputs":
+                routing = reweight(routing, s_EE, c)
+            elif s_EE is not None:
+                mix_TKK = c.strength * messages(s_EE, routing.expert_ids_TK, c)
+        if decide is not None:
+            routing = decide(depth, routing)
+        y_TD = part.experts(h_TD, routing, mix_TKK)
+        x_BSD = x_BSD + self._dropout(y_TD.view_as(x_BSD))
+        return _Step(x_BSD, decision, routing, memory_TM)
+
+    def _positions(
+        self,
+        tokens_BS: Tensor,
+        positions_BS: Tensor | None,
+        mask_BS: Tensor | None,
+        cache: Cache | None,
+    ) -> tuple[Positions, Tensor]:
+        batch, length = tokens_BS.shape
+        past = cache.get_seq_length() if cache is not None else 0
+        if positions_BS is None:
+            positions_BS = torch.arange(past, past + length, device=tokens_BS.device)[None]
+        a, config = self.config.attention, self.config
+        if a.position == "learned" and past + length > config.context:
+            raise ValueError(
+                f"{past + length} tokens do not fit the {config.context} learned positions of this "
+                "model: shorten the text or train with a larger context"
+            )
+        mask = None
+        if mask_BS is not None or (past and length > 1):
+            keys = torch.arange(past + length, device=tokens_BS.device)
+            queries = keys[past:, None]
+            mask = (keys <= queries)[None, None]
+            if mask_BS is not None:
+                # a padding query sees itself, so that no row is empty and gives NaN
+                seen = mask_BS.bool()[:, None, None, :] | (keys == queries)
+                mask = mask & seen
+        cos, sin = None, None
+        if a.position == "rope":
+            cos, sin = rotary(positions_BS, config.heads[2], a.rope_theta)
+        return Positions(cos, sin, mask), positions_BS
+
+    def _dropout(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
+
+    def parameters_by_role(self) -> list[parameters.OwnedParameter]:
+        """Return every parameter with its role and the number of depths that use its bank."""
+        plans, routed = self.config.plans, self.config.routed_depths
+        deciding = self.config.deciding_depths
+        depths_of = {
+            "attention": (plans.attention, range(self.config.depth)),
+            "attention_norm": (plans.norms, range(self.config.depth)),
+            "expert_norm": (plans.norms, range(self.config.depth)),
+            "experts": (plans.experts, range(self.config.depth)),
+            "router": (plans.router, deciding),
+            "collaboration": (plans.collaboration, routed),
+        }
+        owned = []
+        for path, module in self.named_modules():
+            kind, _, rest = path.partition(".")
+            uses = 1
+            if kind in depths_of and rest:
+                plan, depths = depths_of[kind]
+                uses = sum(plan.banks[depth] == int(rest.partition(".")[0]) for depth in depths)
+            elif kind == "router_common":
+                uses = len(deciding)
+            for name, parameter in module.named_parameters(recurse=False):
+                role, stack = parameters.role_of(module, name), parameters.stacked(module, name)
+                full = f"{path}.{name}"
+                owned.append(parameters.OwnedParameter(full, parameter, role, uses, stack))
+        return owned
+
+    def load_biases(self) -> dict[str, Tensor]:
+        """Return the loss-free balancing biases by key; empty where there are none."""
+        return {key: cast(Tensor, module.bias_E) for key, module in self.load_bias.items()}
+
+
+def _banks(plan: Plan, build: Callable[[int], nn.Module]) -> nn.ModuleDict:
+    return nn.ModuleDict({str(bank): build(bank) for bank in range(plan.count)})

@@ -1,0 +1,48 @@
+"""RMSNorm and LayerNorm, computed in fp32 whatever the precision around them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    """Divide by the root mean square over the last dimension, times a learned weight (1910.07467).
+
+    Shapes: (…, D) → (…, D), in the input's dtype.
+    """
+
+    role = "norm"
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x` over its last dimension."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Subtract the mean, divide by the standard deviation, times weight plus bias (1607.06450).
+
+    Shapes: (…, D) → (…, D), in the input's dtype.
+    """
+
+    role = "norm"
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise `x` over its last dimension."""
+        y = F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.to(x.dtype)
+
+
+def norm(kind: str, width: int, eps: float) -> RMSNorm | LayerNorm:
+    """Return the norm that a configuration names: "rms" or "layer"."""
+    return RMSNorm(width, eps) if kind == "rms" else LayerNorm(width, eps)
