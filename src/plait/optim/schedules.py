@@ -5,6 +5,8 @@ is taken at the tokens seen *with* that step: the first is above zero and the la
 """
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 
 def warmed(tokens: int, warmup: int) -> float:
@@ -34,3 +36,37 @@ def wsd(tokens: int, *, total: int, warmup: int = 0, decay: int, floor: float = 
     if left >= decay:
         return warmed(tokens, warmup)
     return min(warmed(tokens, warmup), floor + (1 - floor) * left / decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate rises and falls over a run."""
+
+    name: Literal["cosine", "wsd", "constant"] = "cosine"
+    """cosine: half a cosine after the warm-up; wsd: stay, then a linear fall; constant: stay"""
+    warmup: int = 0
+    """tokens over which the rate rises from 0"""
+    decay: int = 0
+    """wsd: tokens over which it falls at the end"""
+    floor: float = 0.0
+    """share of the peak rate at the end; 0 for constant, which has no end"""
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0:
+            raise ValueError(f"schedule.warmup is {self.warmup}: tokens, 0 or more")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"schedule.floor is {self.floor}: a share of the peak, in [0, 1]")
+        if (self.name == "wsd") != (self.decay > 0):
+            raise ValueError(
+                "schedule.decay belongs to wsd: set it there, in tokens, and only there"
+            )
+        if self.name == "constant" and self.floor:
+            raise ValueError("schedule.floor has no meaning for constant: unset it")
+
+    def factor(self, tokens: int, total: int) -> float:
+        """Return the factor on the peak rate at ``tokens`` of ``total``."""
+        if self.name == "cosine":
+            return cosine(tokens, total=total, warmup=self.warmup, floor=self.floor)
+        if self.name == "wsd":
+            return wsd(tokens, total=total, warmup=self.warmup, decay=self.decay, floor=self.floor)
+        return constant(tokens, warmup=self.warmup)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from plait.model.parameters import OwnedParameter
+from plait.optim.groups import OptimizerConfig, build_optimizers, set_rates
+from plait.optim.muon import Muon
+
+
+def owned(role, *shape, uses=1, stacked=1):
+    parameter = torch.nn.Parameter(torch.zeros(shape))
+    return OwnedParameter(f"{role}.{uses}", parameter, role, uses, stacked)
+
+
+def settings(optimizers, one):
+    """Optimizer, rate, decay and stacking that one parameter got; each parameter is met once."""
+    [found] = [
+        (type(optimizer), group["lr"], group["weight_decay"], group.get("stacked", 1))
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        if any(parameter is one.parameter for parameter in group["params"])
+    ]
+    return found
+
+
+PARTS = {
+    "tied": owned("expert", 4, 6, 8, uses=4, stacked=2),
+    "own": owned("expert", 4, 6, 8, stacked=2),
+    "down": owned("expert", 4, 8, 3, uses=4),
+    "router": owned("router", 4, 8, uses=4),
+    "temperature": owned("router", 1),
+    "attention": owned("matrix", 8, 8, uses=4),
+    "bias": owned("bias", 8),
+    "norm": owned("norm", 8),
+    "topology": owned("topology", 4, 4),
+    "embedding": owned("embedding", 30, 8),
+}
+
+
+def test_muon_takes_matrices_and_experts_and_adamw_the_rest():
+    config = OptimizerConfig(name="muon", learning_rate=0.02, tied_divisor="sqrt")
+    optimizers = build_optimizers(list(PARTS.values()), config)
+    found = {name: settings(optimizers, one) for name, one in PARTS.items()}
+    adamw = torch.optim.AdamW
+    assert found == {
+        "tied": (Muon, 0.01, 0.1, 2),
+        "own": (Muon, 0.02, 0.1, 2),
+        "down": (Muon, 0.01, 0.1, 1),
+        "router": (adamw, pytest.approx(0.002), 0.1, 1),
+        "temperature": (adamw, pytest.approx(0.002), 0, 1),
+        "attention": (Muon, 0.02, 0.1, 1),
+        "bias": (adamw, pytest.approx(0.002), 0, 1),
+        "norm": (adamw, pytest.approx(0.002), 0, 1),
+        "topology": (adamw, pytest.approx(0.2), 0, 1),
+        "embedding": (adamw, pytest.approx(0.002), 0.1, 1),
+    }
+
+
+def test_adamw_runs_divide_only_the_chosen_roles():
+    config = OptimizerConfig(
+        learning_rate=0.01, tied_divisor="linear", tied_roles=("expert", "router")
+    )
+    optimizers = build_optimizers(list(PARTS.values()), config)
+    assert len(optimizers) == 1
+    rates = {name: settings(optimizers, one)[1] for name, one in PARTS.items()}
+    assert rates["tied"] == rates["router"] == 0.0025
+    assert rates["own"] == rates["attention"] == rates["temperature"] == 0.01
+    assert rates["topology"] == 1.0
+
+
+def test_the_schedule_multiplies_the_peaks_and_not_the_last_rates():
+    optimizers = build_optimizers(list(PARTS.values()), OptimizerConfig(learning_rate=0.01))
+    set_rates(optimizers, 0.1)
+    set_rates(optimizers, 0.5)
+    assert settings(optimizers, PARTS["own"])[1] == 0.005
+
+
+def test_settings_that_would_be_ignored_are_refused():
+    with pytest.raises(ValueError, match=r"optimizer\.momentum has no meaning for adamw"):
+        OptimizerConfig(momentum=0.9)
