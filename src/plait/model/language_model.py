@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
@@ -31,7 +32,7 @@ class Output:
     loss: Tensor | None
     """mean cross-entropy in nats per target, or None without targets"""
     routings: tuple[Routing | None, ...] = ()
-    """one routing for each depth as its experts used it, None at dense depths; empty unless asked"""
+    """one routing for each depth as its experts used it, None at dense ones; empty unless asked"""
 
 
 class Parts(NamedTuple):
@@ -120,7 +121,7 @@ class LanguageModel(nn.Module):
         return Parts(
             attention_norm=self.attention_norm[norms],
             attention=self.attention[str(plans.attention.banks[depth])],
-            lora=self.lora[str(depth)] if str(depth) in self.lora else None,
+            lora=self.lora[str(depth)] if self.config.attention.lora_rank else None,
             expert_norm=self.expert_norm[norms],
             router=self.router[str(plans.router.banks[depth])] if decides else None,
             load_bias=cast(router.LoadBias, self.load_bias[key]) if key in self.load_bias else None,
@@ -148,7 +149,7 @@ class LanguageModel(nn.Module):
         Args:
             tokens_BS: token ids.
             targets_BS: next tokens; −100 is ignored. With them the loss comes back, not the logits.
-            positions_BS: place of each token in its sequence; None: counted from the cache's length.
+            positions_BS: place of each token in its sequence; None: counted on from the cache.
             mask_BS: True at real tokens, over the cached ones too; None: all are real.
             cache: keys and values of earlier tokens, extended in place.
             routings: return each depth's routing.
@@ -166,21 +167,18 @@ class LanguageModel(nn.Module):
         memory_TM: Tensor | None = None
         for depth in range(self.config.depth):
             key = self.config.plans.decision.banks[depth]
-            chosen: list[Tensor] = []
-
-            def step(
-                x_BSD: Tensor,
-                memory_TM: Tensor | None,
-                depth: int = depth,
-                decision: Routing | None = decided.get(key),
-                chosen: list[Tensor] = chosen,
-            ) -> _Step:
-                return self._step(
-                    depth, x_BSD, positions, cache, decision, memory_TM, decide, chosen
-                )
-
+            step = partial(
+                self._step,
+                depth=depth,
+                positions=positions,
+                cache=cache,
+                decision=decided.get(key),
+                decide=decide,
+                chosen=[],
+            )
             if self.checkpointing and torch.is_grad_enabled():
-                assert decide is None and cache is None, "recomputation would call these twice"
+                assert decide is None, "recomputation would call it twice"
+                assert cache is None, "recomputation would extend it twice"
                 done = cast(_Step, checkpoint(step, x_BSD, memory_TM, use_reentrant=False))
             else:
                 done = step(x_BSD, memory_TM)
@@ -200,19 +198,21 @@ class LanguageModel(nn.Module):
 
     def _step(
         self,
-        depth: int,
         x_BSD: Tensor,
+        memory_TM: Tensor | None,
+        *,
+        depth: int,
         positions: Positions,
         cache: Cache | None,
         decision: Routing | None,
-        memory_TM: Tensor | None,
         decide: Decide | None,
         chosen: list[Tensor],
     ) -> _Step:
         """Run one depth. `chosen` keeps the expert ids, so that a recomputation reads them back."""
         part, config = self.parts_at(depth), self.config
-        lora = part.lora(part.attention_norm(x_BSD)) if part.lora is not None else None
-        attended = part.attention(part.attention_norm(x_BSD), positions, depth, cache, lora)
+        h_BSD = part.attention_norm(x_BSD)
+        lora = part.lora(h_BSD) if part.lora is not None else None
+        attended = part.attention(h_BSD, positions, depth, cache, lora)
         x_BSD = x_BSD + self._dropout(attended)
         h_BSD = part.expert_norm(x_BSD)
         if config.experts_at(depth) == 1:
@@ -249,7 +249,7 @@ class LanguageModel(nn.Module):
         mask_BS: Tensor | None,
         cache: Cache | None,
     ) -> tuple[Positions, Tensor]:
-        batch, length = tokens_BS.shape
+        length = tokens_BS.shape[1]
         past = cache.get_seq_length() if cache is not None else 0
         if positions_BS is None:
             positions_BS = torch.arange(past, past + length, device=tokens_BS.device)[None]
