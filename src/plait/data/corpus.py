@@ -1,0 +1,157 @@
+"""A corpus on disk: token shards by split and domain, and the manifest that describes them."""
+
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from plait.data.tokenizer import Tokenizer
+
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+
+
+class Corpus:
+    """A finished corpus, read through memory maps.
+
+    ``manifest`` has the keys ``format, name, fingerprint, specification, stamps, sources, splits,
+    weights, dtype, tokenizer, made_by``; ``splits[split][domain]`` has ``documents, tokens, bytes``
+    (UTF-8, end-of-text tokens not counted), ``file, sha256``.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._shards: dict[tuple[str, str], npt.NDArray[np.unsignedinteger[Any]]] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Corpus":
+        """Open a corpus, checking that each file is there in its full size.
+
+        Raises:
+            FileNotFoundError: if there is no whole corpus at `path`.
+            ValueError: if it is damaged or of another format, with the fix.
+        """
+        path = Path(path)
+        file = path / MANIFEST
+        if not file.is_file():
+            raise FileNotFoundError(f"{path}: no corpus here: build one with `plait data build`")
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ValueError(f"{file}: damaged: delete {path} and build the corpus again") from None
+        written = manifest.get("format") if isinstance(manifest, dict) else None
+        if written != FORMAT:
+            raise ValueError(
+                f"{file}: format {written}, this version reads {FORMAT}: delete {path} and build "
+                "the corpus again"
+            )
+        corpus = cls(path, manifest)
+        itemsize = np.dtype(manifest["dtype"]).itemsize
+        for shard in corpus._shard_entries():
+            corpus._check_size(shard["file"], shard["tokens"] * itemsize)
+        corpus._check_size(TOKENIZER, manifest["tokenizer"]["size"])
+        return corpus
+
+    @property
+    def name(self) -> str:
+        """The name given in its specification."""
+        return str(self.manifest["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of everything that training reads: tokens, tokenizer, weights."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids, without loading the tokenizer."""
+        return int(self.manifest["tokenizer"]["vocab_size"])
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains, in the order of the specification."""
+        return tuple(self.manifest["splits"]["train"])
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """Mixture weights by domain; None means in proportion to size."""
+        weights: dict[str, float] | None = self.manifest["weights"]
+        return weights
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the tokens.
+
+        Raises:
+            ValueError: if the file is not the one that the corpus was encoded with.
+        """
+        tokenizer = Tokenizer.load(self.path)
+        if tokenizer.fingerprint != self.manifest["tokenizer"]["fingerprint"]:
+            raise ValueError(
+                f"{self.path / TOKENIZER}: not the tokenizer that this corpus was encoded with: "
+                "put the original back or build the corpus again"
+            )
+        return tokenizer
+
+    def tokens(self, split: str, domain: str) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Return the tokens of one shard, shape (tokens,), uint16 or uint32, as a memory map.
+
+        Documents follow one another, each with an end-of-text token before it.
+
+        Raises:
+            ValueError: if there is no such split or domain.
+        """
+        if (split, domain) not in self._shards:
+            splits = self.manifest["splits"]
+            if split not in splits:
+                raise ValueError(f"{self.path}: no split {split!r}: it has {', '.join(splits)}")
+            if domain not in splits[split]:
+                raise ValueError(
+                    f"{self.path}: no domain {domain!r}: it has {', '.join(splits[split])}"
+                )
+            self._shards[split, domain] = np.memmap(
+                self.path / splits[split][domain]["file"], self.manifest["dtype"], mode="r"
+            )
+        return self._shards[split, domain]
+
+    def verify(self) -> None:
+        """Read every file and compare its hash with the manifest's.
+
+        Raises:
+            ValueError: naming the first file that differs.
+        """
+        entries = self._shard_entries()
+        hashes = {shard["file"]: shard["sha256"] for shard in entries}
+        hashes[TOKENIZER] = self.manifest["tokenizer"]["sha256"]
+        for name, expected in hashes.items():
+            if file_sha256(self.path / name) != expected:
+                raise ValueError(
+                    f"{self.path / name}: its bytes differ from the manifest's sha256: delete "
+                    f"{self.path} and build the corpus again"
+                )
+
+    def _shard_entries(self) -> list[dict[str, Any]]:
+        splits = self.manifest["splits"]
+        return [shard for domains in splits.values() for shard in domains.values()]
+
+    def _check_size(self, name: str, expected: int) -> None:
+        file = self.path / name
+        size = file.stat().st_size if file.is_file() else 0
+        if size != expected:
+            raise ValueError(
+                f"{file}: {size:,} bytes, not {expected:,} as in its manifest: delete {self.path} "
+                "and build the corpus again"
+            )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

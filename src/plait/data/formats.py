@@ -1,0 +1,152 @@
+"""File formats: the texts inside one file, whatever its format, in bounded memory."""
+
+import ast
+import gzip
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from plait.data.documents import pieces
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex")
+RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+
+
+def known(path: Path) -> bool:
+    """Whether a folder's reader takes this file: a known suffix, perhaps followed by ``.gz``."""
+    return _suffix(path) in TEXT_SUFFIXES + RECORD_SUFFIXES
+
+
+def texts(path: Path, fields: Sequence[str] = ("text",), cut: int | None = None) -> Iterator[str]:
+    """Give the texts in a file: one for a text file, one per row for records.
+
+    Args:
+        path: a text file of any suffix, ``.jsonl`` (one object a line), ``.json`` (a list of objects
+            or an object of objects) or ``.parquet``, each but the last perhaps with ``.gz``.
+        fields: the fields that make up a record's text, in order; dots lead into nested ones.
+        cut: characters at which every text is cut into several; by default only a text of more
+            than 1 Mi characters is cut, into pieces of 32 Ki.
+
+    Raises:
+        ValueError: naming the file, for a record that is not JSON or lacks a field.
+    """
+    suffix = _suffix(path)
+    if suffix in RECORD_SUFFIXES:
+        for record in _records(path, suffix, fields):
+            yield from pieces(record_text(record, fields, str(path)), cut)
+    else:
+        with _open(path) as raw:
+            # newline="": line ends are cleaned with the rest
+            stream = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
+            yield from pieces(stream, cut)
+
+
+def record_text(record: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
+    """Join the named fields of a record with blank lines; `where` names it in errors."""
+    return "\n\n".join(flatten(_lookup(record, field, where)) for field in fields)
+
+
+def flatten(value: Any) -> str:
+    """Write a nested value as text: strings in reading order, with blank lines between.
+
+    A mapping of equally long lists is a table by columns and is read by rows, so that
+    ``{"section": [s1, s2], "paragraphs": [[a, b], [c]]}`` reads s1, a, b, s2, c.
+    """
+    return "\n\n".join(_strings(value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if value.strip():
+            yield value
+    elif isinstance(value, Mapping):
+        columns = list(value.values())
+        if columns and all(isinstance(c, list) and len(c) == len(columns[0]) for c in columns):
+            # names before contents: the column of plain strings is the heading
+            columns.sort(key=lambda c: not all(isinstance(item, str) for item in c))
+            yield from _strings(list(zip(*columns, strict=True)))
+        else:
+            yield from _strings(columns)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+    elif value is not None:
+        yield str(value)
+
+
+def _lookup(record: Any, field: str, where: str) -> Any:
+    value = record
+    for key in field.split("."):
+        if isinstance(value, str):  # a nested record that was stored as its Python repr
+            value = _literal(value)
+        if not isinstance(value, Mapping) or key not in value:
+            has = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            raise ValueError(f"{where}: no field {field!r} (there is: {has}): set `fields`")
+        value = value[key]
+    return _literal(value) if isinstance(value, str) and value[:2] in ("{'", '{"') else value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _records(path: Path, suffix: str, fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    if suffix == ".parquet":
+        yield from _parquet(path, fields)
+    elif suffix == ".json":
+        with _open(path) as raw:
+            try:
+                data = json.loads(raw.read())
+            except ValueError as error:
+                raise ValueError(f"{path}: not JSON ({error}): repair it or leave it out") from None
+        yield from data.values() if isinstance(data, dict) else data
+    else:
+        with _open(path) as raw:
+            for number, line in enumerate(raw, 1):
+                if line.isspace():
+                    continue
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{path}: line {number} is not JSON ({error}): repair it or leave it out"
+                    ) from None
+
+
+def _parquet(path: Path, fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ValueError(f"{path}: reading parquet needs pyarrow: pip install pyarrow") from None
+    try:
+        file = parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(
+            f"{path}: not parquet ({str(error).splitlines()[0]}): fetch it anew or leave it out"
+        ) from None
+    with file:
+        wanted = {field.split(".")[0] for field in fields}
+        if missing := wanted - set(file.schema_arrow.names):
+            raise ValueError(
+                f"{path}: no field {min(missing)!r} (there is: "
+                f"{', '.join(file.schema_arrow.names)}): set `fields`"
+            )
+        for batch in file.iter_batches(batch_size=256, columns=sorted(wanted)):
+            yield from batch.to_pylist()
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.name.lower().endswith(".gz"):
+        return cast(BinaryIO, gzip.open(path, "rb"))
+    return path.open("rb")

@@ -1,0 +1,74 @@
+"""Token shards: texts encoded in bounded memory and written as plain arrays."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plait.data.tokenizer import Tokenizer
+
+_BATCH_CHARACTERS = 1 << 21
+_BATCH_TEXTS = 1 << 12
+
+
+def token_dtype(vocab_size: int) -> str:
+    """Return the smallest type that holds every id: ``uint16`` or ``uint32``, little-endian."""
+    return "<u2" if vocab_size <= 1 << 16 else "<u4"
+
+
+def write_shard(
+    path: Path,
+    texts: Iterable[str],
+    tokenizer: Tokenizer,
+    advance: Callable[[int], None] = lambda bytes_: None,
+) -> dict[str, Any]:
+    """Encode texts on all cores into one synced file, an end-of-text token before each.
+
+    Args:
+        path: file to write.
+        texts: read a few megabytes at a time.
+        tokenizer: what turns them into ids.
+        advance: told of the UTF-8 bytes that were done.
+
+    Returns:
+        The manifest's entry: ``documents, tokens, bytes, file, sha256``.
+    """
+    dtype = token_dtype(tokenizer.vocab_size)
+    sha256 = hashlib.sha256()
+    documents = tokens = bytes_ = 0
+    with path.open("wb") as file:
+        for batch in _batches(texts):
+            for ids in tokenizer.encode_batch(batch):
+                data = np.array([tokenizer.end_of_text, *ids], dtype).tobytes()
+                file.write(data)
+                sha256.update(data)
+                tokens += 1 + len(ids)
+            documents += len(batch)
+            done = sum(len(text.encode()) for text in batch)
+            bytes_ += done
+            advance(done)
+        file.flush()
+        os.fsync(file.fileno())
+    return {
+        "documents": documents,
+        "tokens": tokens,
+        "bytes": bytes_,
+        "file": path.name,
+        "sha256": sha256.hexdigest(),
+    }
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_TEXTS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

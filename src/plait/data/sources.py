@@ -1,0 +1,252 @@
+"""Sources of text: one interface, whether the text is on this machine or a hub.
+
+A source is a frozen value that says where text is, which domain it belongs to and under which
+licence it may be used; `Source.documents` reads it. Archives from package registries are in
+`plait.data.packages`.
+"""
+
+import fnmatch
+import glob
+import hashlib
+import importlib
+import itertools
+import os
+import sysconfig
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from plait.data import formats
+from plait.data.documents import Document, is_text, pieces
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Where text comes from.
+
+    Args:
+        domain: the name under which its tokens are stored, mixed and evaluated.
+        licence: of the text, as an SPDX name where there is one.
+        limit: characters (after cleaning) at which reading stops; None reads everything. Sources
+            made of files are read in the order of their names' hashes, so that a limit takes a
+            fair sample and not the first letters of the alphabet.
+    """
+
+    kind: ClassVar[str]
+
+    _: KW_ONLY
+    domain: str
+    licence: str = "unstated"
+    limit: int | None = None
+
+    @abstractmethod
+    def documents(self, cache: Path) -> Iterator[Document]:
+        """Give the documents, in an order that depends on nothing but the source.
+
+        Args:
+            cache: folder under which fetched archives are kept.
+
+        Raises:
+            ValueError, FileNotFoundError: if the source is missing or damaged, with the fix.
+        """
+
+    def stamp(self) -> str:
+        """Return what tells this text from an earlier state of the same source; may be empty."""
+        return ""
+
+    def _document(self, name: str, text: str) -> Document:
+        return Document(name, text, self.domain, self.licence)
+
+
+def in_hash_order(folder: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
+    """Return (name, path) of the regular files `names` of a folder, ordered by the names' hashes."""
+    by_hash = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
+    paths = [(name, folder / name) for name in by_hash]
+    return [(name, path) for name, path in paths if path.is_file() and not path.is_symlink()]
+
+
+def matching(
+    names: Iterable[str], include: Iterable[str], exclude: Iterable[str] = ()
+) -> Iterator[str]:
+    """Give the names that match a pattern of `include` and none of `exclude` (``*`` crosses /)."""
+    for name in names:
+        if any(fnmatch.fnmatchcase(name, p) for p in include) and not any(
+            fnmatch.fnmatchcase(name, p) for p in exclude
+        ):
+            yield name
+
+
+def file_names(folder: Path) -> Iterator[str]:
+    """Give the names of all files under a folder, relative to it, with forward slashes."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for file in files:
+            yield (Path(where) / file).relative_to(folder).as_posix()
+
+
+def numbered(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pair each text with the file's name, numbered from the second on: ``a.txt``, ``a.txt#1``."""
+    for number, text in enumerate(texts):
+        yield (f"{name}#{number}" if number else name), text
+
+
+@dataclass(frozen=True)
+class StandardLibrary(Source):
+    """The Python files of the running interpreter's own standard library: code, no download.
+
+    Args:
+        parts: top-level packages and modules to read, such as ``("json", "email")``; all if empty.
+        tests: whether its tests are read too: they are more than half of it.
+    """
+
+    kind: ClassVar[str] = "standard-library"
+
+    _: KW_ONLY
+    domain: str = "code"
+    licence: str = "PSF-2.0"
+    parts: tuple[str, ...] = ()
+    tests: bool = False
+
+    def documents(self, cache: Path) -> Iterator[Document]:
+        """Give one document per file; see `Source.documents`."""
+        folder = Path(sysconfig.get_path("stdlib"))
+        # _sysconfigdata is how this very interpreter was compiled, not code
+        exclude = ["site-packages/*", "dist-packages/*", "_sysconfigdata*"]
+        if not self.tests:
+            exclude += ["test/*", "tests/*", "*/test/*", "*/tests/*", "*/idle_test/*"]
+        wanted = [name for part in self.parts for name in (f"{part}/*.py", f"{part}.py")]
+        names = matching(file_names(folder), wanted or ["*.py"], exclude)
+        for name, path in in_hash_order(folder, names):
+            for named, text in numbered(name, formats.texts(path)):
+                yield self._document(named, text)
+
+
+@dataclass(frozen=True)
+class StandardLibraryTopics(Source):
+    """The running interpreter's help topics (``pydoc_data.topics``): prose, no download."""
+
+    kind: ClassVar[str] = "standard-library-topics"
+
+    _: KW_ONLY
+    domain: str = "prose"
+    licence: str = "PSF-2.0"
+
+    def documents(self, cache: Path) -> Iterator[Document]:
+        """Give one document per help topic; see `Source.documents`."""
+        topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+        for name in sorted(topics):
+            yield self._document(name, topics[name])
+
+
+@dataclass(frozen=True)
+class Files(Source):
+    """Local files: text of any suffix, ``.jsonl``, ``.json``, ``.parquet``, also gzipped.
+
+    Args:
+        path: a file, a folder (its ``.txt``, ``.md``, ``.rst``, ``.tex`` and record files, also in
+            subfolders) or a glob pattern (``**`` crosses folders).
+        fields: the fields of a record that make up its text; dots lead into nested records.
+        cut: characters at which every text is cut into several documents, at a paragraph or
+            line end; by default only a text of more than 1 Mi characters is cut.
+    """
+
+    kind: ClassVar[str] = "files"
+
+    path: str
+    _: KW_ONLY
+    fields: tuple[str, ...] = ("text",)
+    cut: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cut is not None and self.cut < 1000:
+            raise ValueError(f"cut {self.cut}: give at least 1000 characters")
+
+    def documents(self, cache: Path) -> Iterator[Document]:
+        """Give one document per text file, row or piece; see `Source.documents`."""
+        path = Path(self.path)
+        if path.is_file():
+            # one file named by the user must be right; a folder may hold what is not text
+            if path.stat().st_size == 0:
+                raise ValueError(f"{path}: is empty: leave it out")
+            for named, text in numbered(path.name, formats.texts(path, self.fields, self.cut)):
+                if not is_text(text):
+                    raise ValueError(
+                        f"{path}: not UTF-8 text: convert it (iconv -t utf-8) or leave it out"
+                    )
+                yield self._document(named, text)
+            return
+        for name, file in self._files():
+            for named, text in numbered(name, formats.texts(file, self.fields, self.cut)):
+                yield self._document(named, text)
+
+    def stamp(self) -> str:
+        """Return a hash of the files' names, sizes and times."""
+        path = Path(self.path)
+        files = [(path.name, path)] if path.is_file() else self._files()
+        stamps = [(name, (at := file.stat()).st_size, at.st_mtime_ns) for name, file in files]
+        return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+
+    def _files(self) -> list[tuple[str, Path]]:
+        path = Path(self.path)
+        if path.is_dir():
+            folder = path
+            names = [name for name in file_names(path) if formats.known(Path(name))]
+            fix = (
+                "it holds no .txt, .md, .rst, .tex, .jsonl, .json or .parquet file: give a pattern"
+            )
+        else:
+            fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+            folder = Path(*fixed)
+            names = [
+                Path(name).relative_to(folder).as_posix()
+                for name in glob.glob(self.path, recursive=True)
+            ]
+            fix = "no such file, and no file matches it as a pattern: check the path"
+        files = in_hash_order(folder, names)
+        if not files:
+            raise FileNotFoundError(f"{self.path}: {fix}")
+        return files
+
+
+@dataclass(frozen=True)
+class HubDataset(Source):
+    """A data set that the `datasets` library can load, by name or folder; streamed.
+
+    Args:
+        name: as in ``datasets.load_dataset``.
+        config: its configuration, if it has several.
+        split: the split to read; ours are made anew, by document hash.
+        revision: commit or tag; pin it, or the text may change between builds.
+        fields: the fields of a row that make up its text.
+    """
+
+    kind: ClassVar[str] = "hub"
+
+    name: str
+    _: KW_ONLY
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    fields: tuple[str, ...] = ("text",)
+
+    def documents(self, cache: Path) -> Iterator[Document]:
+        """Give one document per row; see `Source.documents`."""
+        try:
+            import datasets
+        except ImportError:
+            raise ValueError(
+                f"dataset {self.name!r} needs the datasets library: pip install 'plait[hf]'"
+            ) from None
+        try:
+            rows = datasets.load_dataset(
+                self.name, self.config, split=self.split, revision=self.revision, streaming=True
+            )
+        except Exception as error:  # the library raises dozens of kinds, many of them its own
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"dataset {self.name!r} cannot be loaded: {reason}") from None
+        for number, row in enumerate(rows):
+            text = formats.record_text(row, self.fields, f"dataset {self.name!r}")
+            for named, piece in numbered(f"{self.name}:{number}", pieces(text)):
+                yield self._document(named, piece)

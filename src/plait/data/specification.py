@@ -1,0 +1,173 @@
+"""What a corpus is to be made of: sources, splits, tokenizer, mixture; as a value and as YAML."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from plait.data.packages import DebianPackage, PythonPackage
+from plait.data.sources import (
+    Files,
+    HubDataset,
+    Source,
+    StandardLibrary,
+    StandardLibraryTopics,
+)
+
+SOURCE_KINDS: dict[str, type[Source]] = {
+    kind.kind: kind
+    for kind in (
+        StandardLibrary,
+        StandardLibraryTopics,
+        Files,
+        PythonPackage,
+        DebianPackage,
+        HubDataset,
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specification:
+    """What a corpus is to be made of.
+
+    Args:
+        name: of the corpus.
+        sources: where its text comes from. Sources of one domain share that domain's shards.
+        weights: share of each domain in the training mixture, such as ``{"code": 75, "prose": 25}``;
+            None mixes in proportion to size.
+        vocab_size: entries of the byte-level BPE that is trained on the training split.
+        tokenizer: a ``tokenizer.json`` to use instead, or ``tiktoken:NAME``.
+        validation: share of the documents, by hash, held out for validation.
+        test: share of the documents, by hash, held out for the test.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    weights: Mapping[str, float] | None = None
+    vocab_size: int | None = None
+    tokenizer: str | None = None
+    validation: float = 0.05
+    test: float = 0.05
+
+    def __post_init__(self) -> None:
+        for name in (self.name, *self.domains):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+                raise ValueError(
+                    f"name {name!r}: use letters, digits, '.', '_' and '-' for corpora and domains"
+                )
+        if not self.sources:
+            raise ValueError(f"corpus {self.name!r} has no sources: give at least one")
+        if (self.vocab_size is None) == (self.tokenizer is None):
+            raise ValueError(
+                f"corpus {self.name!r}: give vocab_size (to train a tokenizer) or tokenizer "
+                "(to load one), one of the two"
+            )
+        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+            raise ValueError(
+                f"corpus {self.name!r}: validation {self.validation} and test {self.test} are "
+                "shares of the documents: give two numbers from 0 that add up to less than 1"
+            )
+        if self.weights is not None and (
+            set(self.weights) != set(self.domains) or min(self.weights.values()) <= 0
+        ):
+            raise ValueError(
+                f"corpus {self.name!r}: weights {dict(self.weights)} must give a positive number "
+                f"to each domain ({', '.join(self.domains)}) and to no other"
+            )
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The sources' domains, in order of first appearance."""
+        return tuple(dict.fromkeys(source.domain for source in self.sources))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, from which `from_dict` makes the same specification."""
+        data: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        data["sources"] = [_source_to_dict(source) for source in self.sources]
+        data["weights"] = dict(self.weights) if self.weights else None
+        return {key: value for key, value in data.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Specification":
+        """Make a specification from plain data.
+
+        Raises:
+            ValueError: naming the unknown or missing option and the nearest known one.
+        """
+        checked = _options(cls, data, "corpus")
+        if not isinstance(checked["sources"], list):
+            raise ValueError("sources: give a list, one entry per source")
+        checked["sources"] = tuple(_source_from_dict(source) for source in checked["sources"])
+        return cls(**checked)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Specification":
+        """Read a YAML file; relative paths in it are relative to its folder.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: in one line, for what is not YAML or not a specification.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file: give the YAML file of a corpus")
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: not YAML: {reason}") from None
+        if not isinstance(data, dict):
+            raise ValueError(f"{path}: not the specification of a corpus: see docs/data.md")
+        try:
+            given = cls.from_dict({"name": path.stem, **data})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        sources = tuple(
+            replace(source, path=str(path.parent / source.path))
+            if isinstance(source, Files)
+            else source
+            for source in given.sources
+        )
+        tokenizer = given.tokenizer
+        if tokenizer is not None and not tokenizer.startswith("tiktoken:"):
+            tokenizer = str(path.parent / tokenizer)
+        return replace(given, sources=sources, tokenizer=tokenizer)
+
+
+def _source_to_dict(source: Source) -> dict[str, Any]:
+    data = {key: value for key, value in asdict(source).items() if value not in (None, (), [])}
+    return {"kind": source.kind} | {
+        key: list(value) if isinstance(value, tuple) else value for key, value in data.items()
+    }
+
+
+def _source_from_dict(data: Any) -> Source:
+    if not isinstance(data, dict) or data.get("kind") not in SOURCE_KINDS:
+        raise ValueError(f"source {data!r}: give it a kind, one of {', '.join(SOURCE_KINDS)}")
+    kind = SOURCE_KINDS[data["kind"]]
+    options = {key: value for key, value in data.items() if key != "kind"}
+    checked = _options(kind, options, f"source of kind {kind.kind}")
+    for key, value in checked.items():
+        if isinstance(value, list):
+            checked[key] = tuple(value)
+        elif key in ("fields", "parts", "include", "exclude"):
+            checked[key] = (value,)
+    return kind(**checked)
+
+
+def _options(cls: type[Any], data: Mapping[str, Any], what: str) -> dict[str, Any]:
+    known = {field.name: field for field in fields(cls)}
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, 1)
+            hint = f": did you mean {near[0]!r}?" if near else f": it has {', '.join(known)}"
+            raise ValueError(f"{what}: unknown option {key!r}{hint}")
+    for name, field in known.items():
+        if name not in data and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"{what}: option {name!r} is missing: add it")
+    return dict(data)

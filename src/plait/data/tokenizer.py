@@ -1,0 +1,135 @@
+"""The tokenizer: byte-level BPE, trained on a corpus or loaded."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+_KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>")
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer with an end-of-text token: a typed skin over `tokenizers`.
+
+    Text that happens to spell a special token is encoded as the ordinary text that it is.
+
+    Raises:
+        ValueError: if the tokenizer is not byte-level (then the bytes behind a token, and with
+            them bits per byte, are not defined) or has no end-of-text token.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        self._backend = backend
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        if "ByteLevel" not in str(json.loads(backend.to_str())["decoder"]):
+            raise ValueError(
+                "not a byte-level tokenizer, so bits per byte are undefined: use one of the "
+                "GPT-2, GPT-NeoX, Llama-3 or Qwen kind, or train one"
+            )
+        ends = [id_ for end in _KNOWN_ENDS if (id_ := backend.token_to_id(end)) is not None]
+        if not ends:
+            raise ValueError(
+                f"the tokenizer has no end-of-text token (one of {', '.join(_KNOWN_ENDS)}): add one"
+            )
+        self.end_of_text: int = ends[0]
+        """Id of the token that stands before each document."""
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Train byte-level BPE with GPT-2's pre-tokenization; the same texts give the same result.
+
+        Raises:
+            ValueError: if `vocab_size` has no room for 256 bytes and the end-of-text token.
+        """
+        if vocab_size < 257:
+            raise ValueError(
+                f"vocabulary of {vocab_size}: give at least 257 (256 bytes and the end of text)"
+            )
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(backend)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Load a ``tokenizer.json``, or the one in a folder (a corpus, a Hugging Face model).
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is damaged, or of a kind that the class refuses.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / "tokenizer.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such tokenizer: give a tokenizer.json")
+        try:
+            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"{file}: not a tokenizer.json ({error}): fetch it anew") from None
+        try:
+            return cls(backend)
+        except ValueError as error:
+            raise ValueError(f"{file}: {error}") from None
+
+    def save(self, path: str | Path) -> None:
+        """Write ``tokenizer.json``, which `tokenizers` and `transformers` load too."""
+        Path(path).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with anything that changes the encoding."""
+        canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without an end-of-text token."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, encoded on all cores."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Return the text behind ids; special tokens are left out, broken UTF-8 becomes U+FFFD."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=True))
+
+    def token(self, id_: int) -> str:
+        """Return one token as text, for display: ``▁``-free, broken UTF-8 as U+FFFD."""
+        return str(self._backend.decode([id_], skip_special_tokens=False))
+
+    @cached_property
+    def token_bytes(self) -> npt.NDArray[np.int64]:
+        """Bytes of text behind each id, shape (vocab_size,); 0 for special tokens.
+
+        Exact also where a character is spread over tokens: a byte-level token writes each byte as
+        one character, so its bytes are its length.
+        """
+        lengths = np.zeros(self.vocab_size, np.int64)
+        for token, id_ in self._backend.get_vocab(with_added_tokens=False).items():
+            lengths[id_] = len(token)
+        for id_, added in self._backend.get_added_tokens_decoder().items():
+            lengths[id_] = 0 if added.special else len(added.content.encode())
+        return lengths
