@@ -1,0 +1,1 @@
+"""Recipes: the papers' configurations and ours, as plain functions."""
