@@ -78,9 +78,8 @@ def count(config: ModelConfig) -> Counts:
         biases = {d: config.experts_at(d) for d in deciding}
         add("load bias", plans.experts if config.balance.scope == "bank" else None, biases)
 
-    chosen = sum(
-        _experts(config, d, min(config.experts.top_k, config.experts_at(d))) for d in depths
-    )
+    top_k = config.experts.top_k
+    chosen = sum(_experts(config, d, min(top_k, config.experts_at(d))) for d in depths)
     per_depth = attention + _lora(config)
     routing = sum(routers[d] for d in deciding) + len(deciding) * _router_common(config)
     matrices = config.depth * per_depth + chosen + routing + config.vocab_size * config.width
@@ -99,8 +98,7 @@ def count(config: ModelConfig) -> Counts:
 
 
 def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_element: int = 2) -> int:
-    top_k = config.experts.top_k
-    chosen = sum(_experts(config, d, min(top_k, config.experts_at(d))) for d in depths)
+    """Return the key/value cache's bytes for each token, which sharing does not shrink."""
     _, kv_heads, head_width = config.heads
     return 2 * config.depth * kv_heads * head_width * bytes_per_element
 

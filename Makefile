@@ -1,0 +1,35 @@
+# Two commands: `make demo` trains and compares on real text, `make test` passes every test.
+# Both work from a bare clone, twice in a row, and after an interrupted first try.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test clean
+
+demo: .venv/.demo
+	$(BIN)/plait study run demo
+	$(BIN)/plait study show demo
+	$(BIN)/plait study report demo
+
+test: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# A stamp is written only when everything before it went well, so a broken try is done again.
+.venv/.demo: pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing Plait into .venv (once, about a minute) …"
+	$(INSTALL) -e '.[report]'
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing Plait and what its tests need into .venv (once, two or three minutes) …"
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis
