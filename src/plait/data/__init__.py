@@ -9,14 +9,17 @@ from plait.data.batches import Batches, evaluation_batches
 from plait.data.build import build, cache_folder
 from plait.data.corpus import Corpus
 from plait.data.specification import Specification
+from plait.data.summary import Summary, inspect
 from plait.data.tokenizer import Tokenizer
 
 __all__ = [
     "Batches",
     "Corpus",
     "Specification",
+    "Summary",
     "Tokenizer",
     "build",
     "cache_folder",
     "evaluation_batches",
+    "inspect",
 ]

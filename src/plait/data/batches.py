@@ -32,7 +32,8 @@ class Order:
     """
 
     def __init__(self, windows: list[int], weights: list[int], seed: int) -> None:
-        assert len(windows) == len(weights) and min(windows) > 0 and min(weights) > 0
+        assert len(windows) == len(weights)
+        assert min(*windows, *weights, 1) == 1
         self.windows = windows
         self.weights = weights
         self.seed = seed
@@ -44,8 +45,8 @@ class Order:
         return domain, permute(place, self.windows[domain], mix(self.seed, domain, epoch))
 
     def _share(self, number: int) -> tuple[int, int]:
-        # Of the first n sequences, domain 0 has floor(n·w0/W); the others share the rest alike. Each
-        # count grows by 0 or 1 with n, and after W sequences every domain had exactly its weight.
+        # Of the first n sequences, domain 0 has floor(n·w0/W); the others share the rest alike.
+        # Each count grows by 0 or 1 with n; after W sequences every domain had exactly its weight.
         left = sum(self.weights)
         for domain, weight in enumerate(self.weights):
             before = number * weight // left
@@ -169,7 +170,7 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         seen, epoch = state["tokens_seen"], state["epoch"]
         if seen < 0 or seen % self._length or epoch != seen // self.epoch_tokens:
             raise ValueError(
-                f"{seen} tokens seen (epoch {epoch}) do not fit sequences of {self._length} tokens: "
+                f"{seen} tokens seen (epoch {epoch}) do not fit sequences of {self._length}: "
                 "resume with the run's own sequence length"
             )
         return int(seen) // self._length
@@ -188,8 +189,8 @@ def evaluation_batches(
     there are fewer): the same for every run, batch size and sequence length. Held-out documents
     lie in the order of their hashes, so these are a fair sample. What is left of the last sequence
     is filled with end-of-text tokens whose targets are -100; the last batch of a domain may have
-    fewer sequences. ``target_bytes`` are the UTF-8 bytes behind the targets, so that bits per byte =
-    sum of nats / (ln 2 · sum of bytes), exactly, also where a character is spread over tokens.
+    fewer sequences. ``target_bytes`` are the UTF-8 bytes behind the targets, exact also where a
+    character is spread over tokens: bits per byte = sum of nats / (ln 2 · sum of bytes).
 
     Raises:
         ValueError: if the corpus has no such split, or a number is below 1.

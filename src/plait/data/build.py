@@ -61,17 +61,19 @@ def build(
     wanted = json.loads(json.dumps({"specification": spec.to_dict(), "stamps": stamps}))
     if (corpus := _existing(path, wanted, replace)) is not None:
         return corpus
+    progress = progress or Progress(disable=True)
     try:
-        with _building(path) as folder:
+        with _building(path, progress) as folder:
             # while we waited for its lock, another process may have built it
             if (corpus := _existing(path, wanted, replace)) is not None:
                 return corpus
-            _write(spec, folder, wanted, progress or Progress(disable=True))
+            _write(spec, folder, wanted, progress)
             _publish(folder, path)
     except (OSError, sqlite3.OperationalError) as error:
         if _disk_full(error):
             raise ValueError(
-                f"{path}: the disk is full: free about {_gigabytes_needed(path)}, or build elsewhere"
+                f"{path}: the disk is full, nothing was kept: free three times the text's size, or "
+                "build in another folder (PLAIT_CACHE moves the default)"
             ) from None
         raise
     return Corpus.open(path)
@@ -112,7 +114,12 @@ def _write(spec: Specification, folder: Path, wanted: dict[str, Any], progress: 
         "fingerprint": "",
         **wanted,
         "sources": [
-            {"source": str(source), "domain": source.domain, "licence": source.licence}
+            {
+                "source": str(source),
+                "kind": source.kind,
+                "domain": source.domain,
+                "licence": source.licence,
+            }
             | asdict(count)
             for source, count in zip(spec.sources, counts, strict=True)
         ],
@@ -223,16 +230,21 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _building(path: Path) -> Iterator[Path]:
+def _building(path: Path, progress: Progress) -> Iterator[Path]:
     """Give an empty folder beside `path` that is this process' own until it is renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent / f".{path.name}.building"
     while True:
         folder.mkdir(exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            task = progress.add_task(f"waiting for another process that builds {path.name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            progress.remove_task(task)
         # the folder that we waited for may have been renamed or deleted by the one who had it
-        if folder.exists() and os.path.samestat(folder.stat(), os.fstat(lock)):
+        if _is(folder, lock):
             break
         os.close(lock)
     try:
@@ -240,8 +252,13 @@ def _building(path: Path) -> Iterator[Path]:
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if _is(folder, lock):
+            shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _is(folder: Path, lock: int) -> bool:
+    return folder.exists() and os.path.samestat(folder.stat(), os.fstat(lock))
 
 
 def _publish(folder: Path, path: Path) -> None:

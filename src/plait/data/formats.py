@@ -4,7 +4,9 @@ import ast
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -23,23 +25,26 @@ def texts(path: Path, fields: Sequence[str] = ("text",), cut: int | None = None)
     """Give the texts in a file: one for a text file, one per row for records.
 
     Args:
-        path: a text file of any suffix, ``.jsonl`` (one object a line), ``.json`` (a list of objects
-            or an object of objects) or ``.parquet``, each but the last perhaps with ``.gz``.
+        path: a text file of any suffix, ``.jsonl`` (one object a line), ``.json`` (a list of
+            objects, or an object of them; read whole) or ``.parquet``; all but the last
+            also as ``.gz``.
         fields: the fields that make up a record's text, in order; dots lead into nested ones.
         cut: characters at which every text is cut into several; by default only a text of more
             than 1 Mi characters is cut, into pieces of 32 Ki.
 
     Raises:
-        ValueError: naming the file, for a record that is not JSON or lacks a field.
+        ValueError: naming the file, for a damaged file, a record that is not JSON or lacks a field.
     """
     suffix = _suffix(path)
     if suffix in RECORD_SUFFIXES:
         for record in _records(path, suffix, fields):
             yield from pieces(record_text(record, fields, str(path)), cut)
     else:
-        with _open(path) as raw:
-            # newline="": line ends are cleaned with the rest
-            stream = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
+        # newline="": line ends are cleaned with the rest
+        with (
+            _open(path) as raw,
+            io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="") as stream,
+        ):
             yield from pieces(stream, cut)
 
 
@@ -85,13 +90,14 @@ def _lookup(record: Any, field: str, where: str) -> Any:
             has = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
             raise ValueError(f"{where}: no field {field!r} (there is: {has}): set `fields`")
         value = value[key]
-    return _literal(value) if isinstance(value, str) and value[:2] in ("{'", '{"') else value
+    nested = "." in field and isinstance(value, str) and value.startswith("{")
+    return _literal(value) if nested else value
 
 
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
 
 
@@ -146,7 +152,14 @@ def _suffix(path: Path) -> str:
     return Path(name).suffix
 
 
-def _open(path: Path) -> BinaryIO:
-    if path.name.lower().endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, "rb"))
-    return path.open("rb")
+@contextmanager
+def _open(path: Path) -> Iterator[BinaryIO]:
+    if not path.name.lower().endswith(".gz"):
+        with path.open("rb") as file:
+            yield file
+        return
+    try:
+        with gzip.open(path, "rb") as unzipped:
+            yield cast(BinaryIO, unzipped)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip file ({error}): fetch it anew") from None

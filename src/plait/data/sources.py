@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import itertools
 import os
+import platform
 import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -56,12 +57,16 @@ class Source(ABC):
         """Return what tells this text from an earlier state of the same source; may be empty."""
         return ""
 
+    @abstractmethod
+    def __str__(self) -> str:
+        """Return what the source is, for progress, errors and the manifest."""
+
     def _document(self, name: str, text: str) -> Document:
         return Document(name, text, self.domain, self.licence)
 
 
 def in_hash_order(folder: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
-    """Return (name, path) of the regular files `names` of a folder, ordered by the names' hashes."""
+    """Return (name, path) of the regular files among `names`, ordered by the names' hashes."""
     by_hash = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
     paths = [(name, folder / name) for name in by_hash]
     return [(name, path) for name, path in paths if path.is_file() and not path.is_symlink()]
@@ -109,6 +114,9 @@ class StandardLibrary(Source):
     parts: tuple[str, ...] = ()
     tests: bool = False
 
+    def __str__(self) -> str:
+        return f"standard library of Python {platform.python_version()}"
+
     def documents(self, cache: Path) -> Iterator[Document]:
         """Give one document per file; see `Source.documents`."""
         folder = Path(sysconfig.get_path("stdlib"))
@@ -132,6 +140,9 @@ class StandardLibraryTopics(Source):
     _: KW_ONLY
     domain: str = "prose"
     licence: str = "PSF-2.0"
+
+    def __str__(self) -> str:
+        return f"help topics of Python {platform.python_version()}"
 
     def documents(self, cache: Path) -> Iterator[Document]:
         """Give one document per help topic; see `Source.documents`."""
@@ -163,6 +174,9 @@ class Files(Source):
         if self.cut is not None and self.cut < 1000:
             raise ValueError(f"cut {self.cut}: give at least 1000 characters")
 
+    def __str__(self) -> str:
+        return self.path
+
     def documents(self, cache: Path) -> Iterator[Document]:
         """Give one document per text file, row or piece; see `Source.documents`."""
         path = Path(self.path)
@@ -193,9 +207,7 @@ class Files(Source):
         if path.is_dir():
             folder = path
             names = [name for name in file_names(path) if formats.known(Path(name))]
-            fix = (
-                "it holds no .txt, .md, .rst, .tex, .jsonl, .json or .parquet file: give a pattern"
-            )
+            fix = "holds no .txt, .md, .rst, .tex, .jsonl, .json or .parquet file: give a pattern"
         else:
             fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
             folder = Path(*fixed)
@@ -230,6 +242,9 @@ class HubDataset(Source):
     split: str = "train"
     revision: str | None = None
     fields: tuple[str, ...] = ("text",)
+
+    def __str__(self) -> str:
+        return f"dataset {self.name}" + (f" ({self.config})" if self.config else "")
 
     def documents(self, cache: Path) -> Iterator[Document]:
         """Give one document per row; see `Source.documents`."""

@@ -24,7 +24,10 @@ def split_of(position: float, validation: float, test: float) -> str:
 
 @dataclass
 class Counts:
-    """What became of a source's documents."""
+    """What became of a source's documents.
+
+    ``text_hash`` chains the hashes of those that were kept, and so pins the source's text.
+    """
 
     documents: int = 0
     bytes: int = 0
@@ -32,6 +35,7 @@ class Counts:
     short: int = 0
     duplicates: int = 0
     not_text: int = 0
+    text_hash: str = ""
 
 
 class Spool:
@@ -90,6 +94,7 @@ class Spool:
         counts.documents += 1
         counts.bytes += len(data)
         counts.characters += len(text)
+        counts.text_hash = content_hash(counts.text_hash.encode() + digest).hex()
         position = int.from_bytes(digest[:8], "little")
         split = split_of(position / HASH_RANGE, self._validation, self._test)
         texts, index = self._open(split, document.domain)

@@ -70,10 +70,16 @@ class Tokenizer:
     def load(cls, path: str | Path) -> "Tokenizer":
         """Load a ``tokenizer.json``, or the one in a folder (a corpus, a Hugging Face model).
 
+        ``tiktoken:NAME`` loads an encoding of that library, if it is installed.
+
         Raises:
             FileNotFoundError: if there is none.
             ValueError: if it is damaged, or of a kind that the class refuses.
         """
+        if str(path).startswith("tiktoken:"):
+            from plait.data.tiktoken_import import convert, encoding
+
+            return cls(convert(encoding(str(path).removeprefix("tiktoken:"))))
         file = Path(path)
         if file.is_dir():
             file = file / "tokenizer.json"
@@ -92,10 +98,10 @@ class Tokenizer:
         """Write ``tokenizer.json``, which `tokenizers` and `transformers` load too."""
         Path(path).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return int(self._backend.get_vocab_size(with_added_tokens=True))
+        """One more than the largest id, added tokens included."""
+        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -117,7 +123,7 @@ class Tokenizer:
         return str(self._backend.decode(list(ids), skip_special_tokens=True))
 
     def token(self, id_: int) -> str:
-        """Return one token as text, for display: ``▁``-free, broken UTF-8 as U+FFFD."""
+        """Return one token as text, for display; broken UTF-8 becomes U+FFFD."""
         return str(self._backend.decode([id_], skip_special_tokens=False))
 
     @cached_property

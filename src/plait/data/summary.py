@@ -1,0 +1,118 @@
+"""What is in a corpus: the tables that ``plait data inspect`` prints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from plait.data.corpus import Corpus
+
+SAMPLE_TOKENS = 120
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A corpus in figures; rich prints it as tables.
+
+    ``rows`` has one mapping per split and domain: ``split, domain, documents, bytes, tokens,
+    bytes_per_token``; ``sources`` one per source: ``source, domain, licence, documents, bytes,
+    short, duplicates, not_text``; ``samples`` a piece of training text per domain.
+    """
+
+    path: Path
+    name: str
+    fingerprint: str
+    tokenizer: str
+    mixture: str
+    rows: list[dict[str, Any]]
+    sources: list[dict[str, Any]]
+    samples: dict[str, str]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give rich what it prints; text from the corpus is never read as markup."""
+        yield Text(f"{self.name}  {self.path}", style="bold")
+        yield Text(f"fingerprint {self.fingerprint} · {self.tokenizer} · {self.mixture}")
+        table = Table("split", "domain")
+        for column in ("documents", "MB", "tokens", "bytes/token"):
+            table.add_column(column, justify="right")
+        for row in self.rows:
+            table.add_row(
+                row["split"],
+                row["domain"],
+                f"{row['documents']:,}",
+                f"{row['bytes'] / 1e6:.2f}",
+                f"{row['tokens']:,}",
+                f"{row['bytes_per_token']:.2f}",
+            )
+        yield table
+        table = Table("source", "domain", "licence")
+        table.add_column("documents", justify="right")
+        table.add_column("MB", justify="right")
+        table.add_column("dropped")
+        for source in self.sources:
+            table.add_row(
+                Text(source["source"]),
+                source["domain"],
+                Text(source["licence"]),
+                f"{source['documents']:,}",
+                f"{source['bytes'] / 1e6:.2f}",
+                _dropped(source),
+            )
+        yield table
+        yield Group(*(Panel(Text(t), title=d) for d, t in self.samples.items()))
+
+
+def inspect(path: str | Path, *, verify: bool = True) -> Summary:
+    """Return what is in the corpus at `path`.
+
+    Args:
+        path: the corpus folder.
+        verify: whether every file is read and compared with its hash.
+
+    Raises:
+        FileNotFoundError, ValueError: if it is not a whole corpus, with the fix.
+    """
+    corpus = Corpus.open(path)
+    if verify:
+        corpus.verify()
+    rows = [
+        {"split": split, "domain": domain}
+        | {key: shard[key] for key in ("documents", "bytes", "tokens")}
+        | {"bytes_per_token": shard["bytes"] / shard["tokens"]}
+        for split, domains in corpus.manifest["splits"].items()
+        for domain, shard in domains.items()
+    ]
+    tokenizer = corpus.manifest["tokenizer"]
+    weights = corpus.weights
+    shares = " : ".join(f"{domain} {weights[domain]:g}" for domain in weights) if weights else ""
+    return Summary(
+        path=corpus.path,
+        name=corpus.name,
+        fingerprint=corpus.fingerprint,
+        tokenizer=f"{tokenizer['vocab_size']:,} tokens ({tokenizer['fingerprint']})",
+        mixture=f"mixture {shares}" if weights else "mixture in proportion to size",
+        rows=rows,
+        sources=corpus.manifest["sources"],
+        samples={domain: _sample(corpus, domain) for domain in corpus.domains},
+    )
+
+
+def _dropped(source: dict[str, Any]) -> str:
+    reasons = {"short": "short", "duplicates": "duplicate", "not_text": "not UTF-8"}
+    return ", ".join(f"{source[key]:,} {why}" for key, why in reasons.items() if source[key])
+
+
+def _sample(corpus: Corpus, domain: str) -> str:
+    """Return the beginning of a document from the middle of the training split."""
+    tokens = corpus.tokens("train", domain)
+    end = corpus.tokenizer.end_of_text
+    from_middle = tokens[len(tokens) // 2 :]
+    starts = np.flatnonzero(from_middle[: 1 << 20] == end)
+    start = int(starts[0]) + 1 if len(starts) else 0
+    ids = from_middle[start : start + SAMPLE_TOKENS].tolist()
+    return corpus.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
