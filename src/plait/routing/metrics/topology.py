@@ -1,0 +1,115 @@
+"""The learned topology S of collaboration (CT-MoE), beside the one before training.
+
+A uniform S already has row entropy log(E − 1) and spectrum 1, 1/(E − 1), …: only the
+difference to the untrained S says that something was learned.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+import numpy.typing as npt
+
+from plait.routing.trace import Trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topology:
+    """Statistics of one S (E×E), and the same of the untrained S.
+
+    Rows are normalised in absolute value for the entropy (nats; `entropy_ceiling` = log(E − 1), or
+    log E with a self-loop). Spectra are |eigenvalues| of S itself, which is not symmetric after the
+    row softmax, largest first. `effective_EE[j, i]` is the mean over tokens that chose both i and j
+    of Ŝ_ij, what expert j's gate receives from i's; NaN where no token did. None without a trace.
+    """
+
+    bank: int
+    depths: tuple[int, ...]
+    s_EE: npt.NDArray[np.float64]
+    untrained_EE: npt.NDArray[np.float64]
+    row_entropy: float
+    untrained_row_entropy: float
+    entropy_ceiling: float
+    largest: float
+    untrained_largest: float
+    asymmetry: float
+    spectrum: npt.NDArray[np.float64]
+    untrained_spectrum: npt.NDArray[np.float64]
+    effective_EE: npt.NDArray[np.float64] | None
+
+
+def topology(
+    bank: int,
+    depths: tuple[int, ...],
+    s_EE: npt.NDArray[np.floating],
+    untrained_EE: npt.NDArray[np.floating],
+    *,
+    self_loop: bool = False,
+    row_normalise: bool = True,
+    trace: Trace | None = None,
+) -> Topology:
+    """Measure one bank's S.
+
+    Args:
+        bank: index of the collaboration bank.
+        depths: model depths that use it.
+        s_EE: S after training.
+        untrained_EE: S before it.
+        self_loop: an expert may send to itself (moves the ceiling of the entropy).
+        row_normalise: S is renormalised over the chosen experts, as for the effective re-weighting.
+        trace: tokens over which the effective re-weighting is averaged.
+    """
+    s, untrained = np.asarray(s_EE, np.float64), np.asarray(untrained_EE, np.float64)
+    return Topology(
+        bank=bank,
+        depths=depths,
+        s_EE=s,
+        untrained_EE=untrained,
+        row_entropy=_row_entropy(s),
+        untrained_row_entropy=_row_entropy(untrained),
+        entropy_ceiling=log(len(s) - (0 if self_loop else 1)) if len(s) > 1 else 0.0,
+        largest=float(np.abs(s).max()),
+        untrained_largest=float(np.abs(untrained).max()),
+        asymmetry=float(np.abs(s - s.T).max()),
+        spectrum=_spectrum(s),
+        untrained_spectrum=_spectrum(untrained),
+        effective_EE=None if trace is None else effective(s, trace, depths, row_normalise),
+    )
+
+
+def effective(
+    s_EE: npt.NDArray[np.float64],
+    trace: Trace,
+    depths: tuple[int, ...],
+    row_normalise: bool = True,
+) -> npt.NDArray[np.float64]:
+    """Mean Ŝᵀ over the tokens of the depths that use S: entry [j, i] is what j receives from i."""
+    experts = len(s_EE)
+    total = np.zeros(experts * experts)
+    count = np.zeros(experts * experts)
+    rows = [trace.info.routed.index(depth) for depth in depths if depth in trace.info.routed]
+    for row in rows:
+        for start in range(0, len(trace), 65_536):
+            ids_NK = trace.expert_ids_NLK[start : start + 65_536, row].astype(np.int64)
+            chosen_NKK = s_EE[ids_NK[:, :, None], ids_NK[:, None, :]]
+            if row_normalise:
+                chosen_NKK = chosen_NKK / np.maximum(chosen_NKK.sum(-1, keepdims=True), 1e-20)
+            cell = (ids_NK[:, None, :] * experts + ids_NK[:, :, None]).reshape(-1)  # [to, from]
+            total += np.bincount(cell, weights=chosen_NKK.reshape(-1), minlength=len(total))
+            count += np.bincount(cell, minlength=len(count))
+    mean = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return mean.reshape(experts, experts)
+
+
+def _row_entropy(s: npt.NDArray[np.float64]) -> float:
+    """Mean entropy of the rows, nats; rows of zeros (nothing is sent) count as 0."""
+    size = np.abs(s)
+    sums = size.sum(axis=1, keepdims=True)
+    p = np.divide(size, sums, out=np.zeros_like(size), where=sums > 0)
+    logs = np.log(p, where=p > 0, out=np.zeros_like(p))
+    return float(-(p * logs).sum(axis=1).mean())
+
+
+def _spectrum(s: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    spectrum: npt.NDArray[np.float64] = np.sort(np.abs(np.linalg.eigvals(s)))[::-1]
+    return spectrum
