@@ -19,8 +19,8 @@ def problem(
     k: int,
     activation: str = "swiglu",
     dtype: torch.dtype = torch.float32,
-    width: int = 24,
-    expert_width: int = 40,
+    width: int = 32,
+    expert_width: int = 64,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
@@ -43,7 +43,7 @@ def run(backend: kernels.Backend, p: dict[str, Tensor], activation: str) -> dict
     """Output and gradients by name, of a loss whose gradient differs at every element."""
     y_TD = backend.experts(p["x"], p["ids"], p["weights"], p["up"], p["down"], activation)
     names = [name for name in p if p[name].requires_grad]
-    loss = (y_TD.float() * torch.linspace(-1, 1, y_TD.numel()).view(y_TD.shape)).sum()
+    loss = (y_TD.float() * torch.arange(y_TD.numel()).view(y_TD.shape).sin()).sum()
     gradients = torch.autograd.grad(loss, [p[name] for name in names], materialize_grads=True)
     return {"y": y_TD, **dict(zip(names, gradients, strict=True))}
 

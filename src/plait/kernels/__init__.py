@@ -5,13 +5,17 @@ gradients. Shapes: T tokens, D width, F expert width, E experts, K experts per t
 up-projection (2F for SwiGLU: the gate's rows first, then up's; F for GELU).
 """
 
+import logging
 import os
+from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
 from torch import Tensor
 
-BACKENDS = ("reference", "cpu")
+log = logging.getLogger(__name__)
+
+BACKENDS = ("reference", "cpu", "native")
 
 
 class Backend(Protocol):
@@ -33,9 +37,20 @@ class Backend(Protocol):
 def select(name: str | None = None) -> Backend:
     """Return the backend called `name`; without one `PLAIT_KERNEL` decides, then the machine.
 
-    Raises ValueError if there is no backend of that name.
+    On a CPU that is the C++ version where a compiler and the processor allow it, else the Python
+    one. Raises ValueError if there is no backend of that name.
     """
-    name = name or os.environ.get("PLAIT_KERNEL") or "reference"
+    name = name or os.environ.get("PLAIT_KERNEL") or _best()
     if name not in BACKENDS:
         raise ValueError(f"no kernel is called {name!r}; choose one of {', '.join(BACKENDS)}")
     return cast(Backend, import_module(f"{__name__}.{name}"))
+
+
+@cache
+def _best() -> str:
+    from plait.kernels.native.build import load
+
+    if (problem := load()) is None:
+        return "native"
+    log.warning("experts run in Python, which is slower than in C++: %s", problem)
+    return "cpu"

@@ -1,0 +1,96 @@
+"""Experts on a CPU in C++: one task per expert and 512 rows, each on one thread.
+
+Against `kernels.cpu` it saves the passes over memory between the products, runs as many experts at
+once as there are threads, and sums weight gradients in float32 whatever the products' type.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from plait.kernels import cpu
+from plait.kernels.activation import check, compute_dtype
+from plait.kernels.native.build import load
+
+GRANULE = 32
+
+
+def experts(
+    x_TD: Tensor,
+    expert_ids_TK: Tensor,
+    weights_TK: Tensor,
+    up_EXD: Tensor,
+    down_EDF: Tensor,
+    activation: str,
+) -> Tensor:
+    """Return y_TD as `reference.experts` does; what the C++ does not cover goes to `kernels.cpu`.
+
+    It covers widths that are multiples of 32, float32 and bfloat16, bfloat16 over float32 weights.
+    Raises RuntimeError if the kernels cannot be compiled or run here.
+    """
+    check(activation)
+    if (problem := load()) is not None:
+        raise RuntimeError(f"the C++ kernels cannot be used: {problem}; choose the kernel 'cpu'")
+    dtype = compute_dtype(x_TD)
+    if not _covers(x_TD, up_EXD, down_EDF, dtype):
+        return cpu.experts(x_TD, expert_ids_TK, weights_TK, up_EXD, down_EDF, activation)
+    return _Experts.apply(  # type: ignore[no-any-return, no-untyped-call]
+        x_TD, expert_ids_TK, weights_TK, up_EXD, down_EDF, activation == "swiglu", dtype
+    )
+
+
+def _covers(x_TD: Tensor, up_EXD: Tensor, down_EDF: Tensor, dtype: torch.dtype) -> bool:
+    types = {dtype, up_EXD.dtype, down_EDF.dtype, x_TD.dtype}
+    return (
+        x_TD.device.type == "cpu"
+        and types <= {torch.float32, torch.bfloat16}
+        and up_EXD.dtype == down_EDF.dtype
+        and (dtype == torch.bfloat16 or up_EXD.dtype == torch.float32)
+        and down_EDF.shape[1] % GRANULE == 0
+        and down_EDF.shape[2] % GRANULE == 0
+        and up_EXD.is_contiguous()
+        and down_EDF.is_contiguous()
+    )
+
+
+class _Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_TD: Tensor,
+        expert_ids_TK: Tensor,
+        weights_TK: Tensor,
+        up_EXD: Tensor,
+        down_EDF: Tensor,
+        swiglu: bool,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        x = x_TD.to(dtype).contiguous()
+        ids_TK, gates_TK = expert_ids_TK.contiguous(), weights_TK.float().contiguous()
+        keep = any(ctx.needs_input_grad)
+        y_TD, h_NX = torch.ops.plait.experts_forward(
+            x, ids_TK, gates_TK, up_EXD, down_EDF, swiglu, x_TD.dtype, keep
+        )
+        ctx.save_for_backward(x, ids_TK, gates_TK, h_NX, up_EXD, down_EDF)
+        ctx.swiglu, ctx.input_dtype, ctx.gate_dtype = swiglu, x_TD.dtype, weights_TK.dtype
+        return y_TD  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_TD: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, *saved = ctx.saved_tensors
+        needs_weights = ctx.needs_input_grad[3] or ctx.needs_input_grad[4]
+        dx_TD, dgates_TK, dup_EXD, ddown_EDF = torch.ops.plait.experts_backward(
+            dy_TD.to(x_TD.dtype).contiguous(),
+            x_TD,
+            *saved,
+            ctx.swiglu,
+            ctx.input_dtype,
+            needs_weights,
+        )
+        dgates_TK = dgates_TK.to(ctx.gate_dtype)
+        if not needs_weights:
+            return dx_TD, None, dgates_TK, None, None, None, None
+        return dx_TD, None, dgates_TK, dup_EXD, ddown_EDF, None, None

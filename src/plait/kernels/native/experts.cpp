@@ -1,0 +1,407 @@
+// Experts as tasks: each takes up to 512 rows of one expert through both projections on one thread,
+// block by block, so that everything between the products stays in its cache. Weight gradients are
+// tasks of their own, one matrix each.
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <numeric>
+#include <tuple>
+
+#include "products.h"
+
+namespace plait {
+namespace {
+
+constexpr int64_t kBlock = 128;
+constexpr int64_t kTaskRows = 512;
+
+// exp to about one unit in the last place of float32, in a form that compilers vectorise.
+inline float exp_(float x) {
+  x = std::min(std::max(x, -87.0f), 88.0f);
+  float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+  float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  return p * float_of(uint32_t(int32_t(n) + 127) << 23);
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }
+
+// The normal distribution function, by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
+inline float normal_cdf(float x, float density_scale) {
+  float z = std::abs(x) * 0.70710678f;
+  float t = 1.0f / (1.0f + 0.3275911f * z);
+  float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
+             0.254829592f) * t;
+  float tail = 0.5f * p * density_scale;
+  return x < 0 ? tail : 1.0f - tail;
+}
+
+// a = gate · activation(h) for one row.
+template <typename T>
+void activate(bool swiglu, const float* __restrict h, float gate, int64_t F, T* __restrict a) {
+  if (swiglu) {
+#pragma omp simd
+    for (int64_t i = 0; i < F; ++i) store(a[i], gate * h[i] * sigmoid(h[i]) * h[F + i]);
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < F; ++i) {
+      store(a[i], gate * h[i] * normal_cdf(h[i], exp_(-0.5f * h[i] * h[i])));
+    }
+  }
+}
+
+// From da (gradient of a) and h of one row: a again, dh, and the gradient of the gate.
+template <typename T>
+float activate_backward(bool swiglu, const float* __restrict da, const T* __restrict h, float gate,
+                        int64_t F, T* __restrict a, T* __restrict dh) {
+  float dgate = 0;
+  if (swiglu) {
+#pragma omp simd reduction(+ : dgate)
+    for (int64_t i = 0; i < F; ++i) {
+      float g = load(h[i]), u = load(h[F + i]), s = sigmoid(g);
+      float silu = g * s, d = gate * da[i];
+      dgate += da[i] * silu * u;
+      store(a[i], gate * silu * u);
+      store(dh[i], d * u * s * (1.0f + g * (1.0f - s)));
+      store(dh[F + i], d * silu);
+    }
+  } else {
+#pragma omp simd reduction(+ : dgate)
+    for (int64_t i = 0; i < F; ++i) {
+      float x = load(h[i]), e = exp_(-0.5f * x * x), cdf = normal_cdf(x, e);
+      dgate += da[i] * x * cdf;
+      store(a[i], gate * x * cdf);
+      store(dh[i], gate * da[i] * (cdf + x * 0.39894228f * e));
+    }
+  }
+  return dgate;
+}
+
+struct Task {
+  int64_t expert, first, last;
+  bool down;
+};
+
+// The T·K (token, slot) pairs sorted by expert.
+struct Sorted {
+  std::vector<int32_t> pairs;  // sorted row -> pair
+  std::vector<int32_t> rows;   // pair -> sorted row
+  std::vector<int64_t> start;  // expert -> first row
+  int64_t K;
+
+  Sorted(const at::Tensor& ids, int64_t experts)
+      : pairs(size_t(ids.numel())), rows(pairs.size()), start(size_t(experts) + 1), K(ids.size(1)) {
+    const int64_t* id = ids.const_data_ptr<int64_t>();
+    for (size_t p = 0; p < pairs.size(); ++p) {
+      TORCH_CHECK_INDEX(id[p] >= 0 && id[p] < experts, "expert ", id[p], " of ", experts);
+      ++start[size_t(id[p]) + 1];
+    }
+    std::partial_sum(start.begin(), start.end(), start.begin());
+    auto next = start;
+    for (size_t p = 0; p < pairs.size(); ++p) {
+      rows[p] = int32_t(next[size_t(id[p])]++);
+      pairs[size_t(rows[p])] = int32_t(p);
+    }
+  }
+
+  int64_t token(int64_t row) const { return pairs[size_t(row)] / K; }
+
+  // Row tasks of equal length within an expert, the longest first.
+  std::vector<Task> tasks() const {
+    std::vector<Task> all;
+    for (size_t e = 0; e + 1 < start.size(); ++e) {
+      int64_t count = start[e + 1] - start[e], parts = (count + kTaskRows - 1) / kTaskRows;
+      for (int64_t i = 0; i < parts; ++i) {
+        all.push_back({int64_t(e), start[e] + count * i / parts, start[e] + count * (i + 1) / parts,
+                       false});
+      }
+    }
+    return longest_first(std::move(all));
+  }
+
+  // One task for each weight matrix of each expert, those without rows included.
+  std::vector<Task> weight_tasks() const {
+    std::vector<Task> all;
+    for (size_t e = 0; e + 1 < start.size(); ++e) {
+      for (bool down : {false, true}) all.push_back({int64_t(e), start[e], start[e + 1], down});
+    }
+    return longest_first(std::move(all));
+  }
+
+  static std::vector<Task> longest_first(std::vector<Task> all) {
+    std::stable_sort(all.begin(), all.end(), [](const Task& a, const Task& b) {
+      return a.last - a.first > b.last - b.first;
+    });
+    return all;
+  }
+};
+
+// y[t] = Σ_k o[rows[t, k]]: sums in float32, always in the order of the slots.
+template <typename T, typename Out>
+void combine(const T* o, const Sorted& sorted, int64_t tokens, int64_t D, Out* y) {
+  at::parallel_for(0, tokens, 64, [&](int64_t begin, int64_t end) {
+    float* sum = scratch<float>(0, D);
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t k = 0; k < sorted.K; ++k) {
+        const T* __restrict row = o + int64_t(sorted.rows[size_t(t * sorted.K + k)]) * D;
+        if (k == 0) {
+          for (int64_t i = 0; i < D; ++i) sum[i] = load(row[i]);
+        } else {
+          for (int64_t i = 0; i < D; ++i) sum[i] += load(row[i]);
+        }
+      }
+      copy_row(y + t * D, sum, D);
+    }
+  });
+}
+
+// dot products of one input row with every row of a weight matrix: for tasks of very few rows,
+// where packing the matrix would cost more than using it once.
+template <typename T, typename W>
+void matrix_times_row(const W* weights, const T* __restrict x, int64_t N, int64_t K, float* out) {
+  for (int64_t n = 0; n < N; ++n) {
+    const W* __restrict w = weights + n * K;
+    float lanes[16] = {};
+    for (int64_t k = 0; k < K; k += 16) {
+      for (int64_t l = 0; l < 16; ++l) lanes[l] += load(w[k + l]) * load(x[k + l]);
+    }
+    out[n] = std::accumulate(lanes, lanes + 16, 0.0f);
+  }
+}
+
+struct Sizes {
+  int64_t T, D, E, X, F;
+  bool swiglu;
+};
+
+template <typename T, typename W>
+void forward(const Sizes& s, const Sorted& sorted, const T* x, const float* gates, const W* up,
+             const W* down, T* h, T* o) {
+  run(sorted.tasks(), [&](const Task& task) {
+    const W* up_e = up + task.expert * s.X * s.D;
+    const W* down_e = down + task.expert * s.D * s.F;
+    bool few = task.last - task.first <= 2;
+    T* packed_up = scratch<T>(0, few ? 0 : s.X * s.D);
+    T* packed_down = scratch<T>(1, few ? 0 : s.D * s.F);
+    if (!few) {
+      pack_transposed(up_e, s.D, s.X, packed_up);
+      pack_transposed(down_e, s.F, s.D, packed_down);
+    }
+    T* x_block = scratch<T>(2, kBlock * s.D);
+    float* h_block = scratch<float>(3, kBlock * s.X);
+    T* a_block = scratch<T>(4, kBlock * s.F);
+    float* o_block = scratch<float>(5, kBlock * s.D);
+    for (int64_t first = task.first; first < task.last; first += kBlock) {
+      int64_t rows = std::min(kBlock, task.last - first), padded = round_up(rows, 16);
+      for (int64_t r = 0; r < rows; ++r) {
+        copy_row(x_block + r * s.D, x + sorted.token(first + r) * s.D, s.D);
+      }
+      if (few) {
+        for (int64_t r = 0; r < rows; ++r) {
+          matrix_times_row(up_e, x_block + r * s.D, s.X, s.D, h_block + r * s.X);
+        }
+      } else {
+        product(padded, s.X, s.D, x_block, s.D, packed_up, h_block, s.X, false);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        float gate = gates[sorted.pairs[size_t(first + r)]];
+        activate(s.swiglu, h_block + r * s.X, gate, s.F, a_block + r * s.F);
+        if (h) copy_row(h + (first + r) * s.X, h_block + r * s.X, s.X);
+      }
+      if (few) {
+        for (int64_t r = 0; r < rows; ++r) {
+          matrix_times_row(down_e, a_block + r * s.F, s.D, s.F, o_block + r * s.D);
+        }
+      } else {
+        product(padded, s.D, s.F, a_block, s.F, packed_down, o_block, s.D, false);
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        copy_row(o + (first + r) * s.D, o_block + r * s.D, s.D);
+      }
+    }
+  });
+}
+
+template <typename T, typename W>
+void backward_rows(const Sizes& s, const Sorted& sorted, const T* dy, const float* gates,
+                   const W* up, const W* down, const T* h, T* a, T* dh, T* dx, float* dgates) {
+  run(sorted.tasks(), [&](const Task& task) {
+    const W* up_e = up + task.expert * s.X * s.D;
+    const W* down_e = down + task.expert * s.D * s.F;
+    T* packed_up = scratch<T>(0, s.X * s.D);
+    T* packed_down = scratch<T>(1, s.D * s.F);
+    pack([&](int64_t k) { return up_e + k * s.D; }, s.X, s.D, packed_up);
+    pack([&](int64_t k) { return down_e + k * s.F; }, s.D, s.F, packed_down);
+    T* dy_block = scratch<T>(2, kBlock * s.D);
+    float* da_block = scratch<float>(3, kBlock * s.F);
+    T* dh_block = scratch<T>(4, kBlock * s.X);
+    float* dx_block = scratch<float>(5, kBlock * s.D);
+    for (int64_t first = task.first; first < task.last; first += kBlock) {
+      int64_t rows = std::min(kBlock, task.last - first), padded = round_up(rows, 16);
+      for (int64_t r = 0; r < rows; ++r) {
+        copy_row(dy_block + r * s.D, dy + sorted.token(first + r) * s.D, s.D);
+      }
+      product(padded, s.F, s.D, dy_block, s.D, packed_down, da_block, s.F, false);
+      for (int64_t r = 0; r < rows; ++r) {
+        int32_t pair = sorted.pairs[size_t(first + r)];
+        dgates[pair] = activate_backward(s.swiglu, da_block + r * s.F, h + (first + r) * s.X,
+                                         gates[pair], s.F, a + (first + r) * s.F,
+                                         dh_block + r * s.X);
+        copy_row(dh + (first + r) * s.X, dh_block + r * s.X, s.X);
+      }
+      product(padded, s.D, s.X, dh_block, s.X, packed_up, dx_block, s.D, false);
+      for (int64_t r = 0; r < rows; ++r) {
+        copy_row(dx + (first + r) * s.D, dx_block + r * s.D, s.D);
+      }
+    }
+  });
+}
+
+// gradient (M × N) = Σ over the task's rows of left(row) ⊗ right(row), in float32.
+template <typename T, typename W, typename Left, typename Right>
+void weight_gradient(const Task& task, int64_t M, int64_t N, Left left, Right right, W* gradient) {
+  if (task.first == task.last) {
+    std::memset(gradient, 0, size_t(M * N) * sizeof(W));
+    return;
+  }
+  T* transposed = scratch<T>(0, M * kTaskRows);
+  T* packed = scratch<T>(1, N * kTaskRows);
+  float* sum = reinterpret_cast<float*>(gradient);
+  if constexpr (!std::is_same_v<W, float>) sum = scratch<float>(2, M * N);
+  for (int64_t first = task.first; first < task.last; first += kTaskRows) {
+    int64_t rows = std::min(kTaskRows, task.last - first), padded = round_up(rows, kGranule);
+    transpose_rows<T>([&](int64_t k) { return left(first + k); }, rows, M, transposed);
+    pack([&](int64_t k) { return right(first + k); }, rows, N, packed);
+    for (int64_t m = 0; m < M; m += kBlock) {
+      product(std::min(kBlock, M - m), N, padded, transposed + m * padded, padded, packed,
+              sum + m * N, N, first > task.first);
+    }
+  }
+  if constexpr (!std::is_same_v<W, float>) copy_row(gradient, sum, M * N);
+}
+
+template <typename T, typename W>
+void backward_weights(const Sizes& s, const Sorted& sorted, const T* x, const T* dy, const T* a,
+                      const T* dh, W* dup, W* ddown) {
+  run(sorted.weight_tasks(), [&](const Task& task) {
+    if (task.down) {
+      weight_gradient<T>(
+          task, s.D, s.F, [&](int64_t row) { return dy + sorted.token(row) * s.D; },
+          [&](int64_t row) { return a + row * s.F; }, ddown + task.expert * s.D * s.F);
+    } else {
+      weight_gradient<T>(
+          task, s.X, s.D, [&](int64_t row) { return dh + row * s.X; },
+          [&](int64_t row) { return x + sorted.token(row) * s.D; }, dup + task.expert * s.X * s.D);
+    }
+  });
+}
+
+Sizes sizes_of(const at::Tensor& x, const at::Tensor& up, const at::Tensor& down, bool swiglu) {
+  Sizes s{x.size(0), x.size(1), up.size(0), up.size(1), down.size(2), swiglu};
+  TORCH_CHECK(s.D % kGranule == 0 && s.F % kGranule == 0, "widths must be multiples of 32");
+  TORCH_CHECK(s.X == (swiglu ? 2 : 1) * s.F && up.size(2) == s.D && down.size(1) == s.D &&
+                  down.size(0) == s.E,
+              "up ", up.sizes(), " and down ", down.sizes(), " do not fit x ", x.sizes());
+  for (const auto& t : {x, up, down}) TORCH_CHECK(t.is_contiguous(), "must be contiguous");
+  return s;
+}
+
+// Calls work<T, W>() for the types of the products and of the weights.
+template <typename Work>
+void with_types(const at::Tensor& x, const at::Tensor& up, Work work) {
+  bool bf16 = x.scalar_type() == at::kBFloat16, bf16_weights = up.scalar_type() == at::kBFloat16;
+  TORCH_CHECK(bf16 || (x.scalar_type() == at::kFloat && !bf16_weights), "types do not fit");
+  if (!bf16) {
+    work(float{}, float{});
+  } else if (bf16_weights) {
+    work(BFloat16{}, BFloat16{});
+  } else {
+    work(BFloat16{}, float{});
+  }
+}
+
+template <typename T>
+at::Tensor combined(const at::Tensor& o, const Sorted& sorted, const Sizes& s, at::ScalarType out) {
+  auto y = at::empty({s.T, s.D}, o.options().dtype(out));
+  const T* rows = o.const_data_ptr<T>();
+  if (out == at::kFloat) {
+    combine(rows, sorted, s.T, s.D, y.mutable_data_ptr<float>());
+  } else {
+    combine(rows, sorted, s.T, s.D, y.mutable_data_ptr<BFloat16>());
+  }
+  return y;
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> experts_forward(const at::Tensor& x, const at::Tensor& ids,
+                                                   const at::Tensor& gates, const at::Tensor& up,
+                                                   const at::Tensor& down, bool swiglu,
+                                                   at::ScalarType out, bool keep) {
+  Sizes s = sizes_of(x, up, down, swiglu);
+  Sorted sorted(ids, s.E);
+  auto h = at::empty({keep ? ids.numel() : 0, s.X}, x.options());
+  auto o = at::empty({ids.numel(), s.D}, x.options());
+  at::Tensor y;
+  with_types(x, up, [&](auto t, auto w) {
+    using T = decltype(t);
+    using W = decltype(w);
+    forward<T, W>(s, sorted, x.const_data_ptr<T>(), gates.const_data_ptr<float>(),
+                  up.const_data_ptr<W>(), down.const_data_ptr<W>(),
+                  keep ? h.mutable_data_ptr<T>() : nullptr, o.mutable_data_ptr<T>());
+    y = combined<T>(o, sorted, s, out);
+  });
+  return {y, h};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> experts_backward(
+    const at::Tensor& dy, const at::Tensor& x, const at::Tensor& ids, const at::Tensor& gates,
+    const at::Tensor& h, const at::Tensor& up, const at::Tensor& down, bool swiglu,
+    at::ScalarType out, bool needs_weights) {
+  Sizes s = sizes_of(x, up, down, swiglu);
+  Sorted sorted(ids, s.E);
+  auto a = at::empty({ids.numel(), s.F}, x.options());
+  auto dh = at::empty(h.sizes(), h.options());
+  auto dx_rows = at::empty({ids.numel(), s.D}, x.options());
+  auto dgates = at::empty(ids.sizes(), x.options().dtype(at::kFloat));
+  auto dup = at::empty(needs_weights ? up.sizes() : at::IntArrayRef{0}, up.options());
+  auto ddown = at::empty(needs_weights ? down.sizes() : at::IntArrayRef{0}, down.options());
+  at::Tensor dx;
+  with_types(x, up, [&](auto t, auto w) {
+    using T = decltype(t);
+    using W = decltype(w);
+    backward_rows<T, W>(s, sorted, dy.const_data_ptr<T>(), gates.const_data_ptr<float>(),
+                        up.const_data_ptr<W>(), down.const_data_ptr<W>(), h.const_data_ptr<T>(),
+                        a.mutable_data_ptr<T>(), dh.mutable_data_ptr<T>(),
+                        dx_rows.mutable_data_ptr<T>(), dgates.mutable_data_ptr<float>());
+    dx = combined<T>(dx_rows, sorted, s, out);
+    if (needs_weights) {
+      backward_weights<T, W>(s, sorted, x.const_data_ptr<T>(), dy.const_data_ptr<T>(),
+                             a.const_data_ptr<T>(), dh.const_data_ptr<T>(),
+                             dup.mutable_data_ptr<W>(), ddown.mutable_data_ptr<W>());
+    }
+  });
+  return {dx, dgates, dup, ddown};
+}
+
+}  // namespace plait
+
+TORCH_LIBRARY_FRAGMENT(plait, m) {
+  m.def("experts_forward(Tensor x, Tensor ids, Tensor gates, Tensor up, Tensor down, bool swiglu, "
+        "ScalarType out, bool keep) -> (Tensor, Tensor)");
+  m.def("experts_backward(Tensor dy, Tensor x, Tensor ids, Tensor gates, Tensor h, Tensor up, "
+        "Tensor down, bool swiglu, ScalarType out, bool needs_weights) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(plait, CPU, m) {
+  m.impl("experts_forward", &plait::experts_forward);
+  m.impl("experts_backward", &plait::experts_backward);
+}
