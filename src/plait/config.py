@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import types
 import typing
 import warnings
@@ -21,6 +22,9 @@ import yaml
 from plait.sharing import Plans, Sharing
 
 C = TypeVar("C")
+
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+"""1e-5, which YAML 1.1 takes for text because it has no point"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,25 +203,43 @@ class ModelConfig:
 
 
 def _check_sizes(config: ModelConfig) -> None:
-    heads, kv_heads, head_width = config.heads
-    experts = config.experts
+    attention, experts, router = config.attention, config.experts, config.router
     counts = (experts.count,) if isinstance(experts.count, int) else experts.count
-    positive = {
+    at_least_one = {
         "vocab_size": config.vocab_size,
         "depth": config.depth,
         "width": config.width,
         "context": config.context,
-        "attention.heads": heads,
-        "attention.kv_heads": kv_heads,
-        "attention.head_width": head_width,
+        "attention.heads": attention.heads,
+        "attention.kv_heads": attention.kv_heads,
+        "attention.head_width": attention.head_width,
         "experts.width": experts.width,
         "experts.top_k": experts.top_k,
         "experts.count": min(counts, default=0),
+        "experts.dense_width": experts.dense_width,
+        "router.inner_width": router.inner_width,
     }
-    for name, value in positive.items():
-        if value < 1:
+    for name, value in at_least_one.items():
+        if value is not None and value < 1:
             raise ValueError(f"{name} is {value}: it must be 1 or more")
-    if config.attention.head_width is None and config.width % heads:
+    at_least_zero = {
+        "attention.lora_rank": attention.lora_rank,
+        "experts.shared_width": experts.shared_width,
+        "balance.switch": config.balance.switch,
+        "balance.z": config.balance.z,
+        "balance.bias_rate": config.balance.bias_rate,
+        "norm_eps": config.norm_eps,
+        "init_std": config.init_std,
+    }
+    for name, amount in at_least_zero.items():
+        if not amount >= 0:
+            raise ValueError(f"{name} is {amount}: it must be 0 or more")
+    if attention.clip_qkv is not None and not attention.clip_qkv > 0:
+        raise ValueError(
+            f"attention.clip_qkv is {attention.clip_qkv}: it must be above 0, or unset"
+        )
+    heads, kv_heads, head_width = config.heads
+    if attention.head_width is None and config.width % heads:
         raise ValueError(
             f"width {config.width} is not divisible by {heads} heads: change one of them, or set "
             "attention.head_width"
@@ -256,6 +278,12 @@ def _check_sharing(config: ModelConfig) -> None:
         for bank, count in enumerate(experts.count):
             if config.experts_in_bank(bank) != count:
                 raise ValueError(f"experts.count: bank {bank} is dense, write 1 in its place")
+    for depth in range(config.depth):
+        if experts.shared_width and depth >= experts.dense_first and config.experts_at(depth) == 1:
+            raise ValueError(
+                f"experts.shared_width: depth {depth} is dense and has no shared expert beside it; "
+                "set shared_width to 0, or give that depth more experts"
+            )
     for depth in config.routed_depths:
         if config.experts_at(depth) < experts.top_k:
             raise ValueError(
@@ -273,10 +301,10 @@ def _check_sharing(config: ModelConfig) -> None:
                     f"sharing.{kind}: bank {bank} serves depths with different expert counts "
                     f"{counts} (depth: experts); give those depths banks of their own"
                 )
-            if counts and min(plan.uses(bank)) < experts.dense_first and plan.count < plan.depth:
+            if counts and plan.uses(bank)[0] not in counts:
                 raise ValueError(
-                    f"sharing.{kind}: bank {bank} serves dense and routed depths; start its "
-                    f"sharing after the first {experts.dense_first} depths"
+                    f"sharing.{kind}: bank {bank} begins at depth {plan.uses(bank)[0]}, which is "
+                    f"dense, and serves depth {min(counts)}, which is routed: begin it there"
                 )
     for bank in range(plans.decision.count):
         routers = {plans.router.banks[depth] for depth in plans.decision.uses(bank)}
@@ -320,25 +348,41 @@ def _check_collaboration(config: ModelConfig) -> None:
                 "or leave its plan at 'own'"
             )
         return
-    if c.temperature <= 0:
+    if not config.routed_depths:
+        raise ValueError("collaboration needs more than one expert: set experts.count, or unset it")
+    if not c.strength and not c.routing_strength:
+        raise ValueError("collaboration has no effect: set its strength or its routing_strength")
+    if not c.temperature > 0:
         raise ValueError(f"collaboration.temperature is {c.temperature}: it must be positive")
     if c.signed and c.row_normalise:
         raise ValueError(
             "collaboration.signed: signed rows have no sum to divide by; set row_normalise False"
         )
     if c.control == "gate-scale":
-        if c.routing_strength or c.messages == "hidden" or c.self_loop or c.signed:
+        neutral = CollaborationConfig(
+            strength=c.strength, routing_strength=0.0, control="gate-scale"
+        )
+        if c != neutral or config.plans.collaboration.count < config.depth:
             raise ValueError(
                 "collaboration.control gate-scale has no topology: set routing_strength to 0 and "
-                "leave messages, self_loop and signed at their defaults"
+                "leave every other option but strength, and sharing.collaboration, at its default"
             )
         return
-    if c.strength and c.row_normalise and not c.self_loop and config.experts.top_k < 3:
+    deciding = {config.plans.collaboration.banks[depth] for depth in config.deciding_depths}
+    serving = {config.plans.collaboration.banks[depth] for depth in config.routed_depths}
+    if not c.strength and serving != deciding:
+        raise ValueError(
+            "collaboration without messages acts only where a decision is made, so some topologies "
+            f"would be ignored: set sharing.collaboration to {config.sharing.decision!r} as well"
+        )
+    least = 2 if c.self_loop else 3
+    if c.strength and c.row_normalise and config.experts.top_k < least:
+        remedy = "" if c.self_loop else " or self_loop True"
         warnings.warn(
             f"collaboration with row-normalised messages and top_k={config.experts.top_k}: the "
-            "renormalised topology over fewer than 3 chosen experts is constant, so S gets no "
-            "gradient from messages and cannot be learned by them; use top_k ≥ 3, row_normalise "
-            "False or self_loop True",
+            f"renormalised topology over fewer than {least} chosen experts is constant, so S gets "
+            "no gradient from messages and cannot be learned by them; use top_k ≥ 3, row_normalise "
+            f"False{remedy}",
             stacklevel=4,
         )
 
@@ -415,6 +459,8 @@ def _value(hint: Any, data: Any, where: str) -> Any:
     if origin is dict and isinstance(data, dict):
         return {key: _value(arguments[1], value, _join(where, key)) for key, value in data.items()}
     if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+        return float(data)
+    if hint is float and isinstance(data, str) and _EXPONENT.fullmatch(data):
         return float(data)
     if hint is Path and isinstance(data, str):
         return Path(data)

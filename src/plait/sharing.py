@@ -25,7 +25,7 @@ import re
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 
-_SHORTHAND = re.compile(r"(blocks|groups)\((\d+)(?:,skip=(\d+))?\)$")
+_SHORTHAND = re.compile(r"(blocks|groups)\((\d{1,6})(?:,skip=(\d{1,6}))?\)$")
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Plan:
         Raises:
             ValueError: in one line, with the place in the text and the depth that it reaches.
         """
+        if depth < 1:
+            raise ValueError(f"plan {text!r}: the model has depth {depth}, it must be 1 or more")
         compact = re.sub(r"\s+", "", text)
         if compact == "own":
             return cls(tuple(range(depth)))
@@ -203,10 +205,10 @@ class _Reader:
     def _number(self) -> int:
         if not self._peek().isdecimal():
             raise self._error("expected a number")
+        if len(self._peek()) > 6:
+            raise self._error("no model is that deep")
         if int(self._peek()) == 0:
             raise self._error("a number here must be 1 or more")
-        if int(self._peek()) > 100_000:
-            raise self._error("no model is that deep")
         self.at += 1
         return int(self.tokens[self.at - 1][0])
 

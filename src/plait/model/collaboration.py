@@ -73,5 +73,6 @@ def reweight(routing: Routing, s_EE: Tensor | None, config: CollaborationConfig)
     if config.control == "gate-scale" or s_EE is None:
         return replace(routing, weights_TK=routing.weights_TK * (1 + config.strength))
     chosen_TKK = messages(s_EE, routing.expert_ids_TK, config)
-    received_TK = torch.einsum("tij,ti->tj", chosen_TKK, routing.weights_TK)
+    # a sum and no product of matrices, which autocast would round to bf16
+    received_TK = (chosen_TKK * routing.weights_TK[:, :, None]).sum(1)
     return replace(routing, weights_TK=routing.weights_TK + config.strength * received_TK)

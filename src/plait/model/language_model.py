@@ -149,7 +149,7 @@ class LanguageModel(nn.Module):
         Args:
             tokens_BS: token ids.
             targets_BS: next tokens; −100 is ignored. With them the loss comes back, not the logits.
-            positions_BS: place of each token in its sequence; None: counted on from the cache.
+            positions_BS: place of each token in its sequence; None: counted, padding left out.
             mask_BS: True at real tokens, over the cached ones too; None: all are real.
             cache: keys and values of earlier tokens, extended in place.
             routings: return each depth's routing.
@@ -251,7 +251,9 @@ class LanguageModel(nn.Module):
     ) -> tuple[Positions, Tensor]:
         length = tokens_BS.shape[1]
         past = cache.get_seq_length() if cache is not None else 0
-        if positions_BS is None:
+        if positions_BS is None and mask_BS is not None:
+            positions_BS = (mask_BS.long().cumsum(-1) - 1).clamp_min(0)[:, past:]
+        elif positions_BS is None:
             positions_BS = torch.arange(past, past + length, device=tokens_BS.device)[None]
         a, config = self.config.attention, self.config
         if a.position == "learned" and past + length > config.context:

@@ -20,7 +20,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` over its last dimension."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        weight = self.weight.float()
+        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -39,7 +40,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` over its last dimension."""
-        y = F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
+        weight, bias = self.weight.float(), self.bias.float()
+        y = F.layer_norm(x.float(), weight.shape, weight, bias, self.eps)
         return y.to(x.dtype)
 
 

@@ -52,7 +52,8 @@ def initialise(model: nn.Module, seed: int, init: str, std: float, depth: int) -
     """Set every parameter and every random buffer of `model`.
 
     Args:
-        model: the model; a module with a method `reset_own(name, generator)` sets what is special.
+        model: the model; a module's `begins_at` says by name what begins otherwise: at a constant,
+            or "normal" with deviation 1.
         seed: with the parameter's name it keys the parameter's own random stream.
         init: "normal", or "xavier-depth" with gain 1/√(3·depth) (arXiv 2606.16825).
         std: standard deviation of the normal distribution; embeddings use it in both modes.

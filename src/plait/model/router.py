@@ -145,9 +145,15 @@ DEFAULT_MEMORY = 128
 
 
 class RouterMemory(nn.GRUCell):
-    """The GRU over depth that all recurrent routers of a model have in common."""
+    """The GRU over depth that all recurrent routers of a model have in common, in fp32."""
 
     role: Role = "router"
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Step the memory (T, inner); it begins at zero."""
+        memory = torch.zeros_like(input) if hx is None else hx
+        gates = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return torch.gru_cell(input, memory, *(gate.float() for gate in gates))
 
 
 KINDS: dict[
