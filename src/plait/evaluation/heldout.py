@@ -1,0 +1,100 @@
+"""Held-out loss by domain, on the same tokens whatever the run and the batch size."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from plait.data.batches import evaluation_batches
+from plait.data.corpus import Corpus
+from plait.evaluation.routing_meter import RoutingMeter
+from plait.model import LanguageModel
+
+
+@dataclass(frozen=True)
+class Score:
+    """Summed loss of a text, and its three readings."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
+
+    def to_dict(self) -> dict[str, float]:
+        """Give loss (nats per token), perplexity, bits per byte, and what was counted."""
+        loss = self.nats / self.tokens
+        return {
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "bits_per_byte": self.nats / math.log(2) / self.bytes,
+            "tokens": self.tokens,
+            "bytes": self.bytes,
+        }
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The scores of one split, and what routing did on it."""
+
+    split: str
+    scores: dict[str, Score]
+    meter: RoutingMeter
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """Give each domain's readings, and those of all their tokens together as ``all``."""
+        domains = {name: score.to_dict() for name, score in self.scores.items()}
+        return {**domains, "all": sum(self.scores.values(), Score(0.0, 0, 0)).to_dict()}
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel,
+    corpus: Corpus,
+    split: Literal["train", "validation", "test"] = "test",
+    *,
+    sequence_length: int,
+    tokens_per_domain: int,
+    batch_size: int = 16,
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> HeldOut:
+    """Score the first ``tokens_per_domain`` tokens of each domain of a split.
+
+    Args:
+        model: in any mode; it is evaluated in eval mode and left as it was.
+        corpus: the text.
+        split: which part of it.
+        sequence_length: tokens that are predicted in one pass, each from those before it in there.
+        tokens_per_domain: targets; fewer where the domain is smaller.
+        batch_size: sequences at once; it does not change which tokens are scored.
+        precision: of the computation.
+
+    """
+    device = next(model.parameters()).device
+    scores: dict[str, Score] = {}
+    meter = RoutingMeter(model.config, device)
+    batches = evaluation_batches(corpus, split, sequence_length, batch_size, tokens_per_domain)
+    with _in_eval_mode(model):
+        for domain, tokens_BS, targets_BS, target_bytes in batches:
+            keep_T = (targets_BS != -100).flatten()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                out = model(tokens_BS.to(device), targets_BS.to(device), routings=True)
+            count = int(keep_T.sum())
+            meter.add(out.routings, None if count == len(keep_T) else keep_T.to(device))
+            score = Score(float(out.loss) * count, count, int(target_bytes))
+            scores[domain] = scores.get(domain, Score(0.0, 0, 0)) + score
+    return HeldOut(split, scores, meter)
+
+
+@contextmanager
+def _in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

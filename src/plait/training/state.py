@@ -1,0 +1,156 @@
+"""All that a run is at one moment, and its way into a checkpoint and back."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plait.data.batches import Batches
+from plait.data.corpus import Corpus
+from plait.model import LanguageModel
+from plait.optim.groups import build_optimizers
+from plait.training.checkpoint import (
+    WEIGHTS,
+    load_state,
+    read_progress,
+    read_weights,
+    state_shapes,
+)
+from plait.training.config import TrainConfig
+from plait.training.distributed import World, shard, whole
+from plait.training.run import find_weights, load_weights
+
+
+@dataclass
+class Counters:
+    """How far a run is."""
+
+    step: int = 0
+    """optimizer steps, skipped ones included"""
+    tokens: int = 0
+    skipped_steps: int = 0
+    """steps whose loss or gradient was not finite"""
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+    """since the run began, interruptions left out"""
+    training_seconds: float = 0.0
+    """of these, in optimizer steps"""
+
+
+class TrainState:
+    """Model, optimizers, place in the data, random generators and counters of one run."""
+
+    def __init__(self, config: TrainConfig, corpus: Corpus, world: World) -> None:
+        self.config, self.corpus, self.world = config, corpus, world
+        self.counters = Counters()
+        self.model = LanguageModel(config.model, config.seed).to(world.device)
+        self.model.checkpointing = config.activation_checkpointing
+        if config.initial_weights is not None:
+            source = find_weights(Path(config.initial_weights))
+            load_weights(self.model, read_weights(source), source)
+        shard(self.model, world)
+        self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
+        self._optimizer_of = {
+            parameter: optimizer
+            for optimizer in self.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        self.batches = self._batches(None)
+        # Each rank drops out other units of its own tokens.
+        torch.manual_seed(config.seed + world.rank)
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences that go through the model at once, on this process."""
+        return self.config.data.micro_batch or self.config.data.batch // self.world.size
+
+    @property
+    def accumulation(self) -> int:
+        """Forwards per optimizer step, on each process."""
+        batch, at_once = self.config.data.batch, self.micro_batch * self.world.size
+        if at_once == 0 or batch % at_once:
+            raise ValueError(
+                f"data.batch {batch} is not a multiple of {self.world.size} processes × "
+                f"micro_batch {self.micro_batch}: change one of them"
+            )
+        return batch // at_once
+
+    def _batches(self, state: dict[str, Any] | None) -> Batches:
+        data = self.config.data
+        return Batches(
+            self.corpus,
+            "train",
+            data.sequence_length,
+            self.micro_batch,
+            self.config.seed,
+            rank=self.world.rank,
+            world=self.world.size,
+            state=state,
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """Gather the whole weights on the CPU, one name per stored tensor."""
+        return {name: whole(t).cpu() for name, t in self.model.state_dict().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the weights that is a tensor or a shard of one."""
+        tensors = dict(self._optimizer_state())
+        tensors[f"random.cpu.{self.world.rank}"] = torch.get_rng_state()
+        if self.world.device.type == "cuda":
+            tensors[f"random.cuda.{self.world.rank}"] = torch.cuda.get_rng_state()
+        return tensors
+
+    def progress(self) -> dict[str, Any]:
+        """Everything that is a number or a word."""
+        return {**asdict(self.counters), "loader": self.batches.state()}
+
+    def restore(self, path: Path) -> None:
+        """Become what was saved, bit for bit.
+
+        Raises:
+            ValueError: the corpus is another one than the run began with.
+
+        """
+        progress = read_progress(path)
+        self.batches = self._batches(progress.pop("loader"))
+        self.counters = Counters(**progress)
+        load_weights(self.model, read_weights(path / WEIGHTS), path)
+
+        shapes = state_shapes(path)
+        tensors: dict[str, Tensor] = {}
+        parameters = dict(self.model.named_parameters())
+        for full, (size, dtype) in shapes.items():
+            kind, _, rest = full.partition(".")
+            if kind == "optimizer":
+                name, _, key = rest.rpartition(".")
+                parameter = parameters[name]
+                if size == parameter.shape:
+                    tensors[full] = torch.zeros_like(parameter, dtype=dtype)
+                else:
+                    tensors[full] = torch.zeros(size, dtype=dtype, device=parameter.device)
+                self._optimizer_of[parameter].state[parameter][key] = tensors[full]
+        for name in self._random_states():
+            if name in shapes:
+                tensors[name] = torch.empty(shapes[name][0], dtype=torch.uint8)
+        load_state(path, tensors, self.world)
+        for name, set_state in self._random_states().items():
+            if name in tensors:
+                set_state(tensors[name])
+
+    def _random_states(self) -> dict[str, Any]:
+        rank = self.world.rank
+        setters: dict[str, Any] = {f"random.cpu.{rank}": torch.set_rng_state}
+        if self.world.device.type == "cuda":
+            setters[f"random.cuda.{rank}"] = torch.cuda.set_rng_state
+        return setters
+
+    def _optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        for parameter, optimizer in self._optimizer_of.items():
+            name = names[parameter]
+            for key, value in optimizer.state.get(parameter, {}).items():
+                yield f"optimizer.{name}.{key}", value

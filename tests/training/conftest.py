@@ -1,0 +1,77 @@
+import multiprocessing
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plait.config import (
+    AttentionConfig,
+    BalanceConfig,
+    CollaborationConfig,
+    ExpertConfig,
+    ModelConfig,
+    RouterConfig,
+)
+from plait.data.corpora import tiny
+from plait.sharing import Sharing
+from plait.training import TrainConfig
+from plait.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("corpora") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def config(corpus):
+    """A run of 24 steps that has everything which must survive an interruption."""
+    model = ModelConfig(
+        vocab_size=corpus.vocab_size,
+        depth=2,
+        width=32,
+        context=32,
+        attention=AttentionConfig(heads=2),
+        experts=ExpertConfig(count=4, width=16, top_k=3),
+        router=RouterConfig(bias=True),
+        collaboration=CollaborationConfig(),
+        balance=BalanceConfig(z=1e-3, bias_rate=1e-3),
+        sharing=Sharing(experts="all"),
+        dropout=0.1,
+    )
+    return TrainConfig(
+        model=model,
+        data=DataConfig(corpus=str(corpus.path), sequence_length=32, batch=8, micro_batch=4),
+        tokens=24 * 8 * 32,
+        optimizer=OptimizerConfig(name="muon", learning_rate=0.02, tied_divisor="sqrt"),
+        schedule=ScheduleConfig(warmup=512, floor=0.1),
+        evaluation=EvaluationConfig(every=6, tokens=300, final_tokens=500, batch=4),
+        checkpoint=CheckpointConfig(every=2, keep=2),
+    )
+
+
+@pytest.fixture
+def longer(config):
+    return replace(config, tokens=4 * config.tokens)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Real processes that start fast: forked from a server which has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["plait.training.loop"])
+    return context
