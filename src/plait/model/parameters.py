@@ -7,6 +7,7 @@ the parameter's name, so that what two variants have in common begins equal for 
 
 import hashlib
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -48,7 +49,14 @@ def linear(inputs: int, outputs: int, role: Role, bias: bool = False) -> nn.Line
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int, init: str, std: float, depth: int) -> None:
+def initialise(
+    model: nn.Module,
+    seed: int,
+    init: str,
+    std: float,
+    depth: int,
+    only: Container[torch.Tensor] | None = None,
+) -> None:
     """Set every parameter and every random buffer of `model`.
 
     Args:
@@ -58,6 +66,7 @@ def initialise(model: nn.Module, seed: int, init: str, std: float, depth: int) -
         init: "normal", or "xavier-depth" with gain 1/√(3·depth) (arXiv 2606.16825).
         std: standard deviation of the normal distribution; embeddings use it in both modes.
         depth: depth of the model.
+        only: the tensors to set; None: all of them.
     """
     for prefix, module in model.named_modules():
         special = getattr(module, "begins_at", {})
@@ -65,6 +74,8 @@ def initialise(model: nn.Module, seed: int, init: str, std: float, depth: int) -
             *module.named_parameters(recurse=False),
             *module.named_buffers(recurse=False),
         ):
+            if only is not None and tensor not in only:
+                continue
             path = f"{prefix}.{name}".encode()
             key = int.from_bytes(hashlib.sha256(b"%d:%s" % (seed, path)).digest()[:8], "big")
             generator = torch.Generator().manual_seed(key >> 1)

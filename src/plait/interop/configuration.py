@@ -1,0 +1,98 @@
+"""The configuration of a Plait model as Hugging Face's `config.json` holds it."""
+
+import dataclasses
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from plait.config import ModelConfig, from_dict, to_dict
+
+
+class PlaitConfig(PreTrainedConfig):
+    """`plait.config.ModelConfig` under the same names, as a transformers configuration.
+
+    The nested options (`attention`, `experts`, `router`, `collaboration`, `balance`, `sharing`) are
+    plain dictionaries; absent ones take Plait's defaults. Unknown ones raise a ValueError.
+    """
+
+    model_type = "plait"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    attribute_map = {  # noqa: RUF012
+        "hidden_size": "width",
+        "num_hidden_layers": "depth",
+        "max_position_embeddings": "context",
+        "initializer_range": "init_std",
+        "tie_word_embeddings": "tied_head",
+    }
+
+    vocab_size: int = 32_000
+    depth: int = 12
+    width: int = 768
+    context: int = 512
+    attention: dict[str, Any] | None = None
+    experts: dict[str, Any] | None = None
+    router: dict[str, Any] | None = None
+    collaboration: dict[str, Any] | None = None
+    balance: dict[str, Any] | None = None
+    sharing: dict[str, Any] | None = None
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    tied_head: bool = True
+    dropout: float = 0.0
+    init: str = "normal"
+    init_std: float = 0.02
+    use_cache: bool = True
+    output_router_logits: bool = False
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        heads = {"num_attention_heads": "heads", "num_key_value_heads": "kv_heads"}
+        given = {ours: kwargs.pop(name) for name, ours in heads.items() if name in kwargs}
+        self.attention = {**(self.attention or {}), **given}
+        for name, value in to_dict(self.structure()).items():
+            setattr(self, name, value)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def of(cls, config: ModelConfig, **options: Any) -> "PlaitConfig":
+        """Return the configuration of a model, with further transformers options."""
+        return cls(**to_dict(config), **options)
+
+    def structure(self) -> ModelConfig:
+        """Return the configuration as the model itself takes it.
+
+        Raises:
+            ValueError: an option is unknown or impossible; it is named.
+        """
+        names = (f.name for f in dataclasses.fields(ModelConfig) if f.init)
+        options = {name: getattr(self, name) for name in names}
+        return from_dict(ModelConfig, {k: v for k, v in options.items() if v is not None})
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads."""
+        assert self.attention is not None
+        return int(self.attention["heads"])
+
+    @num_attention_heads.setter
+    def num_attention_heads(self, heads: int) -> None:
+        assert self.attention is not None
+        self.attention["heads"] = heads
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Key and value heads."""
+        return self.structure().heads[1]
+
+    @property
+    def head_dim(self) -> int:
+        """Features of a head."""
+        return self.structure().heads[2]
+
+    @property
+    def router_aux_loss_coef(self) -> float:
+        """Coefficient of the auxiliary loss as transformers scales it: K when balanced, not 1."""
+        assert self.balance is not None and self.experts is not None
+        return float(self.balance["switch"] / self.experts["top_k"])
