@@ -1,0 +1,80 @@
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from plait.data import Corpus, Tokenizer, inspect
+
+
+@pytest.fixture
+def copy(tiny, tmp_path):
+    return shutil.copytree(tiny.path, tmp_path / "copy")
+
+
+def refusal(path, action=Corpus.open):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        action(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_truncated_shard_is_refused_at_open(copy):
+    shard = copy / "train-code.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    assert "train-code.bin" in (message := refusal(copy))
+    assert "build the corpus again" in message
+    shard.unlink()
+    assert "train-code.bin: 0 bytes" in refusal(copy)
+
+
+def test_a_flipped_bit_is_found_by_inspect(copy):
+    shard = copy / "test-prose.bin"
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    Corpus.open(copy)
+    assert "test-prose.bin: its bytes differ" in refusal(copy, inspect)
+
+
+def test_another_tokenizer_is_refused(copy):
+    size = (copy / "tokenizer.json").stat().st_size
+    Tokenizer.train(["something else"], 300).save(copy / "tokenizer.json")
+    assert "tokenizer.json" in refusal(copy)
+    with (copy / "tokenizer.json").open("a") as file:  # of the very same size
+        file.write(" " * (size - file.tell()))
+    corpus = Corpus.open(copy)
+    assert "not the tokenizer" in refusal(copy, lambda path: corpus.tokenizer)
+
+
+def test_a_folder_without_a_whole_manifest_is_no_corpus(copy, tmp_path):
+    assert "plait data build" in refusal(tmp_path / "nothing")
+    manifest = copy / "manifest.json"
+    whole = json.loads(manifest.read_text())
+    manifest.write_text(manifest.read_text()[:500])
+    assert "damaged" in refusal(copy)
+    manifest.write_text(json.dumps(whole | {"format": 99}))
+    assert "format 99" in refusal(copy)
+
+
+def test_the_manifest_counts_what_is_there(tiny):
+    for split, domains in tiny.manifest["splits"].items():
+        for domain, shard in domains.items():
+            tokens = np.asarray(tiny.tokens(split, domain))
+            assert len(tokens) == shard["tokens"]
+            assert (tokens == tiny.tokenizer.end_of_text).sum() == shard["documents"]
+            assert len(tiny.tokenizer.decode(tokens.tolist()).encode()) == shard["bytes"]
+    with pytest.raises(ValueError, match="no split 'dev'"):
+        tiny.tokens("dev", "code")
+    with pytest.raises(ValueError, match="no domain 'law'"):
+        tiny.tokens("train", "law")
+
+
+def test_inspect_prints_every_domain_split_and_licence(tiny):
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(inspect(tiny.path))
+    printed = console.export_text()
+    for text in ("train", "validation", "test", "code", "prose", "PSF-2.0", tiny.fingerprint):
+        assert text in printed

@@ -1,0 +1,63 @@
+import pytest
+
+from plait.data import Specification, corpora
+from plait.data.sources import Files
+
+YAML = """
+vocab_size: 4096
+weights: {code: 75, notes: 25}
+sources:
+  - kind: standard-library
+    parts: [json, email]
+  - kind: files
+    path: texts/**/*.md
+    domain: notes
+    licence: CC-BY-4.0
+    fields: body
+"""
+
+
+def test_a_yaml_file_is_read_with_paths_relative_to_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text(YAML)
+    spec = corpora.specification(str(tmp_path / "mine.yaml"))
+    assert spec.name == "mine"
+    assert spec.domains == ("code", "notes")
+    assert spec.weights == {"code": 75, "notes": 25}
+    assert spec.sources[0].parts == ("json", "email")
+    assert spec.sources[1] == Files(
+        f"{tmp_path}/texts/**/*.md", domain="notes", licence="CC-BY-4.0", fields=("body",)
+    )
+
+
+@pytest.mark.parametrize("make", corpora.NAMED.values())
+def test_plain_data_and_back(make):
+    assert Specification.from_dict(make().to_dict()) == make()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("vocab_size", "vocabulary_size", "did you mean 'vocab_size'"),
+        ("licence", "license", "did you mean 'licence'"),
+        ("kind: files", "kind: file", "one of standard-library"),
+        ("path: texts/**/*.md", "", "'path' is missing"),
+        ("notes: 25", "note: 25", "weights"),
+        ("domain: notes", "domain: ../notes", "use letters"),
+        ("vocab_size: 4096", "validation: 0.5", "vocab_size .* or tokenizer"),
+        ("vocab_size: 4096", "{vocab_size: 4096", "not YAML"),
+        (YAML, "- 1", "not the specification"),
+        (YAML, "vocab_size: 4096\nsources: 3", "give a list"),
+        (YAML, "vocab_size: 4096\ntest: many\nsources: []", "no sources"),
+    ],
+)
+def test_a_mistake_is_named_in_one_line(tmp_path, old, new, message):
+    (tmp_path / "mine.yaml").write_text(YAML.replace(old, new))
+    with pytest.raises(ValueError, match=message) as caught:
+        Specification.load(tmp_path / "mine.yaml")
+    assert "mine.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="starter or papers"):
+        corpora.specification("staarter")
