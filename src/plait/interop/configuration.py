@@ -1,5 +1,7 @@
 """The configuration of a Plait model as Hugging Face's `config.json` holds it."""
 
+# mypy: allow-untyped-calls
+
 import dataclasses
 from typing import Any
 
@@ -94,5 +96,6 @@ class PlaitConfig(PreTrainedConfig):
     @property
     def router_aux_loss_coef(self) -> float:
         """Coefficient of the auxiliary loss as transformers scales it: K when balanced, not 1."""
-        assert self.balance is not None and self.experts is not None
+        assert self.balance is not None
+        assert self.experts is not None
         return float(self.balance["switch"] / self.experts["top_k"])

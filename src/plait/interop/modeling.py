@@ -4,6 +4,8 @@ There is one module tree and one name for each stored parameter, so that saving,
 Trainer and generation see an ordinary model, whatever its layers share.
 """
 
+# mypy: allow-untyped-calls, allow-untyped-decorators
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -57,7 +59,7 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding of tokens."""
-        return self.model.embedding
+        return cast(nn.Module, self.model.embedding)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the embedding of tokens."""
@@ -66,7 +68,7 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module | None:
         """Return the output head; None where it is the embedding."""
-        return self.model.head
+        return cast(nn.Module | None, self.model.head)
 
     def set_output_embeddings(self, new_embeddings: nn.Module | None) -> None:
         """Replace the output head."""
@@ -78,7 +80,7 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
         """Grow or shrink the vocabulary, as transformers does for every model."""
         embedding = super().resize_token_embeddings(*args, **kwargs)
         self.model.config = self.config.structure()
-        return cast(nn.Embedding, embedding)
+        return embedding
 
     @can_return_tuple
     def forward(
@@ -206,7 +208,7 @@ def _balance(routings: tuple[Routing | None, ...], attention_mask: Tensor | None
             by_experts.setdefault(routing.logits_TE.shape[-1], []).append(routing)
     losses = [
         load_balancing_loss_func(
-            tuple(routing.logits_TE for routing in group),
+            cast(tuple[Tensor], tuple(routing.logits_TE for routing in group)),
             experts,
             group[0].expert_ids_TK.shape[-1],
             attention_mask,
