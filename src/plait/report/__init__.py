@@ -1,0 +1,1 @@
+"""Reports: figures by altair, and one self-contained HTML file that needs no network."""

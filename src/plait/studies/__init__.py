@@ -1,0 +1,1 @@
+"""Studies: grids of runs over variants and seeds, their statistics and their tables."""

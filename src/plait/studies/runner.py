@@ -1,0 +1,245 @@
+"""Running a study: a process per run, several at a time, with a progress bar throughout."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from plait.config import save_yaml
+from plait.studies.results import is_finished
+from plait.studies.study import PlannedRun, Study, planned_runs, write_plan
+
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Outcome:
+    """How the runs of a study ended, by their folders' names."""
+
+    finished: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every run is finished, else 1."""
+        return 1 if self.failed or self.interrupted else 0
+
+
+def worker_command(folder: Path) -> list[str]:
+    """The command that trains one run folder."""
+    return [sys.executable, "-m", "plait.studies.worker", str(folder)]
+
+
+def run(
+    study: Study,
+    root: Path,
+    *,
+    jobs: int = 1,
+    console: Console | None = None,
+    command: Callable[[Path], list[str]] = worker_command,
+) -> Outcome:
+    """Train every run of the study that is not finished yet.
+
+    Args:
+        study: what to run.
+        root: the folder of all studies (`runs`).
+        jobs: processes at a time; the processor's threads are divided among them.
+        console: where progress is drawn.
+        command: from a run folder to the command that trains it.
+
+    A failed run is reported in one line and the others go on. The first SIGINT or SIGTERM lets the
+    running processes save their checkpoints, a second one kills them; run again to resume.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}: at least one run at a time")
+    console = console or Console()
+    write_plan(study, root)
+    outcome = Outcome()
+    waiting = []
+    for planned in planned_runs(study, root):
+        if is_finished(planned.folder):
+            outcome.skipped.append(planned.folder.name)
+        else:
+            waiting.append(planned)
+    if outcome.skipped:
+        console.print(f"{len(outcome.skipped)} runs were finished before, {len(waiting)} to do")
+    active: list[_Active] = []
+    with _Stop() as stop, _bars(console) as bars:
+        overall = bars.add_task(f"study {escape(study.name)}", total=_tokens(waiting), status="")
+        gone = 0  # tokens of the runs that have ended, whether well or not
+        while active or (waiting and not stop.asked):
+            while waiting and len(active) < jobs and not stop.asked:
+                active.append(_Active(waiting.pop(0), jobs, command, bars))
+            if stop.take_request():
+                console.print("stopping: the runs save their checkpoints (again to kill them)")
+                for run_ in active:
+                    run_.interrupt(kill=stop.asked > 1)
+            time.sleep(POLL_SECONDS)
+            for run_ in list(active):
+                run_.follow(bars)
+                if run_.process.poll() is None:
+                    continue
+                active.remove(run_)
+                gone += run_.planned.config.tokens
+                _report_end(run_, stop, outcome, bars)
+            bars.update(overall, completed=gone + sum(run_.tokens for run_ in active))
+    outcome.interrupted = bool(stop.asked)
+    if outcome.interrupted:
+        console.print(f"interrupted: `plait study run {escape(study.name)}` goes on from here")
+    return outcome
+
+
+class _Active:
+    """A run under way: its process, and its metrics as far as they have been read."""
+
+    def __init__(
+        self,
+        planned: PlannedRun,
+        jobs: int,
+        command: Callable[[Path], list[str]],
+        bars: Progress,
+    ) -> None:
+        self.planned = planned
+        self.tokens = 0
+        self._read = 0
+        folder = planned.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        save_yaml(planned.config, folder / "config.yaml")
+        threads = str(max(1, _threads() // jobs))
+        with (folder / "log.txt").open("ab") as log:
+            self._log_start = log.tell()
+            self.process = subprocess.Popen(
+                command(folder),
+                stdin=subprocess.PIPE,  # closes when we die: the worker's sign to stop
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                start_new_session=True,  # the terminal's Ctrl-C reaches it through us, once
+            )
+        self.bar: TaskID = bars.add_task(
+            f"  {escape(planned.name)}", total=planned.config.tokens, status="starting"
+        )
+
+    def interrupt(self, kill: bool) -> None:
+        """Ask the process to save and stop, or end it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+
+    def follow(self, bars: Progress) -> None:
+        """Read the metrics written since the last look, and move the bar."""
+        for row in self._new_rows():
+            self.tokens = int(row.get("tokens", self.tokens))
+            if "tokens_per_second" in row:
+                loss = "not finite" if row["loss"] is None else f"{row['loss']:.3f} nats"
+                status = f"loss {loss}  {row['tokens_per_second']:,.0f} tok/s"
+                bars.update(self.bar, completed=self.tokens, status=status)
+
+    def last_words(self) -> str:
+        """The last line that the process printed: of a failure, its reason."""
+        text = (self.planned.folder / "log.txt").read_bytes()[self._log_start :]
+        lines = text.decode("utf-8", errors="replace").split("\n")
+        spoken = [line.strip() for line in lines if line.strip()]
+        return spoken[-1] if spoken else f"no message, exit status {self.process.returncode}"
+
+    def _new_rows(self) -> Iterator[dict[str, Any]]:
+        path = self.planned.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < self._read:
+                self._read = 0  # resuming, the run cut the file back to its checkpoint
+            file.seek(self._read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._read += len(line)
+                with contextlib.suppress(json.JSONDecodeError):
+                    yield json.loads(line)
+
+
+class _Stop:
+    """Counts SIGINT and SIGTERM while the study runs, and puts the old handlers back."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._handled = 0
+
+    def take_request(self) -> bool:
+        """Whether a signal came since the last call."""
+        new = self.asked > self._handled
+        self._handled = self.asked
+        return new
+
+    def __enter__(self) -> "_Stop":
+        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, *_: object) -> None:
+        self.asked += 1
+
+
+def _report_end(run_: _Active, stop: _Stop, outcome: Outcome, bars: Progress) -> None:
+    folder, name = run_.planned.folder, escape(run_.planned.name)
+    assert run_.process.stdin is not None
+    run_.process.stdin.close()
+    bars.remove_task(run_.bar)
+    if is_finished(folder):
+        outcome.finished.append(folder.name)
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        loss = result["evaluation"]["domains"]["all"]["loss"]
+        bars.print(f"{name}: held-out loss {loss:.4f} nats/token, {result['seconds']:.0f} s")
+    elif stop.asked:
+        bars.print(f"{name}: stopped at {run_.tokens:,} tokens")
+    else:
+        outcome.failed.append(folder.name)
+        reason = escape(f"{run_.last_words()} (log: {folder / 'log.txt'})")
+        bars.print(f"[red]{name} failed:[/] {reason}")
+
+
+def _bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _tokens(runs: list[PlannedRun]) -> int:
+    return sum(planned.config.tokens for planned in runs)
+
+
+def _threads() -> int:
+    """Threads that this process may use: OMP_NUM_THREADS where set, else its processors."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen.isdigit() and int(chosen):
+        return int(chosen)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

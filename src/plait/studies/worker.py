@@ -1,0 +1,34 @@
+"""One run of a study in a process of its own: `python -m plait.studies.worker RUN-FOLDER`.
+
+The parent writes `config.yaml` and holds the other end of standard input: when that closes, the
+parent is gone, and the run saves its checkpoint and stops rather than train on unseen.
+"""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from plait.config import load_yaml
+from plait.training import CheckpointError, Interrupted, TrainConfig, train
+
+
+def main(folder: Path) -> int:
+    """Train what `config.yaml` says; 0 when finished, 1 with the reason on stderr."""
+    threading.Thread(target=_stop_when_parent_is_gone, daemon=True).start()
+    try:
+        train(load_yaml(TrainConfig, folder / "config.yaml"), folder)
+    except (ValueError, OSError, CheckpointError, Interrupted) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _stop_when_parent_is_gone() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,162 @@
+"""Study folders as the trainer leaves them, with made-up numbers, for tests of table and report."""
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plait.config import CollaborationConfig, ExpertConfig, ModelConfig, save_yaml
+from plait.sharing import Sharing
+from plait.training.config import ScheduleConfig, TrainConfig
+
+DEPTH, EXPERTS = 4, 8
+DOMAINS = {"code": 0.35, "encyclopaedia": -0.3}
+BYTES_PER_TOKEN = 3.3
+
+
+def write_study(
+    root: Path,
+    offsets: Mapping[str, Sequence[float]],
+    *,
+    name: str = "made-up",
+    description: str = "Made-up numbers.",
+    domains: Mapping[str, float] = DOMAINS,
+    collaborating: Sequence[str] = (),
+    missing: Sequence[str] = (),
+) -> Path:
+    """Write a study whose variants end at 4 + offset nats per token, one offset per seed.
+
+    The first variant is the baseline; runs named in `missing` ("variant-s0") have no result.
+    """
+    folder = root / name
+    folder.mkdir(parents=True)
+    runs = []
+    for index, (variant, per_seed) in enumerate(offsets.items()):
+        for seed, offset in enumerate(per_seed):
+            run = folder / f"run{index}-s{seed}"
+            collaboration = variant in collaborating
+            _write_run(run, seed, 4 + offset, domains, index, collaboration)
+            if f"{variant}-s{seed}" in missing:
+                (run / "result.json").unlink()
+            runs.append({"variant": variant, "seed": seed, "folder": run.name})
+    plan = {
+        "name": name,
+        "description": description,
+        "baseline": next(iter(offsets)),
+        "margin": 0.01,
+        "runs": runs,
+    }
+    (folder / "study.json").write_text(json.dumps(plan))
+    corpus = {
+        "sources": [
+            {
+                "source": f"where {domain} comes from",
+                "domain": domain,
+                "licence": "PSF-2.0",
+                "documents": 1632,
+                "bytes": 12_200_000,
+            }
+            for domain in domains
+        ],
+        "splits": {
+            split: {domain: {"tokens": tokens} for domain in domains}
+            for split, tokens in {"train": 3_400_000, "validation": 90_000, "test": 91_000}.items()
+        },
+    }
+    (folder / "corpus.json").write_text(json.dumps(corpus))
+    return folder
+
+
+def made_up_config(
+    seed: int = 0, *, tied: bool = False, collaboration: bool = False
+) -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(
+            vocab_size=512,
+            depth=DEPTH,
+            width=128,
+            experts=ExpertConfig(count=EXPERTS, top_k=3),
+            collaboration=CollaborationConfig() if collaboration else None,
+            sharing=Sharing(experts="groups(2)" if tied else "own"),
+        ),
+        tokens=2_000_000,
+        schedule=ScheduleConfig(warmup=100_000),
+        seed=seed,
+    )
+
+
+def measures(loss: float) -> dict[str, float]:
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "bits_per_byte": loss / math.log(2) / BYTES_PER_TOKEN,
+        "tokens": 65536,
+        "bytes": int(65536 * BYTES_PER_TOKEN),
+    }
+
+
+def _evaluation(loss: float, domains: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        **{domain: measures(loss + shift) for domain, shift in domains.items()},
+        "all": measures(loss),
+    }
+
+
+def _write_run(
+    folder: Path,
+    seed: int,
+    loss: float,
+    domains: Mapping[str, float],
+    index: int,
+    collaboration: bool,
+) -> None:
+    noise = random.Random(1000 * index + seed)
+    folder.mkdir()
+    save_yaml(
+        made_up_config(seed, tied=index == 1, collaboration=collaboration), folder / "config.yaml"
+    )
+    rows = []
+    for step in range(10, 501, 10):
+        tokens = step * 4000
+        now = loss + 5 * math.exp(-step / 90)
+        rows.append(
+            {
+                "step": step,
+                "tokens": tokens,
+                "loss": now + noise.gauss(0, 0.05),
+                "tokens_per_second": 9000 + noise.gauss(0, 200),
+                "learning_rate": 1e-3,
+                "load_max_over_mean": [1.2] * DEPTH,
+            }
+        )
+        if step % 100 == 0:
+            rows.append({"step": step, "tokens": tokens, "evaluation": _evaluation(now, domains)})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loads = []
+    for _ in range(DEPTH):
+        raw = [noise.lognormvariate(0, 0.4) for _ in range(EXPERTS)]
+        loads.append([value / sum(raw) for value in raw])
+    result = {
+        "study": folder.parent.name,
+        "variant": "as in study.json",
+        "seed": seed,
+        "config_hash": "0" * 12,
+        "steps": 500,
+        "tokens": 2_000_000,
+        "evaluation": {"split": "test", "domains": _evaluation(loss, domains)},
+        "parameters": {
+            "total": 3_400_000,
+            "stored": 3_400_000 if index != 1 else 2_100_000,
+            "active": 1_700_000,
+        },
+        "flops_per_token": {"forward": 3.6e6, "training": 1.08e7},
+        "gate_mass": 0.62 * (1.5 if collaboration else 1),
+        "load": [None, *loads[1:]] if index == 3 else loads,
+        "seconds": 214.0,
+        "tokens_per_second": 9345.0,
+        "corpus_fingerprint": "c0ffee123456",
+        "environment": {"python": "3.11.7", "torch": "2.13.0", "processor": "2 cores"},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
