@@ -11,10 +11,11 @@ from plait.config import (
     ExpertConfig,
     ModelConfig,
     RouterConfig,
+    config_hash,
 )
 from plait.data.corpora import tiny
 from plait.sharing import Sharing
-from plait.training import TrainConfig
+from plait.training import TrainConfig, train
 from plait.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -54,6 +55,14 @@ def config(corpus):
         evaluation=EvaluationConfig(every=6, tokens=300, final_tokens=500, batch=4),
         checkpoint=CheckpointConfig(every=2, keep=2),
     )
+
+
+@pytest.fixture(scope="session")
+def undisturbed(config, tmp_path_factory):
+    """The folder of a finished run of ``config`` that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("study") / f"variant-s0-{config_hash(config)}"
+    train(config, folder, device="cpu")
+    return folder
 
 
 @pytest.fixture

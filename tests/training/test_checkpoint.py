@@ -112,9 +112,7 @@ def test_any_damaged_file_of_the_newest_is_found_and_the_one_before_is_used(
 def test_when_all_are_damaged_it_does_not_silently_begin_again(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=5, world=HERE)
     (save(checkpoints, 1) / "progress.json").write_text("{}")
-    with pytest.raises(
-        CheckpointError, match=r"every checkpoint .* is damaged: delete this folder"
-    ):
+    with pytest.raises(CheckpointError, match=r"every checkpoint .* damaged: delete this folder"):
         checkpoints.newest()
 
 

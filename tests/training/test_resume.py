@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from training_process import run
 
-from plait.training import train
 from plait.training.metrics import read_rows
 
 CLOCK = ("tokens_per_second",)
@@ -44,13 +43,6 @@ def assert_same(first, second):
         assert torch.equal(first[3][name], second[3][name]), name
 
 
-@pytest.fixture(scope="module")
-def undisturbed(config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    train(config, folder, device="cpu")
-    return outcome(folder, config.steps)
-
-
 def start(processes, config, folder, **limits):
     process = processes.Process(target=run, args=(config, folder), kwargs=limits)
     process.start()
@@ -78,7 +70,7 @@ def test_killed_at_ten_random_moments_it_ends_as_if_never_killed(
     process = start(processes, config, tmp_path)
     process.join()
     assert process.exitcode == 0
-    assert_same(outcome(tmp_path, config.steps), undisturbed)
+    assert_same(outcome(tmp_path, config.steps), outcome(undisturbed, config.steps))
 
 
 def test_sigterm_saves_and_says_how_to_go_on(longer, processes, tmp_path):

@@ -1,0 +1,148 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from training_process import run
+
+from plait.config import BalanceConfig
+from plait.training import Diverged, Interrupted, load_run, run_folder, train
+from plait.training.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from plait.training.loop import _Run
+from plait.training.metrics import read_rows
+
+
+def losses(folder):
+    return [row["loss"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+
+
+@pytest.fixture
+def plain(config):
+    """Ten steps of AdamW without dropout or balance losses, so that batches add up exactly."""
+    model = replace(config.model, dropout=0.0, balance=BalanceConfig(switch=0.0, bias_rate=1e-3))
+    return replace(
+        config,
+        model=model,
+        tokens=10 * config.tokens_per_step,
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        evaluation=EvaluationConfig(tokens=300, final_tokens=500),
+        checkpoint=CheckpointConfig(every=4),
+    )
+
+
+def test_it_learns_and_says_what_it_saw(config, undisturbed):
+    rows = read_rows(undisturbed / "metrics.jsonl")
+    steps = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "evaluation" in row]
+    assert [row["step"] for row in steps] == list(range(1, 25))
+    assert [row["step"] for row in evaluations] == [6, 12, 18, 24]
+    assert steps[0]["loss"] == pytest.approx(math.log(512), abs=0.2)
+    assert steps[-1]["loss"] < steps[0]["loss"] - 0.25
+    scores = [row["evaluation"]["all"]["loss"] for row in evaluations]
+    assert scores == sorted(scores, reverse=True)
+    assert steps[1]["learning_rate"] == pytest.approx(0.02)  # the warm-up is two steps long
+    for name in ("load_max_over_mean", "dead_experts", "router_entropy", "topology_entropy"):
+        assert len(steps[0][name]) == config.model.depth
+    assert 1 <= steps[0]["load_max_over_mean"][0] <= 4 / 3 + 1e-9  # at the most all K = 3 of E = 4
+    assert steps[0]["router_entropy"][0] == pytest.approx(math.log(4), rel=0.05)
+    result = json.loads((undisturbed / "result.json").read_text())
+    assert result["study"] == undisturbed.parent.name
+    assert result["variant"] == "variant"
+    assert set(result["evaluation"]["domains"]) == {"code", "prose", "all"}
+    assert [sum(shares) for shares in result["load"]] == pytest.approx([1, 1])
+
+
+def test_a_finished_run_returns_its_result_and_takes_no_other_configuration(config, undisturbed):
+    before = (undisturbed / "result.json").stat().st_mtime_ns
+    assert train(config, undisturbed).steps == 24
+    assert (undisturbed / "result.json").stat().st_mtime_ns == before
+    other = replace(config, optimizer=replace(config.optimizer, learning_rate=0.5))
+    assert run_folder(config, undisturbed, "a", "b") != run_folder(other, undisturbed, "a", "b")
+    with pytest.raises(
+        ValueError, match=r"begun with optimizer\.learning_rate = 0\.02, not 0\.5: restore"
+    ):
+        train(other, undisturbed)
+
+
+def test_only_one_process_trains_in_a_folder(config, processes, tmp_path):
+    second = processes.Process(target=run, args=(config, tmp_path))
+
+    def stop():
+        second.start()
+        second.join()
+        return True
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path, device="cpu", stop=stop)
+    assert second.exitcode == 1
+    assert "another process is training in" in (tmp_path / "error.txt").read_text()
+
+
+def test_micro_batches_add_up_to_the_batch(plain, tmp_path):
+    whole = replace(plain, data=replace(plain.data, micro_batch=None))
+    pieces = replace(plain, data=replace(plain.data, micro_batch=2))
+    train(whole, tmp_path / "whole", device="cpu")
+    train(pieces, tmp_path / "pieces", device="cpu")
+    assert losses(tmp_path / "pieces") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_bf16_and_recomputation_stay_close_to_fp32(plain, tmp_path):
+    train(plain, tmp_path / "fp32", device="cpu")
+    reference = losses(tmp_path / "fp32")
+    train(replace(plain, precision="bf16"), tmp_path / "bf16", device="cpu")
+    assert losses(tmp_path / "bf16") == pytest.approx(reference, rel=5e-3)
+    train(replace(plain, activation_checkpointing=True), tmp_path / "again", device="cpu")
+    assert losses(tmp_path / "again") == reference
+
+
+def poison(monkeypatch, poisoned):
+    """Make the gradient of chosen optimizer steps infinite, after a real backward pass."""
+    real = _Run._forward_and_backward
+
+    def backward(self, meter):
+        losses = real(self, meter)
+        if poisoned(self.state.counters.step + 1):
+            self.state.model.embedding.weight.grad[0, 0] = torch.inf
+        return losses
+
+    monkeypatch.setattr(_Run, "_forward_and_backward", backward)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(plain, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda step: step == 4)
+    result = train(plain, tmp_path, device="cpu")
+    rows = read_rows(tmp_path / "metrics.jsonl")
+    assert result.skipped_steps == 1
+    assert [row["skipped_steps"] for row in rows] == [0] * 3 + [1] * 7
+    assert rows[3]["gradient_norm"] is None
+    assert all(row["gradient_norm"] is not None for row in rows if row["step"] != 4)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_past_the_limit_it_stops_and_names_the_last_good_checkpoint(plain, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda step: step > 5)
+    config = replace(plain, skip_limit=3)
+    with pytest.raises(Diverged, match=r"3 steps in a row, up to step 8,.* is .*step-8\. Lower"):
+        train(config, tmp_path, device="cpu")
+    _, model = load_run(tmp_path)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_it_can_start_from_another_runs_weights(config, undisturbed, plain, tmp_path):
+    begun = replace(
+        plain,
+        model=replace(plain.model, sharing=config.model.sharing),
+        initial_weights=str(undisturbed),
+    )
+    train(begun, tmp_path, device="cpu")
+    assert losses(tmp_path)[0] == pytest.approx(losses(undisturbed)[-1], abs=0.3)
+    wider = replace(begun, model=replace(begun.model, width=64))
+    with pytest.raises(ValueError, match=r"has embedding\.weight as \(512, 32\), this model as"):
+        train(wider, tmp_path / "wider", device="cpu")
+
+
+def test_a_vocabulary_that_is_too_small_is_refused(config, tmp_path):
+    small = replace(config, model=replace(config.model, vocab_size=500))
+    with pytest.raises(ValueError, match=r"vocab_size is 500, but corpus tiny has 512"):
+        train(small, tmp_path, device="cpu")
