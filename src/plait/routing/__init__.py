@@ -4,8 +4,8 @@ Works on our models and on transformers MoE models alike; `docs/routing.md` defi
 """
 
 from plait.routing.measured import Measured, Resampler
-from plait.routing.record import Passage, record, trace, trace_to_file
-from plait.routing.subject import Subject, subject
+from plait.routing.record import Passage, record, trace_model, trace_to_file
+from plait.routing.subject import Subject, watch
 from plait.routing.trace import (
     Trace,
     TraceInfo,
@@ -27,7 +27,7 @@ __all__ = [
     "read_parts",
     "read_trace",
     "record",
-    "subject",
-    "trace",
+    "trace_model",
     "trace_to_file",
+    "watch",
 ]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from plait.routing.subject import Subject, subject
+from plait.routing.subject import Subject, watch
 from plait.routing.trace import Trace, TraceWriter
 
 BATCH_TOKENS = 8192
@@ -33,7 +33,7 @@ class _Window:
     domain: int
 
 
-def trace(
+def trace_model(
     model: nn.Module | Subject,
     passages: Iterable[Passage],
     *,
@@ -74,7 +74,7 @@ def trace_to_file(
     name: str = "model",
     tokenizer: str = "unknown",
 ) -> Path:
-    """Record a trace into a Parquet file, part by part; arguments as for `trace`."""
+    """Record a trace into a Parquet file, part by part; arguments as for `trace_model`."""
     with TraceWriter(path) as writer:
         for part in record(
             model, passages, context=context, logits=logits, name=name, tokenizer=tokenizer
@@ -97,7 +97,7 @@ def record(
     Inside a part, windows of like length are batched together, so that little is computed on
     padding; padded rows are dropped. `info.domains` grows as new domains appear.
     """
-    watched = subject(model, name, tokenizer) if isinstance(model, nn.Module) else model
+    watched = watch(model, name, tokenizer) if isinstance(model, nn.Module) else model
     longest = min(context or watched.info.context, watched.info.context)
     domains: dict[str, int] = {}
     waiting: list[_Window] = []

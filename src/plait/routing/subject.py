@@ -45,7 +45,7 @@ class Subject(Protocol):
         ...
 
 
-def subject(model: nn.Module, name: str = "model", tokenizer: str = "unknown") -> Subject:
+def watch(model: nn.Module, name: str = "model", tokenizer: str = "unknown") -> Subject:
     """Wrap a model: ours, ours inside a Hugging Face class, or a transformers MoE.
 
     Raises:
@@ -330,6 +330,6 @@ def _not_recognised(model: nn.Module, candidates: dict[int, tuple[str, nn.Module
     listing = ", ".join(found[:3]) + (" …" if len(found) > 3 else "") if found else "none like it"
     return (
         f"{type(model).__name__}: no router recognised; looked for modules layers.N.….gate or "
-        ".router of a class …Router or …Gate that return (logits T×E, gates T×K, expert ids T×K); found: "
-        f"{listing}. Use a MoE of transformers 5, or a run of plait"
+        ".router of a class …Router or …Gate that return (logits T×E, gates T×K, expert ids T×K); "
+        f"found: {listing}. Use a MoE of transformers 5, or a run of plait"
     )
