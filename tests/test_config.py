@@ -126,7 +126,7 @@ def test_every_option_is_in_the_hash():
 )
 def test_wrong_options_are_named(data, says, tmp_path):
     whole = {"vocab_size": 64, "depth": 8, "width": 32} | data
-    with pytest.raises(ValueError, match="expected|unknown|is not one of") as caught:
+    with pytest.raises(ValueError, match=r"expected|unknown|is not one of") as caught:
         from_dict(ModelConfig, whole)
     assert [word for word in says if word not in str(caught.value)] == []
     assert "\n" not in str(caught.value)
