@@ -166,5 +166,8 @@ def _run(command: list[str], folder: Path, problem: str) -> None:
         if "No module named pip" in done.stderr:
             raise ValueError(f"{problem}: this Python has no pip: run python -m ensurepip")
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith(("ERROR", "E:"))] or lines or [""]
-        raise ValueError(f"{problem}: {errors[-1].removeprefix('ERROR: ')}")
+        errors = [line for line in lines if line.startswith(("ERROR: ", "E: "))]
+        # a crash is announced by a line that ends in a colon, and told by the very last one
+        told = [line for line in errors if not line.endswith(":")] or lines or ["no reason given"]
+        reason = told[-1].removeprefix("ERROR: ").removeprefix("E: ")
+        raise ValueError(f"{problem} ({reason}): check name, version, hash and network")

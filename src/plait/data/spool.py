@@ -55,6 +55,7 @@ class Spool:
         # lost with the folder anyway: no journal, no waiting for the disk
         self._seen.execute("PRAGMA journal_mode = OFF")
         self._seen.execute("PRAGMA synchronous = OFF")
+        self._seen.execute("PRAGMA cache_size = -65536")  # 64 MiB
         self._seen.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
         self._seen.execute("BEGIN")
 
