@@ -46,8 +46,12 @@ def test_plain_data_and_back(make):
         ("vocab_size: 4096", "validation: 0.5", "vocab_size .* or tokenizer"),
         ("vocab_size: 4096", "{vocab_size: 4096", "not YAML"),
         (YAML, "- 1", "not the specification"),
-        (YAML, "vocab_size: 4096\nsources: 3", "give a list"),
-        (YAML, "vocab_size: 4096\ntest: many\nsources: []", "no sources"),
+        (YAML, "vocab_size: 4096\nsources: mine", "give a list"),
+        (YAML, "vocab_size: 4096\nsources: 3", "sources 3 is not of type"),
+        (YAML, "vocab_size: 4096\nsources: []", "no sources"),
+        ("vocab_size: 4096", "vocab_size: many", "vocab_size 'many' is not of type int"),
+        ("vocab_size: 4096", "vocab_size: true", "vocab_size True is not of type int"),
+        ("path: texts/**/*.md", "path: 3.11", "path 3.11 is not of type str: put it in quotes"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(tmp_path, old, new, message):

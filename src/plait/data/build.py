@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import Progress
 
 import plait
@@ -56,7 +57,7 @@ def build(
         ValueError: if a source is damaged, a split of a domain would be empty, the disk is full, or
             `path` holds something else. Nothing is left behind.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()  # through a link, to rename on the disk that it leads to
     stamps = [source.stamp() for source in spec.sources]
     wanted = json.loads(json.dumps({"specification": spec.to_dict(), "stamps": stamps}))
     if (corpus := _existing(path, wanted, replace)) is not None:
@@ -146,9 +147,10 @@ def _read(spec: Specification, spool: Spool, progress: Progress) -> list[Counts]
     counts = []
     for source in spec.sources:
         count = Counts()
+        named = escape(str(source))  # a path may look like rich's markup
         for document in source.documents(cache):
             spool.add(document, count)
-            progress.update(task, description=f"reading {source}: {count.bytes / 1e6:.1f} MB")
+            progress.update(task, description=f"reading {named}: {count.bytes / 1e6:.1f} MB")
             if source.limit is not None and count.characters >= source.limit:
                 break
         if not count.documents:
@@ -240,7 +242,7 @@ def _building(path: Path, progress: Progress) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            task = progress.add_task(f"waiting for another process that builds {path.name}")
+            task = progress.add_task(f"waiting for another build of {escape(path.name)}")
             fcntl.flock(lock, fcntl.LOCK_EX)
             progress.remove_task(task)
         # the folder that we waited for may have been renamed or deleted by the one who had it

@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -100,7 +101,7 @@ class Specification:
             ValueError: naming the unknown or missing option and the nearest known one.
         """
         checked = _options(cls, data, "corpus")
-        if not isinstance(checked["sources"], list):
+        if isinstance(checked["sources"], str):
             raise ValueError("sources: give a list, one entry per source")
         checked["sources"] = tuple(_source_from_dict(source) for source in checked["sources"])
         return cls(**checked)
@@ -128,7 +129,7 @@ class Specification:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         sources = tuple(
-            replace(source, path=str(path.parent / source.path))
+            replace(source, path=str(path.parent / Path(source.path).expanduser()))
             if isinstance(source, Files)
             else source
             for source in given.sources
@@ -152,12 +153,22 @@ def _source_from_dict(data: Any) -> Source:
     kind = SOURCE_KINDS[data["kind"]]
     options = {key: value for key, value in data.items() if key != "kind"}
     checked = _options(kind, options, f"source of kind {kind.kind}")
-    for key, value in checked.items():
-        if isinstance(value, list):
-            checked[key] = tuple(value)
-        elif key in ("fields", "parts", "include", "exclude"):
-            checked[key] = (value,)
+    for field in fields(kind):
+        if get_origin(field.type) is tuple and field.name in checked:
+            value = checked[field.name]
+            checked[field.name] = (value,) if isinstance(value, str) else tuple(value)
     return kind(**checked)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value as YAML gives it may stand for a field of this type."""
+    for one in get_args(annotation) if isinstance(annotation, UnionType) else (annotation,):
+        kind = get_origin(one) or one
+        # a list, or one string for a list of one; whole numbers are numbers too, but true is not
+        given: Any = {tuple: (list, tuple, str), float: (int, float)}.get(kind, kind)
+        if isinstance(value, given) and isinstance(value, bool) == (kind is bool):
+            return True
+    return False
 
 
 def _options(cls: type[Any], data: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -170,4 +181,8 @@ def _options(cls: type[Any], data: Mapping[str, Any], what: str) -> dict[str, An
     for name, field in known.items():
         if name not in data and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{what}: option {name!r} is missing: add it")
+        if name in data and not _fits(data[name], field.type):
+            wanted = getattr(field.type, "__name__", str(field.type))
+            quotes = ": put it in quotes" if field.type is str else ""
+            raise ValueError(f"{what}: {name} {data[name]!r} is not of type {wanted}{quotes}")
     return dict(data)
