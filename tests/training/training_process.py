@@ -1,5 +1,6 @@
 """What runs in the real processes of these tests."""
 
+import os
 import resource
 import sys
 
@@ -18,3 +19,26 @@ def run(config, folder, threads=1, largest_file=None):
     except (ValueError, Interrupted) as error:
         (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")
         sys.exit(1)
+
+
+def run_rank(rank, world, port, config, folder, stop_after=None):
+    """Be one of the processes that torchrun would start; stop after ``stop_after`` steps."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    asked = 0
+
+    def stop():
+        nonlocal asked
+        asked += 1
+        return stop_after is not None and asked > stop_after
+
+    try:
+        train(config, folder, device="cpu", stop=stop)
+    except Interrupted:
+        assert stop_after is not None

@@ -5,6 +5,7 @@ One process needs none of it: ``World.alone`` makes every collective the identit
 a bank used at several depths is gathered for each use, and its gradients add before they are sent.
 """
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import TypeVar
@@ -45,6 +46,7 @@ class World:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if not dist.is_initialized():
             dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+            atexit.register(dist.destroy_process_group)
         here = (
             torch.device("cuda", torch.cuda.current_device())
             if kind == "cuda"
@@ -83,11 +85,6 @@ class World:
     def mean(self, value: Tensor) -> Tensor:
         """Average over ranks, in place."""
         return self.sum(value).div_(self.size)
-
-    def leave(self) -> None:
-        """End the process group that ``start`` made."""
-        if self.size > 1:
-            dist.destroy_process_group()
 
 
 def shard(model: nn.Module, world: World) -> None:

@@ -53,8 +53,10 @@ class TrainState:
             load_weights(self.model, read_weights(source), source)
         shard(self.model, world)
         self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
-        self._optimizer_of = {
-            parameter: optimizer
+        # Kept, since FSDP shows other parameters under these names while a bank is gathered.
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        self._trained = {
+            names[parameter]: (parameter, optimizer)
             for optimizer in self.optimizers
             for group in optimizer.param_groups
             for parameter in group["params"]
@@ -93,8 +95,13 @@ class TrainState:
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """Gather the whole weights on the CPU, one name per stored tensor."""
-        return {name: whole(t).cpu() for name, t in self.model.state_dict().items()}
+        """Gather the whole weights on the main rank's CPU, one name per stored tensor."""
+        gathered = {}
+        for name, tensor in self.model.state_dict().items():
+            full = whole(tensor)  # all ranks take part
+            if self.world.is_main:
+                gathered[name] = full.cpu()
+        return gathered
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the weights that is a tensor or a shard of one."""
@@ -122,17 +129,16 @@ class TrainState:
 
         shapes = state_shapes(path)
         tensors: dict[str, Tensor] = {}
-        parameters = dict(self.model.named_parameters())
         for full, (size, dtype) in shapes.items():
             kind, _, rest = full.partition(".")
             if kind == "optimizer":
                 name, _, key = rest.rpartition(".")
-                parameter = parameters[name]
+                parameter, optimizer = self._trained[name]
                 if size == parameter.shape:
                     tensors[full] = torch.zeros_like(parameter, dtype=dtype)
                 else:
                     tensors[full] = torch.zeros(size, dtype=dtype, device=parameter.device)
-                self._optimizer_of[parameter].state[parameter][key] = tensors[full]
+                optimizer.state[parameter][key] = tensors[full]
         for name in self._random_states():
             if name in shapes:
                 tensors[name] = torch.empty(shapes[name][0], dtype=torch.uint8)
@@ -149,8 +155,6 @@ class TrainState:
         return setters
 
     def _optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        for parameter, optimizer in self._optimizer_of.items():
-            name = names[parameter]
+        for name, (parameter, optimizer) in self._trained.items():
             for key, value in optimizer.state.get(parameter, {}).items():
                 yield f"optimizer.{name}.{key}", value

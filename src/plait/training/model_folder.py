@@ -1,0 +1,123 @@
+"""A model on disk: a training run's folder, or one with just configuration and weights.
+
+A model folder holds `config.yaml` (a `ModelConfig`), `model.safetensors` and, where there is text
+to encode, `tokenizer.json`. Imports and surgery write it, `initial_weights` of a run starts from
+it, and what reads a run reads it as well.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from plait.config import ModelConfig, from_dict, load_yaml, save_yaml
+from plait.data.tokenizer import Tokenizer
+from plait.model import LanguageModel
+from plait.training.checkpoint import WEIGHTS, read_weights
+from plait.training.config import TrainConfig
+from plait.training.run import CONFIG, find_weights
+
+TOKENIZER = "tokenizer.json"
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read the model's configuration from a run's folder or a model folder."""
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there: give a run's folder or a model folder")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(data, dict) and "model" in data:
+        return load_yaml(TrainConfig, path).model
+    return load_yaml(ModelConfig, path)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """Read the tokenizer of a model folder, or of the corpus that a run was trained on, if any."""
+    folder = Path(folder)
+    if (folder / TOKENIZER).is_file():
+        return Tokenizer.load(folder)
+    data = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    if "model" not in data:
+        return None
+    from plait.training.loop import open_corpus
+
+    return open_corpus(from_dict(TrainConfig, data).data.corpus).tokenizer
+
+
+def read_state(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Read configuration and weights, mapped from the disk, and make sure that they fit.
+
+    Raises:
+        ValueError: a tensor is missing, left over or of another shape; the first is named.
+    """
+    config = read_config(folder)
+    source = find_weights(Path(folder))
+    weights = read_weights(source)
+    with torch.device("meta"):
+        expected = {name: t.shape for name, t in LanguageModel(config).state_dict().items()}
+    for name in (*expected, *weights):
+        if name not in weights or name not in expected or weights[name].shape != expected[name]:
+            found = tuple(weights[name].shape) if name in weights else "missing"
+            wanted = tuple(expected[name]) if name in expected else "unknown"
+            raise ValueError(
+                f"{source}: {name} is {found}, but {wanted} in {CONFIG}: the two are of different "
+                "models"
+            )
+    return config, weights
+
+
+def load_model(
+    folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> LanguageModel:
+    """Load a model, in eval mode, from a run's newest whole checkpoint or a model folder."""
+    config, weights = read_state(folder)
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    cast = {name: t.to(device, dtype) for name, t in weights.items()}
+    model.load_state_dict(cast, assign=True)
+    return model.eval()
+
+
+def save_model(
+    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], tokenizer: Path | None = None
+) -> None:
+    """Write a model folder, whole or not at all; it must not be there yet."""
+    from safetensors.torch import save_file
+
+    with new_folder(Path(folder)) as partial:
+        save_yaml(config, partial / CONFIG)
+        own = {name: tensor.contiguous() for name, tensor in weights.items()}
+        save_file(own, partial / WEIGHTS, metadata={"format": "pt"})
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, partial / TOKENIZER)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, which takes the name `folder` when all went well.
+
+    Raises:
+        ValueError: there is something of that name already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is there already: choose another place, or remove it")
+    partial = folder.with_name(f".partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if folder.exists():
+            folder.rmdir()
+        os.rename(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,68 @@
+import socket
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_process import run_rank
+
+from plait.config import RouterConfig
+from plait.training import train
+from plait.training.config import EvaluationConfig, OptimizerConfig
+from plait.training.metrics import read_rows
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def together(processes, world, config, folder, stop_after=None):
+    port = free_port()
+    ranks = [
+        processes.Process(target=run_rank, args=(rank, world, port, config, folder, stop_after))
+        for rank in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0] * world
+
+
+def figures(folder):
+    """Loss, gradient norm and load of each step: what every rank had a part in."""
+    return [
+        (row["loss"], row["gradient_norm"], *row["load_max_over_mean"])
+        for row in read_rows(folder / "metrics.jsonl")
+        if "loss" in row
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"name": "muon", "muon_precision": "fp32"}])
+def test_two_ranks_equal_one_and_one_goes_on_where_two_stopped(
+    config, processes, tmp_path, options
+):
+    config = replace(
+        config,
+        model=replace(config.model, dropout=0.0, router=RouterConfig(bias=True, kind="low-rank")),
+        tokens=6 * config.tokens_per_step,
+        optimizer=OptimizerConfig(learning_rate=0.01, **options),
+        evaluation=EvaluationConfig(every=6, tokens=300, final_tokens=300),
+    )
+    train(config, tmp_path / "one", device="cpu")
+    together(processes, 2, config, tmp_path / "two")
+    together(processes, 2, config, tmp_path / "both", stop_after=3)
+    assert len(figures(tmp_path / "both")) == 3
+    train(config, tmp_path / "both", device="cpu")
+    expected = figures(tmp_path / "one")
+    weights = load_file(tmp_path / "one" / "checkpoints" / "step-6" / "model.safetensors")
+    for run in ("two", "both"):
+        for got, wanted in zip(figures(tmp_path / run), expected, strict=True):
+            assert got == pytest.approx(wanted, rel=1e-5)
+        found = load_file(tmp_path / run / "checkpoints" / "step-6" / "model.safetensors")
+        assert found.keys() == weights.keys()
+        for key, tensor in weights.items():
+            torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-4)
