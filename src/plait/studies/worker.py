@@ -26,7 +26,7 @@ def main(folder: Path) -> int:
 
 
 def _stop_when_parent_is_gone() -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # the raw call: a lock on stdin would outlive this thread
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -1,0 +1,74 @@
+"""The comparison in the terminal."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from plait.studies.results import read_study
+from plait.studies.statistics import Estimate
+from plait.studies.tables import comparison_table
+from plait.studies.wording import WORDS, headline, number, p_value, quantity, reach, signed, verdict
+
+
+def show(study_folder: Path, console: Console | None = None) -> None:
+    """Print a study's result in words and as a table, as far as its runs are finished.
+
+    Raises FileNotFoundError where the folder holds no study, ValueError where a file is damaged.
+    """
+    console = console or Console()
+    study = read_study(study_folder)
+    rows = comparison_table(study)
+    said = headline(rows)
+    console.print(Text(f"\n{said.title}", style="bold"))
+    for sentence in said.sentences:
+        console.print(Text(sentence))
+    if rows:
+        table = Table(box=None, header_style="dim", padding=(0, 1), show_edge=False)
+        table.add_column("\nvariant")
+        for title in (
+            "held-out loss\nnats/token",
+            "difference\nnats/token",
+            "\nperplexity",
+            "bits/\nbyte",
+            "parameters\nstored",
+            "\nactive",
+            "training\nFLOPs/token",
+            "tokens\nseen",
+            "gate\nmass",
+        ):
+            table.add_column(title, justify="right")
+        table.add_column(f"against\n{study.baseline}")
+        lowest = min(row.loss.mean for row in rows)
+        for row in rows:
+            best = "bold" if row.loss.mean == lowest and len(rows) > 1 else ""
+            difference = row.difference.estimate if row.difference else None
+            table.add_row(
+                Text(row.variant, style=best),
+                Text(_with_reach(row.loss), style=best),
+                "–" if difference is None else signed(difference.mean) + _reach(difference),
+                number(row.perplexity.mean, 2),
+                number(row.bits_per_byte["all"].mean),
+                quantity(row.stored),
+                quantity(row.active),
+                quantity(row.training_flops),
+                quantity(row.tokens),
+                "–" if row.gate_mass is None else number(row.gate_mass, 2),
+                WORDS[verdict(row)] + ("" if row.p is None else f", {p_value(row.p)}"),
+            )
+        console.print()
+        console.print(table)
+        if any(row.loss.low is not None for row in rows):
+            console.print(Text("± is half the 95 % interval over seeds.", style="dim"))
+    for name in study.missing:
+        console.print(Text(f"not finished: {name}", style="yellow"))
+
+
+def _with_reach(estimate: Estimate) -> str:
+    return number(estimate.mean) + _reach(estimate)
+
+
+def _reach(estimate: Estimate) -> str:
+    text = reach(estimate)
+    return f" {text}" if text else ""

@@ -1,0 +1,195 @@
+"""Studies run in real processes: skipped, failed, interrupted, orphaned, resumed."""
+
+import dataclasses
+import io
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from plait.config import ExpertConfig, ModelConfig
+from plait.data.corpora import tiny
+from plait.studies.results import read_study
+from plait.studies.runner import run
+from plait.studies.study import Study, planned_runs
+from plait.training import TrainConfig
+from plait.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    ScheduleConfig,
+)
+
+FAKE_TRAINER = """
+import json, os, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+if folder.name.startswith("broken-s0"):
+    print("something before"); sys.exit("the reason, in one line")
+(folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])
+if {together}:  # ends only when two of us are alive at once
+    for _ in range(300):
+        if len(list(folder.parent.glob("*/threads"))) >= 2: break
+        time.sleep(0.1)
+    else: sys.exit("alone")
+(folder / "metrics.jsonl").write_text(json.dumps(
+    {{"step": 1, "tokens": 4096, "loss": 5.0, "tokens_per_second": 1000.0}}) + "\\n")
+measures = {{"loss": 5.0, "perplexity": 148.4, "bits_per_byte": 2.0, "tokens": 9, "bytes": 30}}
+(folder / "result.json").write_text(json.dumps(
+    {{"seconds": 1.0, "evaluation": {{"split": "test", "domains": {{"all": measures}}}}}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    corpus = tmp_path_factory.mktemp("corpus") / "tiny"
+    tiny(corpus)
+    return TrainConfig(
+        model=ModelConfig(
+            vocab_size=512, depth=2, width=32, context=64, experts=ExpertConfig(count=4, width=32)
+        ),
+        data=DataConfig(corpus=str(corpus), sequence_length=64, batch=4),
+        tokens=30_000,
+        schedule=ScheduleConfig(warmup=1000),
+        evaluation=EvaluationConfig(tokens=512, final_tokens=512),
+        checkpoint=CheckpointConfig(every=1000),
+    )
+
+
+def study(config: TrainConfig, *names: str, seeds: tuple[int, ...] = (0,)) -> Study:
+    variants = {
+        name: dataclasses.replace(config, clip=1.0 + index) for index, name in enumerate(names)
+    }
+    return Study(name="small", baseline=names[0], variants=variants, seeds=seeds)
+
+
+def fake(together: bool = False) -> Callable[[Path], list[str]]:
+    code = FAKE_TRAINER.format(together=together)
+    return lambda folder: [sys.executable, "-c", code, str(folder)]
+
+
+def test_a_failed_run_is_one_line_and_the_others_go_on(config: TrainConfig, tmp_path: Path) -> None:
+    said = io.StringIO()
+    console = Console(file=said, width=300)
+    outcome = run(
+        study(config, "plain", "broken", "last"), tmp_path, command=fake(), console=console
+    )
+    assert [name.split("-")[0] for name in outcome.finished] == ["plain", "last"]
+    assert [name.split("-")[0] for name in outcome.failed] == ["broken"]
+    assert outcome.exit_code == 1
+    [line] = [line for line in said.getvalue().splitlines() if "failed" in line]
+    assert "broken-s0" in line
+    assert "the reason, in one line" in line
+    results = read_study(tmp_path / "small")
+    assert results.finished_variants == ("plain", "last")
+    assert len(results.missing) == 1
+
+    again = run(study(config, "plain", "broken", "last"), tmp_path, command=fake(), console=console)
+    assert (len(again.skipped), len(again.failed), again.finished) == (2, 1, [])
+
+
+def test_jobs_run_at_once_and_divide_the_threads(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    outcome = run(study(config, "a", "b", seeds=(3, 4)), tmp_path, jobs=2, command=fake(True))
+    assert outcome.exit_code == 0
+    threads = [path.read_text() for path in tmp_path.glob("small/*/threads")]
+    assert threads == ["3"] * 4
+
+
+def test_a_changed_configuration_gets_a_folder_of_its_own(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    first = planned_runs(study(config, "a"), tmp_path)
+    other = planned_runs(study(dataclasses.replace(config, tokens=60_000), "a"), tmp_path)
+    assert first[0].folder != other[0].folder
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"baseline": "nothing"}, "not among the variants"),
+        ({"seeds": (1, 1)}, "each seed once"),
+        ({"name": "../up"}, "cannot name a folder"),
+        ({"margin": 0.0}, "margin"),
+    ],
+)
+def test_studies_that_make_no_sense_are_refused(
+    config: TrainConfig, change: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        dataclasses.replace(study(config, "a", "b"), **change)
+
+
+def test_variants_scored_on_different_text_are_refused(config: TrainConfig) -> None:
+    longer = dataclasses.replace(config.evaluation, final_tokens=4096)
+    variants = {"a": config, "b": dataclasses.replace(config, evaluation=longer)}
+    with pytest.raises(ValueError, match=r"evaluation\.final_tokens"):
+        Study(name="unfair", baseline="a", variants=variants)
+
+
+DRIVER = """
+import pickle, sys
+from pathlib import Path
+from plait.studies.runner import run
+study = pickle.loads(Path(sys.argv[1]).read_bytes())
+sys.exit(run(study, Path(sys.argv[2])).exit_code)
+"""
+
+
+@pytest.mark.slow
+def test_interrupted_and_orphaned_runs_save_and_resume(config: TrainConfig, tmp_path: Path) -> None:
+    long = study(dataclasses.replace(config, tokens=50_000), "only")
+    (tmp_path / "study.pickle").write_bytes(pickle.dumps(long))
+    [planned] = planned_runs(long, tmp_path)
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start() -> "subprocess.Popen[str]":
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+    def steps() -> list[int]:
+        path = planned.folder / "metrics.jsonl"
+        text = path.read_text() if path.exists() else ""
+        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [row["step"] for row in rows if "loss" in row]
+
+    def wait_for(condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert time.monotonic() < deadline, f"waited too long for {what}"
+            time.sleep(0.02)
+
+    def checkpoints() -> set[str]:
+        return {path.name for path in planned.folder.glob("checkpoints/step-*")}
+
+    killed = start()
+    wait_for(steps, "the first step")
+    killed.kill()  # the parent dies without a word: its worker notices, saves and stops
+    killed.communicate()
+    wait_for(checkpoints, "the orphan's checkpoint")
+    saved, before = checkpoints(), len(steps())
+
+    interrupted = start()
+    wait_for(lambda: len(steps()) > before + 2, "progress after resuming")
+    interrupted.send_signal(signal.SIGINT)
+    said, _ = interrupted.communicate(timeout=90)
+    assert interrupted.returncode == 1
+    assert "plait study run small" in said
+    assert checkpoints() > saved
+    assert not (planned.folder / "result.json").exists()
+
+    finished = start()
+    said, _ = finished.communicate(timeout=120)
+    assert finished.returncode == 0, said
+    assert "held-out loss" in said
+    assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
