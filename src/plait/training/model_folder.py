@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import Tensor
 
 from plait.config import ModelConfig, from_dict, load_yaml, save_yaml
@@ -91,8 +92,6 @@ def save_model(
     folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], tokenizer: Path | None = None
 ) -> None:
     """Write a model folder, whole or not at all; it must not be there yet."""
-    from safetensors.torch import save_file
-
     with new_folder(Path(folder)) as partial:
         save_yaml(config, partial / CONFIG)
         own = {name: tensor.contiguous() for name, tensor in weights.items()}
