@@ -1,0 +1,180 @@
+"""From a Plait run or model folder to one that transformers loads."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from plait.config import BalanceConfig, ModelConfig, to_dict
+from plait.interop.architectures import ARCHITECTURES, Architecture, Option
+from plait.interop.banks import untied
+from plait.interop.configuration import PlaitConfig
+from plait.interop.importing import flat, nested, to_ours
+from plait.interop.naming import Naming
+from plait.interop.tensor_files import INDEX, WEIGHTS, Shape, write_tensors
+from plait.sharing import Sharing
+from plait.training.model_folder import TOKENIZER, new_folder, read_state, read_tokenizer
+
+SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    architecture: str
+    """transformers' class"""
+    bytes: int
+    """of the weights"""
+
+
+def export_model(
+    source: Path, out: Path, untie: bool = False, shard_bytes: int = SHARD_BYTES
+) -> Exported:
+    """Write a model as a folder that transformers loads.
+
+    A structure that is one of transformers' own architectures is written as that; any other as
+    `PlaitForCausalLM`, which loads where `plait.interop` was imported.
+
+    Args:
+        source: a run's folder or a model folder.
+        out: folder to make.
+        untie: give each depth a copy of the banks that it shares, so that more structures are one
+            of transformers' own.
+        shard_bytes: size at which the weights go on in another file.
+    """
+    config, weights = read_state(source)
+    if untie:
+        config, weights = untied(config, weights)
+    tokenizer = read_tokenizer(source)
+    special: dict[str, Any] = {}
+    if tokenizer is not None:
+        special = {f"{kind}_token_id": tokenizer.end_of_text for kind in ("bos", "eos", "pad")}
+    architecture = match(config)
+    if architecture is None:
+        theirs: Any = PlaitConfig.of(config, **special)
+        theirs.architectures = ["PlaitForCausalLM"]
+        tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+    else:
+        plain = replace(canonical(config), balance=config.balance, init_std=config.init_std)
+        options = nested(to_theirs(architecture, plain)) | special
+        theirs = AutoConfig.for_model(architecture.model_type, **options)
+        theirs.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[architecture.model_type]]
+        tensors = dict(_split(Naming(plain, architecture.tensors), weights))
+    kinds = {tensor.dtype for tensor in tensors.values()}
+    theirs.dtype = kinds.pop() if len(kinds) == 1 else None
+    with new_folder(Path(out)) as partial:
+        theirs.save_pretrained(partial)
+        size = _write(partial, tensors, shard_bytes)
+        if tokenizer is not None:
+            if (Path(source) / TOKENIZER).is_file():
+                shutil.copyfile(Path(source) / TOKENIZER, partial / TOKENIZER)
+            else:
+                tokenizer.save(partial / TOKENIZER)
+            end = tokenizer.token(tokenizer.end_of_text)
+            described = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": config.context,
+                "clean_up_tokenization_spaces": False,
+                **{f"{kind}_token": end for kind in ("bos", "eos", "pad")},
+            }
+            (partial / "tokenizer_config.json").write_text(
+                json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+    return Exported(theirs.architectures[0], size)
+
+
+def match(config: ModelConfig) -> Architecture | None:
+    """Return the architecture of transformers that a structure is, or None.
+
+    It is one if its options, said in their words and back, are the same.
+    """
+    plain = canonical(config)
+    first_routed = config.experts.dense_first
+    if any(config.experts_at(depth) == 1 for depth in range(first_routed, config.depth)):
+        return None
+    for architecture in ARCHITECTURES.values():
+        try:
+            if canonical(to_ours(architecture, to_theirs(architecture, plain))) == plain:
+                return architecture
+        except ValueError:
+            continue
+    return None
+
+
+def canonical(config: ModelConfig) -> ModelConfig:
+    """Return the configuration with one spelling for one function, and training's options unset."""
+    plans = config.plans
+    kinds = (plans.experts, plans.router, plans.decision, plans.attention, plans.norms)
+    _, kv_heads, head_width = config.heads
+    router, count = config.router, config.experts.count
+    if router.gating == "topk-softmax":
+        router = replace(router, gating="softmax-topk", renormalise=True)
+    if not isinstance(count, int) and len(set(count)) == 1:
+        count = count[0]
+    return replace(
+        config,
+        sharing=Sharing() if all(p.count == p.depth for p in kinds) else config.sharing,
+        attention=replace(config.attention, kv_heads=kv_heads, head_width=head_width),
+        router=router,
+        experts=replace(config.experts, count=count),
+        balance=BalanceConfig(scope=config.balance.scope if router.bias else "layer"),
+        dropout=0.0,
+        init="normal",
+        init_std=0.02,
+    )
+
+
+def to_theirs(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
+    """Return the flat options of `config` in their words, as far as they have words for them."""
+    ours = flat(to_dict(config))
+    theirs: dict[str, Any] = {}
+    for name, option in architecture.options.items():
+        if isinstance(option, Option):
+            value = ours[option.ours]
+            theirs[name] = None if value is None else option.write(value, ours)
+        else:
+            theirs[name] = ours[option]
+    for name, wanted in architecture.required.items():
+        theirs[name] = wanted * config.depth if isinstance(wanted, list) else wanted
+    return {name: value for name, value in theirs.items() if value is not None}
+
+
+def _split(naming: Naming, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Cut each of our tensors into theirs."""
+    for name, tensor in weights.items():
+        theirs = naming.theirs(name)
+        if len(theirs) == 1:
+            yield theirs[0], tensor
+        else:
+            rows = tensor.reshape(-1, tensor.shape[-1])
+            yield from zip(theirs, rows.chunk(len(theirs)), strict=True)
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> int:
+    """Write the weights in files of at most `shard_bytes`, with an index if there are several."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = total = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    files = [WEIGHTS]
+    if len(shards) > 1:
+        count = len(shards)
+        files = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+        places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    for file, shard in zip(files, shards, strict=True):
+        shapes = {name: Shape(tensor.dtype, tuple(tensor.shape)) for name, tensor in shard.items()}
+        write_tensors(folder / file, shapes, iter(shard.values()))
+    return total
