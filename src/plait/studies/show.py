@@ -11,9 +11,25 @@ from plait.studies.statistics import Estimate
 from plait.studies.tables import comparison_table
 from plait.studies.wording import WORDS, headline, number, p_value, quantity, reach, signed, verdict
 
+_MEASURED = (
+    "held-out loss\nnats/token",
+    "difference\nnats/token",
+    "bits/\nbyte",
+    "parameters\nstored",
+)
+_WIDE = (
+    "\nperplexity",
+    "parameters\nactive",
+    "training\nFLOPs/token",
+    "tokens\nseen",
+    "gate\nmass",
+)
+
 
 def show(study_folder: Path, console: Console | None = None) -> None:
     """Print a study's result in words and as a table, as far as its runs are finished.
+
+    A narrow terminal leaves out columns that the report has.
 
     Raises FileNotFoundError where the folder holds no study, ValueError where a file is damaged.
     """
@@ -25,37 +41,31 @@ def show(study_folder: Path, console: Console | None = None) -> None:
     for sentence in said.sentences:
         console.print(Text(sentence))
     if rows:
+        wide = console.width >= 130
         table = Table(box=None, header_style="dim", padding=(0, 1), show_edge=False)
-        table.add_column("\nvariant")
-        for title in (
-            "held-out loss\nnats/token",
-            "difference\nnats/token",
-            "\nperplexity",
-            "bits/\nbyte",
-            "parameters\nstored",
-            "\nactive",
-            "training\nFLOPs/token",
-            "tokens\nseen",
-            "gate\nmass",
-        ):
+        table.add_column("\nvariant", overflow="fold")
+        for title in _MEASURED + (_WIDE if wide else ()):
             table.add_column(title, justify="right")
         table.add_column(f"against\n{study.baseline}")
         lowest = min(row.loss.mean for row in rows)
         for row in rows:
             best = "bold" if row.loss.mean == lowest and len(rows) > 1 else ""
             difference = row.difference.estimate if row.difference else None
-            table.add_row(
-                Text(row.variant, style=best),
-                Text(_with_reach(row.loss), style=best),
-                "–" if difference is None else signed(difference.mean) + _reach(difference),
+            further = (
                 number(row.perplexity.mean, 2),
-                number(row.bits_per_byte["all"].mean),
-                quantity(row.stored),
                 quantity(row.active),
                 quantity(row.training_flops),
                 quantity(row.tokens),
                 "–" if row.gate_mass is None else number(row.gate_mass, 2),
-                WORDS[verdict(row)] + ("" if row.p is None else f", {p_value(row.p)}"),
+            )
+            table.add_row(
+                Text(row.variant, style=best),
+                Text(_with_reach(row.loss), style=best),
+                "–" if difference is None else signed(difference.mean) + _reach(difference),
+                number(row.bits_per_byte["all"].mean),
+                quantity(row.stored),
+                *(further if wide else ()),
+                WORDS[verdict(row)] + (f", {p_value(row.p)}" if row.p is not None and wide else ""),
             )
         console.print()
         console.print(table)
