@@ -5,7 +5,6 @@ that a folder with a manifest is a whole corpus, whatever happened before.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -13,7 +12,6 @@ import shutil
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 import plait
+from plait.data.atomic_folder import own_folder, publish
 from plait.data.corpus import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, file_sha256
 from plait.data.shards import token_dtype, write_shard
 from plait.data.specification import Specification
@@ -63,13 +62,17 @@ def build(
     if (corpus := _existing(path, wanted, replace)) is not None:
         return corpus
     progress = progress or Progress(disable=True)
+
+    def waiting() -> None:
+        progress.add_task(f"waiting for another build of {escape(path.name)}", total=None)
+
     try:
-        with _building(path, progress) as folder:
+        with own_folder(path, waiting) as folder:
             # while we waited for its lock, another process may have built it
             if (corpus := _existing(path, wanted, replace)) is not None:
                 return corpus
             _write(spec, folder, wanted, progress)
-            _publish(folder, path)
+            publish(folder, path)
     except (OSError, sqlite3.OperationalError) as error:
         if _disk_full(error):
             raise ValueError(
@@ -196,9 +199,10 @@ def _tokenizer(spec: Specification, spool: Spool, progress: Progress) -> Tokeniz
             for text in spool.texts("train", domain, share):
                 progress.advance(task, len(text.encode()))
                 yield text
+        progress.update(task, description="training the tokenizer: merging")
 
     tokenizer = Tokenizer.train(sample(), spec.vocab_size)
-    progress.update(task, completed=total * share)
+    progress.update(task, description="trained the tokenizer", completed=total * share)
     return tokenizer
 
 
@@ -229,60 +233,6 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
         "weights": manifest["weights"],
     }
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _building(path: Path, progress: Progress) -> Iterator[Path]:
-    """Give an empty folder beside `path` that is this process' own until it is renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.parent / f".{path.name}.building"
-    while True:
-        folder.mkdir(exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            task = progress.add_task(f"waiting for another build of {escape(path.name)}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            progress.remove_task(task)
-        # the folder that we waited for may have been renamed or deleted by the one who had it
-        if _is(folder, lock):
-            break
-        os.close(lock)
-    try:
-        for left_over in folder.iterdir():  # of a process that was killed
-            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        yield folder
-    finally:
-        if _is(folder, lock):
-            shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _is(folder: Path, lock: int) -> bool:
-    return folder.exists() and os.path.samestat(folder.stat(), os.fstat(lock))
-
-
-def _publish(folder: Path, path: Path) -> None:
-    for file in folder.iterdir():
-        _sync(file)
-    _sync(folder)
-    if path.exists() and any(path.iterdir()):
-        old = folder / ".replaced"
-        os.rename(path, old)
-        os.rename(folder, path)
-        shutil.rmtree(path / old.name)
-    else:
-        os.rename(folder, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _disk_full(error: Exception) -> bool:
