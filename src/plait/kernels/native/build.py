@@ -15,7 +15,7 @@ SOURCES = ("products.h", "experts.cpp")
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
 # they change no result.
 FLAGS = (
-    *("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-w"),
+    *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-shared", "-w"),
     *("-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
 )
 
@@ -36,7 +36,8 @@ def load() -> str | None:
         return "there is no C++ compiler (g++, or what CXX names)"
     try:
         torch.ops.load_library(str(_built(compiler)))  # type: ignore[no-untyped-call]
-        _probe()
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            _probe()
     except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         lines = [line for line in detail.splitlines() if "error" in line] or detail.splitlines()

@@ -17,7 +17,7 @@ constexpr int64_t kBlock = 128;
 constexpr int64_t kTaskRows = 512;
 
 // exp to about one unit in the last place of float32, in a form that compilers vectorise.
-inline float exp_(float x) {
+[[gnu::always_inline]] inline float exp_(float x) {
   x = std::min(std::max(x, -87.0f), 88.0f);
   float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
   float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -31,10 +31,10 @@ inline float exp_(float x) {
   return p * float_of(uint32_t(int32_t(n) + 127) << 23);
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }
+[[gnu::always_inline]] inline float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }
 
 // The normal distribution function, by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
-inline float normal_cdf(float x, float density_scale) {
+[[gnu::always_inline]] inline float normal_cdf(float x, float density_scale) {
   float z = std::abs(x) * 0.70710678f;
   float t = 1.0f / (1.0f + 0.3275911f * z);
   float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +

@@ -23,31 +23,31 @@ constexpr int64_t kGranule = 32;
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-inline uint32_t bits_of(float x) {
+[[gnu::always_inline]] inline uint32_t bits_of(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);
   return u;
 }
 
-inline float float_of(uint32_t u) {
+[[gnu::always_inline]] inline float float_of(uint32_t u) {
   float x;
   std::memcpy(&x, &u, 4);
   return x;
 }
 
-inline float load(float x) { return x; }
-inline float load(BFloat16 x) { return float_of(uint32_t(x.x) << 16); }
+[[gnu::always_inline]] inline float load(float x) { return x; }
+[[gnu::always_inline]] inline float load(BFloat16 x) { return float_of(uint32_t(x.x) << 16); }
 
 // The bit pattern of x as bfloat16, rounded to nearest even, in the low half.
-inline uint32_t bf16_bits(float x) {
+[[gnu::always_inline]] inline uint32_t bf16_bits(float x) {
   uint32_t u = bits_of(x);
   uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded;
 }
-inline uint32_t bf16_bits(BFloat16 x) { return x.x; }
+[[gnu::always_inline]] inline uint32_t bf16_bits(BFloat16 x) { return x.x; }
 
-inline void store(float& to, float x) { to = x; }
-inline void store(BFloat16& to, float x) { to.x = uint16_t(bf16_bits(x)); }
+[[gnu::always_inline]] inline void store(float& to, float x) { to = x; }
+[[gnu::always_inline]] inline void store(BFloat16& to, float x) { to.x = uint16_t(bf16_bits(x)); }
 
 template <typename To, typename From>
 inline void copy_row(To* __restrict to, const From* __restrict from, int64_t n) {
