@@ -1,6 +1,5 @@
 """Moving a model's weights from one plan of sharing to another."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -123,10 +122,3 @@ def untied(
             down = weights[f"lora.{depth}.{ours}.down"].double()
             state[name] = (state[name].double() + up @ down).to(state[name].dtype)
     return adapted, state
-
-
-def depth_of(name: str) -> int:
-    """Return the depth in a name of a model whose banks are its depths'."""
-    found = re.search(r"\d+", name)
-    assert found is not None, name
-    return int(found[0])

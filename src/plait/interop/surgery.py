@@ -1,0 +1,270 @@
+"""Tying and untying a trained model: other plans of sharing for weights that exist."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from plait.config import ModelConfig
+from plait.data import formats
+from plait.data.tokenizer import Tokenizer
+from plait.interop import alignment
+from plait.interop.banks import MERGES, Weights, rebank, untied
+from plait.model import LanguageModel
+from plait.sharing import Sharing
+from plait.training.model_folder import TOKENIZER, read_state, read_tokenizer, save_model
+
+logger = logging.getLogger(__name__)
+
+MATCHING_ELEMENTS = 64_000_000
+"""outputs held at once when experts are matched by what they compute: experts × tokens × width"""
+
+
+@dataclass(frozen=True)
+class Tied:
+    """What surgery made of a model."""
+
+    config: ModelConfig
+    parameters_before: int
+    parameters_after: int
+    """stored elements"""
+    loss_before: float | None
+    loss_after: float | None
+    """mean cross-entropy on the given text, nats per token; None without text"""
+
+
+def tie(
+    folder: Path,
+    out: Path,
+    experts: str | None = None,
+    router: str | None = None,
+    merge: Literal["first", "mean", "aligned"] = "aligned",
+    match: Literal["weights", "outputs"] = "weights",
+    text: Path | None = None,
+    tokens: int = 65_536,
+) -> Tied:
+    """Make a model whose layers share out of a trained one.
+
+    Args:
+        folder: a run's folder or a model folder.
+        out: model folder to make; `plait train --from` goes on from it.
+        experts: plan of the expert banks, for example "groups(4, skip=2)"; None: as it is.
+        router: plan of the routers; None: as it is.
+        merge: the first bank of each group; the mean of its banks; or the mean after each layer's
+            experts, and the units inside them, were put into the order of the group's first.
+        match: aligned experts are matched by their weights, or by their outputs on `text`.
+        text: file of held-out text, on which the loss is measured before and after.
+        tokens: of the text that are used, at the most.
+
+    Raises:
+        ValueError: a plan does not fit, or the model lacks what the options need.
+    """
+    config, weights = read_state(folder)
+    windows = _windows(config, read_tokenizer(folder), text, tokens)
+    if match == "outputs" and (windows is None or merge != "aligned"):
+        raise ValueError("match outputs: give text, and merge aligned")
+    sharing = replace(
+        config.sharing,
+        experts=config.sharing.experts if experts is None else experts,
+        router=config.sharing.router if router is None else router,
+    )
+    if sharing == config.sharing:
+        raise ValueError("nothing to tie: give a plan of experts, of routers, or both")
+    source = config, weights
+    if merge == "aligned":
+        source = _aligned(config, weights, sharing, windows if match == "outputs" else None)
+    new, state = rebank(*source, sharing, MERGES["first" if merge == "first" else "mean"])
+    return _finish(config, weights, new, state, folder, out, windows)
+
+
+def untie(folder: Path, out: Path, text: Path | None = None, tokens: int = 65_536) -> Tied:
+    """Give each depth copies of the banks that it shares: the same function, nothing shared."""
+    config, weights = read_state(folder)
+    windows = _windows(config, read_tokenizer(folder), text, tokens)
+    new, state = untied(config, weights)
+    if new.plans.decision.count < new.depth:
+        logger.warning("shared decisions stay shared: their depths have no routing of their own")
+    return _finish(config, weights, new, state, folder, out, windows)
+
+
+def _finish(
+    config: ModelConfig,
+    weights: Weights,
+    new: ModelConfig,
+    state: Weights,
+    folder: Path,
+    out: Path,
+    windows: Sequence[Tensor] | None,
+) -> Tied:
+    tokenizer = Path(folder) / TOKENIZER
+    own = read_tokenizer(folder)
+    # banks that several depths were given are written once for each
+    owned = {name: tensor.clone() for name, tensor in state.items()}
+    save_model(out, new, owned, tokenizer if tokenizer.is_file() else None)
+    if own is not None and not tokenizer.is_file():
+        own.save(Path(out) / TOKENIZER)
+    return Tied(
+        new,
+        sum(tensor.numel() for tensor in weights.values()),
+        sum(tensor.numel() for tensor in state.values()),
+        _loss(config, weights, windows),
+        _loss(new, state, windows),
+    )
+
+
+# ------------------------------------------------------------------ aligning
+
+
+def _aligned(
+    config: ModelConfig, weights: Weights, sharing: Sharing, windows: Sequence[Tensor] | None
+) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Return the same function untied, each depth's experts in the order of its group's first."""
+    plans = config.plans
+    shared = {"decision": plans.decision, "router": plans.router}
+    if config.collaboration is not None:
+        shared["collaboration"] = plans.collaboration
+    for kind, plan in shared.items():
+        if plan.count < plan.depth:
+            raise ValueError(
+                f"merge aligned: this model shares {kind} over depths already, so their experts "
+                "have one order and cannot be put into another one by one: use merge mean"
+            )
+    if config.router.kind in ("low-rank",):
+        raise ValueError(
+            "merge aligned: low-rank routers have a base for all depths, which knows the experts "
+            "by one order: use merge mean"
+        )
+    target = sharing.plans(config.depth)
+    own, state = untied(config, weights, keep=("attention", "norms"))
+    inputs = _expert_inputs(own, state, windows) if windows else {}
+    stacked = 2 if config.experts.activation == "swiglu" else 1
+    for depth in range(config.depth):
+        bank = _bank(state, depth)
+        leader = target.experts.uses(target.experts.banks[depth])[0]
+        routed = own.experts_at(depth) > 1
+        if leader == depth and routed:  # its experts are its own: order them by a shared router
+            leader = target.router.uses(target.router.banks[depth])[0]
+            if leader == depth:
+                continue
+            rows = [_router_rows(state, d) for d in (leader, depth)]
+            order_E = alignment.assignment(rows[0] @ rows[1].T)
+            bank = alignment.permuted(bank, order_E)
+        elif leader == depth:
+            continue
+        else:
+            to = _bank(state, leader)
+            if routed:
+                similarity_EE = (
+                    alignment.similarity_of_outputs(
+                        to,
+                        bank,
+                        torch.cat((inputs[leader], inputs[depth])),
+                        config.experts.activation,
+                    )
+                    if windows
+                    else alignment.similarity_of_weights(to, bank, stacked)
+                )
+                order_E = alignment.assignment(similarity_EE)
+                bank = alignment.permuted(bank, order_E)
+            bank = alignment.units_aligned(bank, to, stacked)
+        state.update({f"experts.{depth}.{name}": tensor for name, tensor in bank.items()})
+        if routed:
+            _reorder(state, depth, order_E)
+    return own, state
+
+
+def _bank(state: Weights, depth: int) -> dict[str, Tensor]:
+    prefix = f"experts.{depth}."
+    return {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}
+
+
+def _router_rows(state: Weights, depth: int) -> Tensor:
+    """Return what a router has for each expert: (E, …)."""
+    name = f"router.{depth}.embeddings"
+    return (state[name] if name in state else state[f"router.{depth}.weight"]).float()
+
+
+def _reorder(state: dict[str, Tensor], depth: int, order_E: Tensor) -> None:
+    """Permute what knows the experts of a depth by their number."""
+    for name in ("weight", "embeddings"):
+        key = f"router.{depth}.{name}"
+        if key in state:
+            state[key] = state[key][order_E]
+    for key in (f"load_bias.depth{depth}.bias_E", f"load_bias.bank{depth}.bias_E"):
+        if key in state:
+            state[key] = state[key][order_E]
+    key = f"collaboration.{depth}.raw"
+    if key in state:
+        state[key] = state[key][order_E][:, order_E]
+
+
+@torch.no_grad()
+def _expert_inputs(
+    config: ModelConfig, state: Weights, windows: Sequence[Tensor]
+) -> dict[int, Tensor]:
+    """Return by depth what the experts of an untied model receive, for the first tokens of text."""
+    experts = max(config.experts_at(depth) for depth in range(config.depth))
+    enough = max(1, MATCHING_ELEMENTS // (2 * experts * config.width))
+    model = _model(config, state)
+    kept: dict[int, Tensor] = {}
+    for name, bank in model.experts.items():
+        bank.register_forward_pre_hook(
+            lambda _, inputs, depth=int(name): kept.__setitem__(depth, inputs[0].flatten(0, -2))
+        )
+    model(windows[0][None, :enough])
+    return kept
+
+
+# ------------------------------------------------------------------ the loss on text
+
+
+def _windows(
+    config: ModelConfig, tokenizer: Tokenizer | None, text: Path | None, tokens: int
+) -> list[Tensor] | None:
+    """Cut a text into sequences of the model's context, one token of overlap."""
+    if text is None:
+        return None
+    if tokenizer is None:
+        raise ValueError("this model folder has no tokenizer.json to read the text with: add it")
+    stream: list[int] = []
+    for document in _documents(text):
+        stream += [tokenizer.end_of_text, *tokenizer.encode(document)]
+        if len(stream) > tokens:
+            break
+    if len(stream) < 2:
+        raise ValueError(f"{text}: no text to measure the loss on")
+    ids = torch.tensor(stream[: tokens + 1])
+    cuts = range(0, len(ids) - 1, config.context)
+    return [ids[cut : cut + config.context + 1] for cut in cuts]
+
+
+def _documents(text: Path) -> Iterable[str]:
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"{text}: no such text file")
+    return formats.texts(Path(text))
+
+
+def _model(config: ModelConfig, state: Weights) -> LanguageModel:
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    model.load_state_dict({name: t.float() for name, t in state.items()}, assign=True)
+    return model.eval()
+
+
+@torch.no_grad()
+def _loss(config: ModelConfig, state: Weights, windows: Sequence[Tensor] | None) -> float | None:
+    """Return the mean cross-entropy in nats per token."""
+    if windows is None:
+        return None
+    model = _model(config, state)
+    total, count = 0.0, 0
+    for window in windows:
+        output = model(window[None, :-1], window[None, 1:])
+        assert output.loss is not None
+        total += output.loss.item() * (len(window) - 1)
+        count += len(window) - 1
+    return total / count
