@@ -478,12 +478,17 @@ def save_yaml(config: Any, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def load_yaml(cls: type[C], path: Path) -> C:
-    """Read a configuration of type `cls` from a YAML file; a ValueError names file and option."""
+def load_yaml(cls: type[C], path: Path, part: str | None = None) -> C:
+    """Read a configuration of type `cls` from a YAML file; a ValueError names file and option.
+
+    With `part`, a file that holds more (a whole run) may have it under this name.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file at {path}")
     try:
-        return from_dict(cls, yaml.safe_load(path.read_text(encoding="utf-8")))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        inner = part is not None and isinstance(data, dict) and part in data
+        return from_dict(cls, data[part] if inner else data)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, UnicodeDecodeError) as error:

@@ -143,11 +143,14 @@ LOOPED_TOPOLOGIES = (
 )
 """The topologies of Expert Tying §3, for depth 32."""
 
+LoopedMode = Literal["alltie", "attntie", "lora", "experttie"]
+LOOPED_MODES: tuple[LoopedMode, ...] = ("alltie", "attntie", "lora", "experttie")
+
 
 def looped_32(
     grain: Literal["fine", "coarse", "dense"] = "fine",
     topology: str = "own",
-    mode: Literal["alltie", "attntie", "lora", "experttie"] = "experttie",
+    mode: LoopedMode = "experttie",
     vocab_size: int = 50_304,
 ) -> ModelConfig:
     """Looped models of Expert Tying §3 (arXiv 2606.16825): depth 32, a topology, what it ties.
@@ -186,7 +189,6 @@ def nano(vocab_size: int = 8192) -> ModelConfig:
         context=128,
         attention=AttentionConfig(heads=4, qk_norm="head"),
         experts=ExpertConfig(count=16, width=64, top_k=3),
-        router=RouterConfig(renormalise=True),
     )
 
 
@@ -194,4 +196,4 @@ def nano_dense(vocab_size: int = 8192) -> ModelConfig:
     """Return the dense control of `nano`: as wide as its active experts together, no router."""
     moe = nano(vocab_size)
     width = moe.experts.width * moe.experts.top_k
-    return replace(moe, experts=ExpertConfig(count=1, width=width, top_k=1), router=RouterConfig())
+    return replace(moe, experts=ExpertConfig(count=1, width=width, top_k=1))

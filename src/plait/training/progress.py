@@ -1,45 +1,44 @@
-"""A bar for a terminal: loss, tokens per second, how balanced the experts are, time left."""
+"""Progress of one run: loss, tokens per second, load balance, time left."""
 
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from plait.training.config import TrainConfig
 from plait.training.metrics import Row
 
 
 class TrainingBar:
-    """Shows the rows that it is called with; give it to ``train`` as ``progress``.
+    """A context that draws a bar; call it with each row of the metrics.
 
     Where the output is no terminal it prints a plain line each time another twentieth is done.
     """
 
-    def __init__(self, steps: int, title: str = "train", console: Console | None = None) -> None:
-        self.steps, self.title = steps, title
-        self.console = console or Console(stderr=True)
-        self._printed = -1
-        self._held_out = ""
-        self._progress = Progress(
-            TextColumn("{task.description}"),
+    def __init__(self, config: TrainConfig, console: Console) -> None:
+        self.steps, self.console = config.steps, console
+        self.progress = Progress(
+            TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
+            TextColumn("{task.fields[status]}"),
+            console=console,
+            disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(title, total=steps, figures="")
+        self.task = self.progress.add_task("", total=config.steps, status="")
+        self._printed = -1
 
     def __enter__(self) -> "TrainingBar":
-        self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(
@@ -48,28 +47,34 @@ class TrainingBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self.progress.stop()
 
     def __call__(self, row: Row) -> None:
-        """Show one row of the metrics."""
+        """Show one row; evaluations are printed above the bar."""
         if "evaluation" in row:
-            self._held_out = f"  held out {row['evaluation']['all']['bits_per_byte']:.3f} bits/byte"
-            return
-        figures = _figures(row) + self._held_out
-        self._progress.update(self._task, completed=row["step"], figures=figures)
-        part = 20 * row["step"] // self.steps
-        if not self.console.is_terminal and part > self._printed:
-            self._printed = part
-            self.console.print(
-                f"{self.title}  {row['step']}/{self.steps}  {figures}", soft_wrap=True
+            overall = row["evaluation"]["all"]
+            self._print(
+                f"step {row['step']:,}: held-out {overall['loss']:.4f} nats/token, "
+                f"{overall['bits_per_byte']:.4f} bits per byte"
             )
+            return
+        status = _status(row)
+        self.progress.update(self.task, completed=row["step"], status=status)
+        twentieth = 20 * row["step"] // self.steps
+        if not self.console.is_terminal and twentieth > self._printed:
+            self._printed = twentieth
+            self._print(f"step {row['step']:,} of {self.steps:,}: {status}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False)
 
 
-def _figures(row: Row) -> str:
-    loss = "not finite, skipped" if row["loss"] is None else f"{row['loss']:.3f}"
-    text = f"loss {loss}  {row['tokens_per_second']:,.0f} tok/s"
-    loads = [load for load in row["load_max_over_mean"] if load is not None]
-    if loads:
-        text += f"  load max/mean {max(loads):.2f}"
+def _status(row: Row) -> str:
+    loss = row["loss"]
+    status = "loss " + ("not finite, step skipped" if loss is None else f"{loss:.3f}")
+    status += f" · {row['tokens_per_second']:,.0f} tokens/s"
+    peaks = [peak for peak in row["load_max_over_mean"] if peak is not None]
+    if peaks:
+        status += f" · load max/mean {max(peaks):.2f}"
     dead = sum(count or 0 for count in row["dead_experts"])
-    return text + (f"  dead {dead}" if dead else "")
+    return status + (f" · dead experts {dead}" if dead else "")

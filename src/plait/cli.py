@@ -1,0 +1,361 @@
+"""The command line: parses, calls, prints. Every command has --help with units and defaults."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from plait import recipes
+from plait.overrides import UsageError, override, split_options
+
+console = Console()
+errors = Console(stderr=True)
+RUNS = Path("runs")
+
+
+# ------------------------------------------------------------------ data
+
+
+def data_build(corpus: Positional[str], /, out: Path | None = None, replace: bool = False) -> None:
+    """Fetch, clean, split and tokenize text into a corpus.
+
+    Args:
+        corpus: starter, papers, or a YAML file that describes a corpus (see docs/data.md).
+        out: folder to build it in; by default under the cache folder (PLAIT_CACHE moves it).
+        replace: replace a corpus of another specification that is there.
+    """
+    from plait.data import build, corpora
+    from plait.data.summary import inspect
+
+    spec = corpora.specification(corpus)
+    path = out or corpora.default_path(spec.name)
+    with _progress() as progress:
+        build(spec, path, progress, replace=replace)
+    console.print(inspect(path, verify=False))
+
+
+def data_inspect(corpus: Positional[str], /) -> None:
+    """Show what a corpus holds, and check every file against the manifest.
+
+    Args:
+        corpus: folder of a corpus, or the name of one in the cache folder.
+    """
+    from plait.data import corpora
+    from plait.data.summary import inspect
+
+    folder = Path(corpus)
+    console.print(inspect(folder if folder.is_dir() else corpora.default_path(corpus)))
+
+
+# ------------------------------------------------------------------ plan and train
+
+
+def plan(config: Positional[str], /) -> None:
+    """Count parameters, FLOPs and memory of a model without allocating any weights.
+
+    Options of the model follow: `plait plan olmoe --sharing.experts "groups(4, skip=2)"`.
+
+    Args:
+        config: a recipe, or a YAML file; `plait plan CONFIG --help` lists every option.
+    """
+    _plan(config, [])
+
+
+def _plan(config: str, options: list[str]) -> None:
+    from plait.summary import plan_summary
+
+    model = recipes.model_config(config)
+    if "--help" in options or "-h" in options:
+        _help(f"plait plan {config}", "Options of this model, with their values in it.", model)
+    console.print(plan_summary(config, override(model, options)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Where and on what a run trains; none of it changes the experiment."""
+
+    name: str | None = None
+    """of the variant, in the run folder's name; None: the recipe's"""
+    study: str = "single"
+    """folder under `runs` that the run belongs to"""
+    runs: str = "runs"
+    """folder of all runs"""
+    device: str | None = None
+    """as torch names it; None: CUDA where there is one, else the CPU"""
+    threads: int | None = None
+    """threads of torch; None: its own choice"""
+    track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """further sinks for the metrics, such as [tensorboard]"""
+
+
+def train(config: Positional[str], /) -> None:
+    """Train one run; the same command again resumes it, or shows its result when it is finished.
+
+    Options of the run follow: `plait train nano --model.sharing.router "blocks(4)"`.
+    `--from WEIGHTS` starts from a run's folder or a .safetensors file.
+
+    Args:
+        config: a recipe, or a YAML file; `plait train CONFIG --help` lists every option.
+    """
+    _train(config, [])
+
+
+def _train(config: str, options: list[str]) -> None:
+    from plait.data.corpora import NAMED
+    from plait.summary import evaluation_summary
+    from plait.training import run_folder
+    from plait.training import train as train_run
+    from plait.training.progress import TrainingBar
+
+    experiment = recipes.train_config(config)
+    if "--help" in options or "-h" in options:
+        about = "Options of this run, with their values in it. --from is --initial-weights."
+        _help(f"plait train {config}", about, experiment, Launch())
+    options = ["--initial-weights" if option == "--from" else option for option in options]
+    launch_names = tuple(f"--{field.name}" for field in fields(Launch))
+    mine, others = split_options(options, launch_names)
+    launch, experiment = override(Launch(), mine), override(experiment, others)
+    if experiment.data.corpus in NAMED:
+        ensure_corpus(experiment.data.corpus)
+    name = launch.name or Path(config).name.removesuffix(".yaml")
+    folder = run_folder(experiment, Path(launch.runs), launch.study, name)
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    with TrainingBar(experiment, console) as bar:
+        result = train_run(
+            experiment,
+            folder,
+            progress=bar,
+            device=launch.device,
+            threads=launch.threads,
+            track=launch.track,
+        )
+    console.print(evaluation_summary("held-out test split", result.evaluation["domains"]))
+
+
+def _help(prog: str, description: str, *configs: Any) -> NoReturn:
+    """Print the options of dataclasses with their docstrings and values, and stop."""
+    for config in configs:
+        with contextlib.suppress(SystemExit):
+            tyro.cli(
+                type(config),
+                args=["--help"],
+                default=config,
+                prog=prog,
+                description=description,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    raise SystemExit(0)
+
+
+def ensure_corpus(name: str) -> None:
+    """Build a named corpus with a progress bar, unless it is there."""
+    from plait.data import build, corpora
+    from plait.data.corpus import MANIFEST
+
+    path = corpora.default_path(name)
+    if not (path / MANIFEST).is_file():
+        console.print(f"building the corpus {name} in {path}", soft_wrap=True)
+        with _progress() as progress:
+            build(corpora.specification(name), path, progress)
+
+
+# ------------------------------------------------------------------ study
+
+
+def study_run(name: Positional[str], /, runs: Path = RUNS, jobs: int = 1) -> int:
+    """Train every run of a study that is not finished yet, then show the table.
+
+    Args:
+        name: a study's name, or FILE.py:FUNCTION.
+        runs: folder of all runs.
+        jobs: processes at a time; the processor's threads are divided among them.
+    """
+    from plait.data.corpora import NAMED
+    from plait.studies.runner import run
+
+    study = recipes.study(name)
+    for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
+        if corpus in NAMED:
+            ensure_corpus(corpus)
+    return run(study, runs, jobs=jobs, console=console).exit_code
+
+
+def study_show(name: Positional[str], /, runs: Path = RUNS) -> None:
+    """Print the table of a study, as far as it has come.
+
+    Args:
+        name: a study's name.
+        runs: folder of all runs.
+    """
+    from plait.studies.show import show
+
+    show(runs / _study_name(name), console)
+
+
+def study_report(
+    name: Positional[str],
+    /,
+    runs: Path = RUNS,
+    out: Path | None = None,
+    figures: tuple[Literal["svg", "png", "pdf"], ...] = (),
+) -> None:
+    """Write the report of a study: one HTML file that needs no network.
+
+    Args:
+        name: a study's name.
+        runs: folder of all runs.
+        out: the HTML file; by default report.html in the study's folder.
+        figures: also write every figure in these formats.
+    """
+    from plait.report.study_report import write_report
+
+    path = write_report(runs / _study_name(name), out, figure_formats=figures)
+    console.print(f"report: {path}", soft_wrap=True)
+
+
+def _study_name(name: str) -> str:
+    return recipes.study(name).name if ".py:" in name else name
+
+
+# ------------------------------------------------------------------ what a trained model does
+
+
+def evaluate(
+    run: Positional[Path],
+    /,
+    split: Literal["validation", "test"] = "test",
+    tokens: int = 262_144,
+    corpus: str | None = None,
+) -> None:
+    """Score a trained model on held-out text by domain.
+
+    Args:
+        run: folder of a run.
+        split: which held-out split.
+        tokens: tokens of each domain.
+        corpus: name or folder of the corpus; None: the one that the run trained on.
+    """
+    from plait.evaluation.heldout import evaluate as score
+    from plait.summary import evaluation_summary
+    from plait.training import load_run
+    from plait.training.loop import open_corpus
+
+    config, model = load_run(run)
+    held_out = score(
+        model,
+        open_corpus(corpus or config.data.corpus),
+        split,
+        sequence_length=config.data.sequence_length,
+        tokens_per_domain=tokens,
+        batch_size=config.evaluation.batch,
+        precision=config.precision,
+    )
+    console.print(evaluation_summary(f"{run.name}: {split} split", held_out.to_dict()))
+
+
+def generate(
+    run: Positional[Path],
+    /,
+    prompt: str,
+    tokens: int = 100,
+    temperature: float = 0.8,
+    top_k: int | None = 50,
+    seed: int = 0,
+) -> None:
+    """Continue a prompt.
+
+    Args:
+        run: folder of a run.
+        prompt: text to continue.
+        tokens: new tokens at the most.
+        temperature: of the sampling; 0 takes the most probable token.
+        top_k: sample among this many most probable tokens; None: among all.
+        seed: of the sampling.
+    """
+    from plait.model.generate import generate as continue_
+    from plait.training import load_run
+    from plait.training.loop import open_corpus
+
+    config, model = load_run(run)
+    tokenizer = open_corpus(config.data.corpus).tokenizer
+    ids = tokenizer.encode(prompt)
+    for token in continue_(
+        model, ids[:], max_new_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
+    ):
+        ids.append(token)
+    console.print(tokenizer.decode(ids), markup=False, highlight=False, soft_wrap=True)
+
+
+# ------------------------------------------------------------------ the rest
+
+
+def _progress() -> Any:
+    from rich.progress import Progress
+
+    return Progress(console=console)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "data build": data_build,
+    "data inspect": data_inspect,
+    "plan": plan,
+    "train": train,
+    "study run": study_run,
+    "study show": study_show,
+    "study report": study_report,
+    "eval": evaluate,
+    "generate": generate,
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        sys.exit(_run(arguments) or 0)
+    except KeyboardInterrupt:
+        _fail("interrupted")
+    except BrokenPipeError:
+        os._exit(0)  # whoever read our output has enough
+    except UsageError as error:
+        _fail(str(error), code=2)
+    except Exception as error:
+        if debug or not _is_users(error):
+            raise
+        _fail(" ".join(str(error).split()) or type(error).__name__)
+
+
+def _run(arguments: list[str]) -> int | None:
+    if arguments[:1] in (["plan"], ["train"]) and arguments[1:2] and arguments[1][:1] != "-":
+        # the options depend on the configuration, so its name comes first
+        command, config, *options = arguments
+        {"plan": _plan, "train": _train}[command](config, options)
+        return 0
+    result = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        args=arguments,
+        prog="plait",
+        description="Mixture-of-experts language models whose layers share.",
+    )
+    return result if isinstance(result, int) else None
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the message alone tells a user what to do."""
+    from plait.training.interruption import Interrupted
+
+    return isinstance(error, (ValueError, OSError, ImportError, Interrupted))
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    errors.print(f"plait: {message}", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
