@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions from tokens seen to a factor on the peak rate.
 
-Tokens rather than steps, so that a schedule means the same at any batch size. The factor for a step
-is taken at the tokens seen *with* that step: the first is above zero and the last meets the floor.
+Tokens rather than steps, so that a schedule means the same at any batch size. The loop takes the
+factor at the middle of each step, so that neither the first nor the last step is lost to a 0.
 """
 
 import math

@@ -158,7 +158,9 @@ class _Run:
         gradient_norm = float(norm)
         counters.step += 1
         counters.tokens += config.tokens_per_step
-        factor = config.schedule.factor(counters.tokens, config.steps * config.tokens_per_step)
+        # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
+        middle = counters.tokens - config.tokens_per_step // 2
+        factor = config.schedule.factor(middle, config.steps * config.tokens_per_step)
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             if config.clip is not None:
                 parameters = [p for p in state.model.parameters() if p.grad is not None]
