@@ -60,11 +60,11 @@ MODELS: dict[str, ModelConfig] = {
 }
 
 
-def train(config: ModelConfig, steps: int = 6) -> list[float]:
+def train(config: ModelConfig, steps: int = 5) -> list[float]:
     """Losses before each of `steps` steps of SGD with momentum, in fp32."""
     model = LanguageModel(config, seed=3)
     batch = torch.randint(config.vocab_size, (4, 17), generator=torch.Generator().manual_seed(5))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     losses = []
     for _ in range(steps):
         optimizer.zero_grad()
