@@ -1,0 +1,47 @@
+"""Figures of a routing analysis: one code for the report page and for PNG, SVG, PDF and HTML files.
+
+Models that are compared share a figure where lines or bars can; maps are drawn one per model.
+"""
+
+from collections.abc import Callable, Sequence
+
+from plait.report.figure import Figure, Section
+from plait.report.palette import series
+from plait.routing.analysis import Analysis
+from plait.routing.figures.consistency import consistency_figures
+from plait.routing.figures.flow import flow_figures
+from plait.routing.figures.load import coactivation_figures, load_figures
+from plait.routing.figures.paths import coverage_figure, window_figure
+from plait.routing.figures.robustness import robustness_figures
+from plait.routing.figures.specialisation import specialisation_figures
+from plait.routing.figures.tokens import shown, tokens_figure
+from plait.routing.figures.topology import topology_figures
+
+__all__ = ["sections", "shown"]
+
+
+def sections(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> list[Section]:
+    """Every figure that the analyses have data for, in the sections of a report.
+
+    Args:
+        analyses: one for each model, over the same tokens; their names differ.
+        decode: a token's text, not yet made safe.
+    """
+    looks = series([found.info.model for found in analyses], baseline="")
+    tokens = [tokens_figure(found, decode, number) for number, found in enumerate(analyses)]
+    parts: list[tuple[str, Sequence[Figure | None]]] = [
+        ("Paths", [coverage_figure(analyses, looks), window_figure(analyses, looks)]),
+        ("Path flow", flow_figures(analyses)),
+        ("What paths carry", tokens),
+        ("Consistency over depth", consistency_figures(analyses, looks)),
+        ("Load", [*load_figures(analyses, looks), *coactivation_figures(analyses)]),
+        ("Specialisation by domain", specialisation_figures(analyses, looks)),
+        ("Robustness", robustness_figures(analyses, looks)),
+        ("Learned topology", topology_figures(analyses)),
+    ]
+    made = []
+    for title, figures in parts:
+        known = [figure for figure in figures if figure is not None]
+        if known:
+            made.append(Section(title, figures=known))
+    return made
