@@ -340,6 +340,8 @@ def _run(arguments: list[str]) -> int | None:
         command, config, *options = arguments
         {"plan": _plan, "train": _train}[command](config, options)
         return 0
+    if " ".join(arguments[:2]) in COMMANDS:
+        arguments = [" ".join(arguments[:2]), *arguments[2:]]
     result = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         args=arguments,
