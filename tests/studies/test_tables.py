@@ -46,7 +46,7 @@ def test_seeds_that_agree_decide_and_seeds_that_do_not_leave_it_open(tmp_path: P
     ]
     said = headline(rows)
     assert said.title == "better is better than plain by 0.200 nats per token"
-    assert "Holm's correction for 4 comparisons" in said.sentences[1]
+    assert "Holm’s correction for 4 comparisons" in said.sentences[1]
 
 
 def test_nothing_beat_the_baseline(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def styled(chart: Any) -> Any:
         .configure_legend(
             orient="bottom",
             columns=3,
+            symbolOpacity=1,
             labelColor=INK,
             titleColor=INK,
             labelFontSize=11.5,

@@ -101,7 +101,7 @@ def size_figure(rows: Sequence[Row], looks: Sequence[Series]) -> Figure:
         .add_params(FOCUS)
         .properties(height=210)
     )
-    caption = "Lower and further left is better. Means; how sure the differences are stands beside."
+    caption = "Lower and further left is better. The figure beside shows how sure it is."
     return Figure("size", "Loss against size", chart, caption, key=True)
 
 
@@ -228,7 +228,7 @@ def _shape(looks: Sequence[Series]) -> alt.Shape:
 
 def _dash(looks: Sequence[Series]) -> alt.StrokeDash:
     scale = alt.Scale(domain=[s.name for s in looks], range=[list(s.dash) for s in looks])
-    return alt.StrokeDash("variant:N", scale=scale, title=None, legend=None)
+    return alt.StrokeDash("variant:N", scale=scale, title=None)
 
 
 def _indices(title: str) -> alt.Axis:
@@ -325,7 +325,10 @@ def _lines(rows: list[dict[str, Any]], looks: Sequence[Series], title: str) -> A
 def _gap_lines(rows: list[dict[str, Any]], looks: Sequence[Series]) -> Any:
     title = "validation loss − baseline (nats per token)"
     base = alt.Chart(chart_data(rows)).encode(x=_tokens_axis(), color=_colour(looks))
-    y = alt.Y("difference:Q", title=title)
+    values = [0.0, *(row["difference"] for row in rows)]
+    air = 0.08 * (max(values) - min(values)) or 0.01
+    scale = alt.Scale(domain=[min(values) - air, max(values) + air], nice=False)
+    y = alt.Y("difference:Q", title=title, scale=scale)
     zero = alt.Chart(chart_data([{"difference": 0}])).mark_rule(color=MUTED, strokeWidth=1.5)
     layers = [
         zero.encode(y=y),
@@ -334,7 +337,8 @@ def _gap_lines(rows: list[dict[str, Any]], looks: Sequence[Series]) -> Any:
         _hover(base.encode(y=y), "difference"),
     ]
     if any("low" in row for row in rows):
-        band = base.mark_area().encode(y=alt.Y("low:Q", title=title), y2="high:Q")
+        low = alt.Y("low:Q", title=title, scale=scale)
+        band = base.mark_area(clip=True).encode(y=low, y2="high:Q")
         shown = alt.condition("datum.variant == focus", alt.value(0.25), alt.value(0))
         layers.insert(0, band.encode(opacity=shown))
     return alt.layer(*layers).add_params(FOCUS).properties(height=280)

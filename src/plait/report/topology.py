@@ -35,7 +35,7 @@ def topology_section(study: StudyResults) -> Section | None:
             found[label] = _topology(raw[bank], config)
     if not found:
         return None
-    lowest = min(0.0, *(float(np.nanmin(s)) for s in found.values()))
+    lowest = min(float(np.nanmin(s)) for s in found.values())
     highest = max(float(np.nanmax(s)) for s in found.values())
     text = (
         "S says how much each expert (row) listens to each other one (column). It begins uniform, "
@@ -46,7 +46,7 @@ def topology_section(study: StudyResults) -> Section | None:
         Figure(
             f"topology-{index}",
             label,
-            heatmap(_cells(s), "from", "to", "weight", "S", (lowest, highest), height=210),
+            heatmap(_cells(s), "from", "to", "weight", "S", (lowest, highest or 1.0), height=210),
             _entropy(s),
             span="quarter",
         )

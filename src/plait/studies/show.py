@@ -18,11 +18,11 @@ _MEASURED = (
     "parameters\nstored",
 )
 _WIDE = (
-    "\nperplexity",
     "parameters\nactive",
     "training\nFLOPs/token",
     "tokens\nseen",
     "gate\nmass",
+    "\nperplexity",
 )
 
 
@@ -52,11 +52,11 @@ def show(study_folder: Path, console: Console | None = None) -> None:
             best = "bold" if row.loss.mean == lowest and len(rows) > 1 else ""
             difference = row.difference.estimate if row.difference else None
             further = (
-                number(row.perplexity.mean, 2),
                 quantity(row.active),
                 quantity(row.training_flops),
                 quantity(row.tokens),
                 "–" if row.gate_mass is None else number(row.gate_mass, 2),
+                number(row.perplexity.mean, 2),
             )
             table.add_row(
                 Text(row.variant, style=best),

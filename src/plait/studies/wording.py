@@ -74,7 +74,10 @@ def headline(rows: Sequence[Row]) -> Headline:
         }.get(said, f"{best.variant} has the lowest loss, but not surely below {base.variant}")
         opening = ""
     sentences = [opening + _against(best, base), _certainty(best, len(others))]
-    return Headline(title, tuple(sentence for sentence in sentences if sentence))
+    sure = [row.variant for row in others if verdict(row) == "better" and row is not best]
+    if sure:
+        sentences.append(f"Better than {base.variant} at the 5 % level: {', '.join(sure)}.")
+    return Headline(title, tuple(sentences))
 
 
 def _against(row: Row, base: Row) -> str:
@@ -100,7 +103,7 @@ def _certainty(row: Row, comparisons: int) -> str:
             "One seed each: this is what one run gave. How far another seed would move it is not "
             "known, so no interval is given."
         )
-    holm = f" after Holm's correction for {comparisons} comparisons" if comparisons > 1 else ""
+    holm = f" after Holm’s correction for {comparisons} comparisons" if comparisons > 1 else ""
     text = (
         f"Paired difference over {estimate.count} seeds: {signed(estimate.mean)} nats per token, "
         f"95 % interval {interval(estimate, sign=True)}, {p_value(row.p)}{holm}."
