@@ -4,6 +4,7 @@ import ipaddress
 import json
 import socket
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,6 @@ def serve(runs: list[Path], host: str = LOOPBACK, port: int = 8765) -> None:
     Raises:
         ValueError: the address cannot be used.
     """
-    app = application(open_models(runs), host)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,6 +91,8 @@ def serve(runs: list[Path], host: str = LOOPBACK, port: int = 8765) -> None:
             raise ValueError(
                 f"cannot listen on {host} port {port} ({error.strerror}): give another --port"
             ) from None
+        app = application(open_models(runs), host)
+        listener.listen()
         if not _is_loopback(host):
             print(
                 f"warning: listening on {host}: whoever reaches this machine can use the page, and "
@@ -108,7 +110,8 @@ def serve(runs: list[Path], host: str = LOOPBACK, port: int = 8765) -> None:
             lifespan="off",
             server_header=False,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn ends in order, then raises it once more
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 class _Guard:

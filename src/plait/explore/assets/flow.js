@@ -209,23 +209,30 @@ class Flow {
     this.thread.before(this.marks);
   }
 
+  /** Where a token passes a depth: between its places in the ribbons that come and go. */
+  at(level, token) {
+    const passes = [[this.slots[level - 1]?.get(token), "y1"], [this.slots[level]?.get(token), "y0"]].filter(([slot]) => slot);
+    if (!passes.length) return this.node(level, this.reading.top(level, token)).y;
+    const heights = passes.map(([{ ribbon, place }, y]) => ribbon[y] + this.scale * (place + 0.5));
+    return heights.reduce((a, b) => a + b, 0) / heights.length;
+  }
+
   /** Draw one token's way as a thread, its further experts as dots as large as their gates. */
   follow(token) {
     if (token === null) return this.thread.replaceChildren();
     const { levels, largestGate } = this.reading;
-    let d = "";
-    this.slots.forEach((slots, level) => {
-      const { ribbon, place } = slots.get(token);
-      const [x0, x1] = [this.x[level] + this.bar / 2, this.x[level + 1] - this.bar / 2];
-      const [y0, y1] = [ribbon.y0, ribbon.y1].map((y) => y + this.scale * (place + 0.5));
-      const xm = (x0 + x1) / 2;
-      d += `${level ? "L" : "M"}${x0} ${y0}C${xm} ${y0} ${xm} ${y1} ${x1} ${y1}`;
-    });
+    const points = levels.map((_, level) => [this.x[level], this.at(level, token)]);
+    const d = points.map(([x, y], level) => {
+      if (!level) return `M${x} ${y}`;
+      const [before, above] = points[level - 1];
+      const middle = (before + x) / 2;
+      return `C${middle} ${above} ${middle} ${y} ${x} ${y}`;
+    }).join("");
     const dots = levels.flatMap(({ experts, gates }, level) =>
       experts[token].map((expert, rank) => {
         const row = this.rows[expert];
         const r = 2 + 4.5 * Math.sqrt(Math.abs(gates[token][rank] ?? 0) / largestGate);
-        return svg("circle", { class: rank ? "further" : "first", cx: this.x[level], cy: row.y + row.height / 2, r });
+        return svg("circle", { class: rank ? "further" : "first", cx: this.x[level], cy: rank ? row.y + row.height / 2 : points[level][1], r });
       }),
     );
     this.thread.replaceChildren(svg("path", { class: "halo", d }), svg("path", { class: "way", d }), ...dots);

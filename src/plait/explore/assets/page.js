@@ -46,7 +46,8 @@ async function trace() {
     if (request !== state.request) return;
     state.readings = sides.map((index, side) => new Reading(state.models[index], analyses[side]));
     state.traced = text;
-    state.token = state.selection = state.preview = null;
+    state.selection = state.preview = null;
+    state.token = { side: 0, token: Math.floor(state.readings[0].size / 3), pinned: false };
     if (sides.length < 2 && state.colour === "difference") state.colour = "none";
     draw();
   } catch (error) {
@@ -115,7 +116,7 @@ function heading(reading, side) {
     ["bits per byte", fixed(summary.bits_per_byte, 3)],
     ["paths", `${whole(summary.paths)} of ${whole(reading.size)} tokens`],
     ["experts", `${[...count].join(", ")}, top ${model.top_k}`],
-    ["stored", `${millions(model.parameters)} parameters`],
+    ["parameters", millions(model.parameters)],
   ];
   return html(
     "div", { class: "head" },
@@ -264,7 +265,7 @@ function scope() {
   const here = reading.levels[target.level].depth;
   const options = [];
   if (target.kind === "expert" && depths.length > 1) {
-    options.push({ value: "here", label: `at depth ${here}` }, { value: "wide", label: `where its bank serves: ${spans(depths)}` });
+    options.push({ value: "here", label: `at depth ${here}` }, { value: "wide", label: `at all of its bank: ${spans(depths)}` });
   }
   segments(place, [...options, { value: "clear", label: "clear" }], wide ? "wide" : "here", (value) => {
     state.selection = value === "clear" ? null : { side, target, wide: value === "wide" };

@@ -1,0 +1,124 @@
+import json
+import math
+
+import pytest
+import torch
+
+from plait.explore import analyse, describe
+from plait.explore.analysis import MAX_BYTES, TooLongError
+from plait.explore.models import ExploredModel, open_models
+
+TEXT = "def walk(depth):\n    return depth + 1  # é, 東京\n"
+
+
+def test_routing_and_loss_are_those_of_the_model_s_own_forward(models):
+    woven = models[0]
+    found = analyse(woven.model, woven.tokenizer, TEXT)
+    ids = [woven.tokenizer.end_of_text, *woven.tokenizer.encode(TEXT)]
+    tokens_BS = torch.tensor([ids])
+    with torch.inference_mode():
+        routings = woven.model(tokens_BS, routings=True).routings
+        loss = woven.model(tokens_BS[:, :-1], tokens_BS[:, 1:]).loss
+    assert found["tokens"]["id"] == ids[1:]
+    assert found["summary"]["loss"] == pytest.approx(float(loss), abs=1e-3)
+    bits = float(loss) * len(ids[1:]) / math.log(2) / len(TEXT.encode())
+    assert found["summary"]["bits_per_byte"] == pytest.approx(bits, abs=1e-3)
+    assert [level["depth"] for level in found["depths"]] == [0, 1, 2, 3, 4]
+    for level, routing in zip(found["depths"], routings, strict=True):
+        for token, experts in enumerate(level["experts"]):
+            gates = dict(zip(experts, level["gates"][token], strict=True))
+            own = routing.expert_ids_TK[token + 1].tolist()
+            weights = routing.weights_TK[token + 1].tolist()
+            assert gates == pytest.approx(dict(zip(own, weights, strict=True)), abs=1e-4)
+            logits_E = routing.logits_TE[token + 1]
+            assert experts[0] == max(own, key=lambda expert: float(logits_E[expert]))
+    paths = set(zip(*([e[0] for e in level["experts"]] for level in found["depths"]), strict=True))
+    assert found["summary"]["paths"] == len(paths)
+
+
+def test_a_shared_decision_gives_the_same_experts(models):
+    found = models[0].analyse(TEXT)
+    assert found["depths"][3]["experts"] == found["depths"][4]["experts"]
+    assert models[0].describe()["plans"]["decision"]["banks"] == [0, 1, 2, 3, 3]
+
+
+def test_tokens_lie_end_to_end_in_the_text_and_go_through_json(models):
+    for explored in models:
+        found = json.loads(json.dumps(explored.analyse(TEXT), allow_nan=False))
+        tokens = found["tokens"]
+        assert tokens["start"] == [0, *tokens["end"][:-1]]
+        assert tokens["end"][-1] == len(TEXT.encode()) == found["summary"]["bytes"]
+        json.dumps(explored.describe(), allow_nan=False)
+
+
+def test_too_much_text_is_refused_with_its_size_and_the_limit(models):
+    woven = models[0]
+    with pytest.raises(ValueError, match="no text"):
+        woven.analyse("")
+    with pytest.raises(TooLongError, match=f"{MAX_BYTES + 1:,} bytes"):
+        woven.analyse("a" * (MAX_BYTES + 1))
+    with pytest.raises(TooLongError, match="tokens for woven, at most 255"):
+        woven.analyse("x7" * 300)
+    assert woven.describe()["max_tokens"] == 255
+
+
+def test_text_that_spells_special_tokens_or_lone_surrogates_is_ordinary(models):
+    found = models[0].analyse("<|endoftext|>\ud800")
+    assert models[0].tokenizer.end_of_text not in found["tokens"]["id"]
+
+
+def test_a_hugging_face_moe_opens_from_its_folder(models, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokenizer = models[0].tokenizer
+    config = transformers.OlmoeConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=32,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+    )
+    transformers.OlmoeForCausalLM(config).save_pretrained(tmp_path / "olmoe")
+    tokenizer.save(tmp_path / "olmoe" / "tokenizer.json")
+    (explored,) = open_models([tmp_path / "olmoe"])
+    assert explored.name == "olmoe"
+    described = explored.describe()
+    assert described["experts"] == [4, 4, 4]
+    assert described["plans"]["experts"]["text"] == "own"
+    found = explored.analyse(TEXT)
+    tokens_BS = torch.tensor([[tokenizer.end_of_text, *found["tokens"]["id"]]])
+    with torch.inference_mode():
+        output = explored.model(input_ids=tokens_BS, labels=tokens_BS, output_router_logits=True)
+        loss = explored.model(input_ids=tokens_BS, labels=tokens_BS).loss
+    top1_T = output.router_logits[1].argmax(-1)[1:].tolist()
+    assert [experts[0] for experts in found["depths"][1]["experts"]] == top1_T
+    assert found["summary"]["loss"] == pytest.approx(float(loss), abs=1e-3)
+
+
+def test_what_is_no_run_is_refused_with_the_fix(tmp_path, models):
+    with pytest.raises(FileNotFoundError, match=r"neither config\.yaml .* nor config\.json"):
+        open_models([tmp_path])
+    with pytest.raises(ValueError, match="name one run or more"):
+        open_models([])
+
+
+def test_a_dense_model_is_refused(models):
+    from dataclasses import replace
+
+    from plait.config import ExpertConfig
+    from plait.model import LanguageModel
+
+    dense = replace(models[1].model.config, experts=ExpertConfig(count=1, width=16, top_k=1))
+    with pytest.raises(ValueError, match="no depth with a router"):
+        describe(LanguageModel(dense), models[1].tokenizer, "dense")
+
+
+def test_names_are_as_long_as_they_must_be(monkeypatch, tmp_path, models):
+    monkeypatch.setattr(
+        "plait.explore.models._open",
+        lambda folder, name: ExploredModel(name, models[0].model, models[0].tokenizer),
+    )
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "a" / "run"]
+    assert [m.name for m in open_models(folders)] == ["a/run (1)", "b/run", "a/run (2)"]
