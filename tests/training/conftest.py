@@ -67,7 +67,7 @@ def undisturbed(config, tmp_path_factory):
 
 @pytest.fixture
 def longer(config):
-    return replace(config, tokens=4 * config.tokens)
+    return replace(config, tokens=2 * config.tokens)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from training_process import run
 
+from plait.training import train
 from plait.training.metrics import read_rows
 
 CLOCK = ("tokens_per_second",)
@@ -43,6 +44,11 @@ def assert_same(first, second):
         assert torch.equal(first[3][name], second[3][name]), name
 
 
+def size_of_metrics(folder):
+    path = folder / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
 def start(processes, config, folder, **limits):
     process = processes.Process(target=run, args=(config, folder), kwargs=limits)
     process.start()
@@ -50,27 +56,25 @@ def start(processes, config, folder, **limits):
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments_it_ends_as_if_never_killed(
-    config, undisturbed, processes, tmp_path
-):
+def test_killed_at_ten_random_moments_it_ends_as_if_never_killed(longer, processes, tmp_path):
+    config, killed, undisturbed = longer, tmp_path / "killed", tmp_path / "undisturbed"
+    train(config, undisturbed, device="cpu")
+    killed.mkdir()
     moments = random.Random(0)
     for _ in range(10):
-        process = start(processes, config, tmp_path)
-        seen = len(rows(tmp_path)) if (tmp_path / "metrics.jsonl").exists() else 0
-        deadline = time.monotonic() + 60
-        while process.is_alive() and time.monotonic() < deadline:
-            # Past start-up: some rows beyond those it resumed from, then any moment at all.
-            if (tmp_path / "metrics.jsonl").exists() and len(rows(tmp_path)) != seen:
-                break
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.15))
+        seen = size_of_metrics(killed)
+        process = start(processes, config, killed)
+        while process.is_alive() and size_of_metrics(killed) == seen:
+            time.sleep(0.005)
+        # It is past its start: it cut the rows after its checkpoint, or wrote one. Now, any moment.
+        time.sleep(moments.uniform(0, 0.06))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL, "it finished before it could be killed"
-    process = start(processes, config, tmp_path)
+    process = start(processes, config, killed)
     process.join()
     assert process.exitcode == 0
-    assert_same(outcome(tmp_path, config.steps), outcome(undisturbed, config.steps))
+    assert_same(outcome(killed, config.steps), outcome(undisturbed, config.steps))
 
 
 def test_sigterm_saves_and_says_how_to_go_on(longer, processes, tmp_path):
