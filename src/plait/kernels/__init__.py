@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Protocol, cast
 
+import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
@@ -40,17 +41,36 @@ def select(name: str | None = None) -> Backend:
     On a CPU that is the C++ version where a compiler and the processor allow it, else the Python
     one. Raises ValueError if there is no backend of that name.
     """
-    name = name or os.environ.get("PLAIT_KERNEL") or _best()
+    name = name or _chosen()
     if name not in BACKENDS:
         raise ValueError(f"no kernel is called {name!r}; choose one of {', '.join(BACKENDS)}")
     return cast(Backend, import_module(f"{__name__}.{name}"))
 
 
+def compiled(x: Tensor) -> bool:
+    """Whether what is done to `x` between the products goes through the C++ kernels."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and not torch.compiler.is_compiling()
+        and _chosen() == "native"
+        and _missing() is None
+    )
+
+
+def _chosen() -> str:
+    return os.environ.get("PLAIT_KERNEL") or _best()
+
+
 @cache
 def _best() -> str:
-    from plait.kernels.native.build import load
-
-    if (problem := load()) is None:
+    if (problem := _missing()) is None:
         return "native"
-    log.warning("experts run in Python, which is slower than in C++: %s", problem)
+    log.warning("kernels run in Python, which is slower than in C++: %s", problem)
     return "cpu"
+
+
+def _missing() -> str | None:
+    from plait.kernels.native.build import load  # imported late: it may have to compile
+
+    return load()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-SOURCES = ("products.h", "experts.cpp")
+SOURCES = ("products.h", "exponential.h", "experts.cpp", "attention.cpp", "rows.cpp")
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
 # they change no result.
 FLAGS = (
@@ -59,7 +59,7 @@ def _built(compiler: str) -> Path:
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
-            log.info("compiling the expert kernels for this processor, once (about 15 s)")
+            log.info("compiling the kernels for this processor, once (about 30 s)")
             _compile(compiler, here, library)
     return library
 

@@ -176,21 +176,22 @@ void transpose_rows(Rows rows, int64_t K, int64_t N, T* out) {
   }
 }
 
-// C (M × N, row stride ldc) = A (M × K) · packed B, added to C if `add`.
+// C (M × N, row stride ldc) = A (M × K) · packed B, added to C if `add`. `depth` is the K that B was
+// packed with, where only its first K rows are wanted.
 template <typename T>
 void product(int64_t M, int64_t N, int64_t K, const T* A, int64_t lda, const T* B, float* C,
-             int64_t ldc, bool add) {
+             int64_t ldc, bool add, int64_t depth = 0) {
   for (int64_t j = 0; j < N; j += kPanel) {
     int64_t width = std::min(kPanel, N - j);
-    at::native::cpublas::brgemm(M, width, K, lda, width, ldc, add, A, B + j * K, C + j,
-                                kUnit<T> == 2);
+    at::native::cpublas::brgemm(M, width, K, lda, width, ldc, add, A, B + j * (depth ? depth : K),
+                                C + j, kUnit<T> == 2);
   }
 }
 
 // Memory of one thread that lives as long as the thread: no page faults after the first step.
 template <typename T>
 T* scratch(int slot, int64_t count) {
-  thread_local std::vector<std::vector<char>> slots(8);
+  thread_local std::vector<std::vector<char>> slots(16);
   auto& bytes = slots[size_t(slot)];
   size_t needed = size_t(count) * sizeof(T) + 64;
   if (bytes.size() < needed) bytes.resize(needed);

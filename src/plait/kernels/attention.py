@@ -1,0 +1,64 @@
+"""Causal attention with rotary angles: in C++ by blocks of queries, else through torch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from plait import kernels
+
+
+def rotate(x_BHSd: Tensor, cos_BSd: Tensor, sin_BSd: Tensor) -> Tensor:
+    """Turn each head's pairs (i, i + d/2) by their position's angle (RoPE, 2104.09864)."""
+    first, second = x_BHSd.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x_BHSd * cos_BSd[:, None] + turned * sin_BSd[:, None]).to(x_BHSd.dtype)
+
+
+def causal_attention(
+    q_BSHd: Tensor,
+    k_BSGd: Tensor,
+    v_BSGd: Tensor,
+    cos_BSd: Tensor | None = None,
+    sin_BSd: Tensor | None = None,
+) -> Tensor:
+    """Return softmax(q kᵀ / √d) v over the keys up to each query: (B, S, H, d).
+
+    G key heads serve H query heads, H a multiple of G. With angles (B or 1, S, d), queries and
+    keys are turned by them first. Memory grows with S, not S².
+    """
+    same = q_BSHd.dtype == k_BSGd.dtype == v_BSGd.dtype
+    if kernels.compiled(q_BSHd) and same and q_BSHd.shape[-1] % 32 == 0:
+        return _Attention.apply(  # type: ignore[no-any-return, no-untyped-call]
+            q_BSHd, k_BSGd, v_BSGd, cos_BSd, sin_BSd
+        )
+    q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))
+    if cos_BSd is not None and sin_BSd is not None:
+        q, k = rotate(q, cos_BSd, sin_BSd), rotate(k, cos_BSd, sin_BSd)
+    grouped = q.shape[1] != k.shape[1]
+    y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    return y.transpose(1, 2)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_BSHd: Tensor,
+        k_BSGd: Tensor,
+        v_BSGd: Tensor,
+        cos_BSd: Tensor | None,
+        sin_BSd: Tensor | None,
+    ) -> Tensor:
+        q, k, v = q_BSHd.contiguous(), k_BSGd.contiguous(), v_BSGd.contiguous()
+        y_BSHd, lse_BHS = torch.ops.plait.attention_forward(q, k, v, cos_BSd, sin_BSd)
+        ctx.save_for_backward(q, k, v, y_BSHd, lse_BHS, cos_BSd, sin_BSd)
+        return y_BSHd  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BSHd: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = torch.ops.plait.attention_backward(dy_BSHd.contiguous(), *ctx.saved_tensors)
+        return *gradients, None, None

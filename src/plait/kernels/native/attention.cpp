@@ -1,0 +1,270 @@
+// Causal attention as tasks: each takes one head of keys and values of one sequence, with the query
+// heads that share it, through all its blocks of queries on one thread. A block sees only the keys
+// up to its own. Rotary angles are applied while rows are read, and undone in the gradients as they
+// are written; probabilities are recomputed in the backward pass from the logarithm of their sums.
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <limits>
+#include <tuple>
+
+#include "exponential.h"
+#include "products.h"
+
+namespace plait {
+namespace {
+
+constexpr int64_t kQueries = 64;
+
+struct Shape {
+  int64_t B, S, H, G, d;  // batch, length, query heads, key heads, head width
+  float scale;
+  const float* cos;  // (B or 1, S, d), or null
+  const float* sin;
+  int64_t angle_stride;  // from one sequence's angles to the next one's
+
+  int64_t padded() const { return round_up(S, kGranule); }
+  int64_t row(int64_t b, int64_t s, int64_t head, int64_t heads) const {
+    return ((b * S + s) * heads + head) * d;
+  }
+};
+
+// to = factor · from turned by the angles of position s; `to` may be wider or narrower in type.
+template <typename To, typename From>
+void turn(const Shape& shape, int64_t b, int64_t s, float factor, bool back,
+          const From* __restrict from, To* __restrict to) {
+  int64_t d = shape.d, half = d / 2;
+  if (!shape.cos) {
+    for (int64_t i = 0; i < d; ++i) store(to[i], factor * load(from[i]));
+    return;
+  }
+  const float* __restrict cos = shape.cos + b * shape.angle_stride + s * d;
+  const float* __restrict sin = shape.sin + b * shape.angle_stride + s * d;
+  for (int64_t i = 0; i < half; ++i) {
+    float x = load(from[i]), y = load(from[half + i]);
+    float low = back ? sin[half + i] : -sin[i], high = back ? -sin[i] : sin[half + i];
+    store(to[i], factor * (x * cos[i] + y * low));
+    store(to[half + i], factor * (y * cos[half + i] + x * high));
+  }
+}
+
+// The turned keys of one head (padded × d; zero beyond S).
+template <typename T>
+void read_keys(const Shape& s, int64_t b, int64_t g, const T* k, T* keys) {
+  for (int64_t i = 0; i < s.S; ++i) {
+    turn(s, b, i, 1.0f, false, k + s.row(b, i, g, s.G), keys + i * s.d);
+  }
+  std::memset(keys + s.S * s.d, 0, size_t((s.padded() - s.S) * s.d) * sizeof(T));
+}
+
+template <typename T>
+void read_queries(const Shape& s, int64_t b, int64_t head, int64_t first, int64_t rows, const T* q,
+                  T* queries) {
+  for (int64_t r = 0; r < rows; ++r) {
+    turn(s, b, first + r, s.scale, false, q + s.row(b, first + r, head, s.H), queries + r * s.d);
+  }
+  std::memset(queries + rows * s.d, 0, size_t((kQueries - rows) * s.d) * sizeof(T));
+}
+
+template <typename T>
+void forward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const T* v, T* out,
+             float* lse) {
+  int64_t d = s.d, padded = s.padded();
+  T* keys = scratch<T>(0, padded * d);
+  T* packed_keys = scratch<T>(1, padded * d);
+  T* packed_values = scratch<T>(2, padded * d);
+  T* queries = scratch<T>(3, kQueries * d);
+  float* scores = scratch<float>(4, kQueries * padded);
+  T* weights = scratch<T>(5, kQueries * padded);
+  float* sums = scratch<float>(6, kQueries * d);
+  read_keys(s, b, g, k, keys);
+  pack_transposed(keys, d, padded, packed_keys);
+  pack([&](int64_t i) { return v + s.row(b, i, g, s.G); }, s.S, d, packed_values);
+  for (int64_t head = g * s.H / s.G; head < (g + 1) * s.H / s.G; ++head) {
+    for (int64_t first = 0; first < s.S; first += kQueries) {
+      int64_t rows = std::min(kQueries, s.S - first), seen = std::min(first + kQueries, padded);
+      read_queries(s, b, head, first, rows, q, queries);
+      product(kQueries, seen, d, queries, d, packed_keys, scores, padded, false);
+      float total[kQueries];
+      for (int64_t r = 0; r < rows; ++r) {
+        float* __restrict row = scores + r * padded;
+        T* __restrict weight = weights + r * padded;
+        int64_t end = first + r + 1;
+        float largest = -std::numeric_limits<float>::infinity(), sum = 0;
+#pragma omp simd reduction(max : largest)
+        for (int64_t i = 0; i < end; ++i) largest = std::max(largest, row[i]);
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < end; ++i) {
+          float e = exp_(row[i] - largest);
+          sum += e;
+          store(weight[i], e);
+        }
+        std::memset(weight + end, 0, size_t(seen - end) * sizeof(T));
+        total[r] = sum;
+        lse[(b * s.H + head) * s.S + first + r] = largest + std::log(sum);
+      }
+      product(round_up(rows, 16), d, seen, weights, padded, packed_values, sums, d, false, padded);
+      for (int64_t r = 0; r < rows; ++r) {
+        T* __restrict to = out + s.row(b, first + r, head, s.H);
+        for (int64_t i = 0; i < d; ++i) store(to[i], sums[r * d + i] / total[r]);
+      }
+    }
+  }
+}
+
+template <typename T>
+void backward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const T* v,
+              const T* out, const float* lse, const T* dout, T* dq, T* dk, T* dv) {
+  int64_t d = s.d, padded = s.padded();
+  T* keys = scratch<T>(0, padded * d);
+  T* scoring_keys = scratch<T>(1, padded * d);
+  T* summing_keys = scratch<T>(2, padded * d);
+  T* values = scratch<T>(3, padded * d);
+  T* scoring_values = scratch<T>(4, padded * d);
+  T* queries = scratch<T>(5, kQueries * d);
+  T* douts = scratch<T>(6, kQueries * d);
+  T* packed = scratch<T>(7, kQueries * d);
+  float* scores = scratch<float>(8, kQueries * padded);
+  float* dweights = scratch<float>(9, kQueries * padded);
+  T* weights = scratch<T>(10, kQueries * padded);
+  T* dscores = scratch<T>(11, kQueries * padded);
+  T* transposed = scratch<T>(12, kQueries * padded);
+  float* dqueries = scratch<float>(13, kQueries * d);
+  float* dkeys = scratch<float>(14, padded * d);
+  float* dvalues = scratch<float>(15, padded * d);
+  std::memset(dkeys, 0, size_t(padded * d) * sizeof(float));
+  std::memset(dvalues, 0, size_t(padded * d) * sizeof(float));
+  read_keys(s, b, g, k, keys);
+  pack_transposed(keys, d, padded, scoring_keys);
+  pack([&](int64_t i) { return keys + i * d; }, padded, d, summing_keys);
+  for (int64_t i = 0; i < s.S; ++i) copy_row(values + i * d, v + s.row(b, i, g, s.G), d);
+  std::memset(values + s.S * d, 0, size_t((padded - s.S) * d) * sizeof(T));
+  pack_transposed(values, d, padded, scoring_values);
+  for (int64_t head = g * s.H / s.G; head < (g + 1) * s.H / s.G; ++head) {
+    for (int64_t first = 0; first < s.S; first += kQueries) {
+      int64_t rows = std::min(kQueries, s.S - first), seen = std::min(first + kQueries, padded);
+      read_queries(s, b, head, first, rows, q, queries);
+      for (int64_t r = 0; r < rows; ++r) {
+        copy_row(douts + r * d, dout + s.row(b, first + r, head, s.H), d);
+      }
+      std::memset(douts + rows * d, 0, size_t((kQueries - rows) * d) * sizeof(T));
+      product(kQueries, seen, d, queries, d, scoring_keys, scores, padded, false);
+      product(kQueries, seen, d, douts, d, scoring_values, dweights, padded, false);
+      for (int64_t r = 0; r < rows; ++r) {
+        const T* __restrict o = out + s.row(b, first + r, head, s.H);
+        const float* __restrict score = scores + r * padded;
+        const float* __restrict dweight = dweights + r * padded;
+        T* __restrict weight = weights + r * padded;
+        T* __restrict dscore = dscores + r * padded;
+        float offset = lse[(b * s.H + head) * s.S + first + r], mean = 0;
+        for (int64_t i = 0; i < d; ++i) mean += load(o[i]) * load(douts[r * d + i]);
+        int64_t end = first + r + 1;
+#pragma omp simd
+        for (int64_t i = 0; i < end; ++i) {
+          float w = exp_(score[i] - offset);
+          store(weight[i], w);
+          store(dscore[i], w * (dweight[i] - mean));
+        }
+        std::memset(weight + end, 0, size_t(seen - end) * sizeof(T));
+        std::memset(dscore + end, 0, size_t(seen - end) * sizeof(T));
+      }
+      int64_t inner = round_up(rows, kGranule);
+      transpose_rows<T>([&](int64_t r) { return weights + r * padded; }, rows, seen, transposed);
+      pack([&](int64_t r) { return douts + r * d; }, rows, d, packed);
+      product(seen, d, inner, transposed, inner, packed, dvalues, d, true);
+      transpose_rows<T>([&](int64_t r) { return dscores + r * padded; }, rows, seen, transposed);
+      pack([&](int64_t r) { return queries + r * d; }, rows, d, packed);
+      product(seen, d, inner, transposed, inner, packed, dkeys, d, true);
+      product(round_up(rows, 16), d, seen, dscores, padded, summing_keys, dqueries, d, false,
+              padded);
+      for (int64_t r = 0; r < rows; ++r) {
+        turn(s, b, first + r, s.scale, true, dqueries + r * d,
+             dq + s.row(b, first + r, head, s.H));
+      }
+    }
+  }
+  for (int64_t i = 0; i < s.S; ++i) {
+    turn(s, b, i, 1.0f, true, dkeys + i * d, dk + s.row(b, i, g, s.G));
+    copy_row(dv + s.row(b, i, g, s.G), dvalues + i * d, d);
+  }
+}
+
+using Angles = std::optional<at::Tensor>;
+
+Shape shape_of(const at::Tensor& q, const at::Tensor& k, const Angles& cos, const Angles& sin) {
+  Shape s{q.size(0), q.size(1), q.size(2), k.size(2), q.size(3), 0, nullptr, nullptr, 0};
+  TORCH_CHECK(s.d % kGranule == 0 && s.H % s.G == 0, "head widths must be multiples of 32");
+  s.scale = 1.0f / std::sqrt(float(s.d));
+  if (cos) {
+    s.cos = cos->const_data_ptr<float>();
+    s.sin = sin->const_data_ptr<float>();
+    s.angle_stride = cos->size(0) == 1 ? 0 : s.S * s.d;
+  }
+  return s;
+}
+
+std::vector<std::pair<int64_t, int64_t>> heads(const Shape& s) {
+  std::vector<std::pair<int64_t, int64_t>> all;
+  for (int64_t b = 0; b < s.B; ++b) {
+    for (int64_t g = 0; g < s.G; ++g) all.emplace_back(b, g);
+  }
+  return all;
+}
+
+template <typename Work>
+void with_type(const at::Tensor& q, Work work) {
+  q.scalar_type() == at::kBFloat16 ? work(BFloat16{}) : work(float{});
+}
+
+}  // namespace
+
+std::tuple<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k,
+                                                     const at::Tensor& v, const Angles& cos,
+                                                     const Angles& sin) {
+  Shape s = shape_of(q, k, cos, sin);
+  auto out = at::empty(q.sizes(), q.options());
+  auto lse = at::empty({s.B, s.H, s.S}, q.options().dtype(at::kFloat));
+  with_type(q, [&](auto type) {
+    using T = decltype(type);
+    const T *q_ = q.const_data_ptr<T>(), *k_ = k.const_data_ptr<T>(), *v_ = v.const_data_ptr<T>();
+    T* out_ = out.mutable_data_ptr<T>();
+    float* lse_ = lse.mutable_data_ptr<float>();
+    run(heads(s), [&](auto head) { forward(s, head.first, head.second, q_, k_, v_, out_, lse_); });
+  });
+  return {out, lse};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
+    const at::Tensor& dout, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+    const at::Tensor& out, const at::Tensor& lse, const Angles& cos, const Angles& sin) {
+  Shape s = shape_of(q, k, cos, sin);
+  auto dq = at::empty(q.sizes(), q.options()), dk = at::empty(k.sizes(), k.options()),
+       dv = at::empty(v.sizes(), v.options());
+  with_type(q, [&](auto type) {
+    using T = decltype(type);
+    const T *q_ = q.const_data_ptr<T>(), *k_ = k.const_data_ptr<T>(), *v_ = v.const_data_ptr<T>();
+    const T *out_ = out.const_data_ptr<T>(), *dout_ = dout.const_data_ptr<T>();
+    const float* lse_ = lse.const_data_ptr<float>();
+    T *dq_ = dq.mutable_data_ptr<T>(), *dk_ = dk.mutable_data_ptr<T>(),
+      *dv_ = dv.mutable_data_ptr<T>();
+    run(heads(s), [&](auto head) {
+      backward(s, head.first, head.second, q_, k_, v_, out_, lse_, dout_, dq_, dk_, dv_);
+    });
+  });
+  return {dq, dk, dv};
+}
+
+}  // namespace plait
+
+TORCH_LIBRARY_FRAGMENT(plait, m) {
+  m.def("attention_forward(Tensor q, Tensor k, Tensor v, Tensor? cos, Tensor? sin) "
+        "-> (Tensor, Tensor)");
+  m.def("attention_backward(Tensor dout, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, "
+        "Tensor? cos, Tensor? sin) -> (Tensor, Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(plait, CPU, m) {
+  m.impl("attention_forward", &plait::attention_forward);
+  m.impl("attention_backward", &plait::attention_backward);
+}

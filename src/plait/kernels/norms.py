@@ -1,0 +1,33 @@
+"""RMSNorm as one pass forward and one backward: written in operations it is eight and more."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from plait import kernels
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide (…, D) by its root mean square, times weight (D): computed in float32 (1910.07467)."""
+    weight = weight.float()
+    if kernels.compiled(x):
+        return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return, no-untyped-call]
+    return functional.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x, weight = x.contiguous(), weight.contiguous()
+        y, scales = torch.ops.plait.rms_norm_forward(x, weight, eps)
+        ctx.save_for_backward(x, weight, scales)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        dx, dweight = torch.ops.plait.rms_norm_backward(dy.contiguous(), *ctx.saved_tensors)
+        return dx, dweight, None
