@@ -182,7 +182,7 @@ def _require_every_split(spec: Specification, spool: Spool) -> None:
             if not spool.size(split, domain)[0]:
                 raise ValueError(
                     f"domain {domain!r}: none of its {total} documents falls into {split}: give it "
-                    f"more documents, cut its files into smaller ones (cut: 4000) or raise {split}"
+                    f"more text, cut its files into smaller documents (`cut`) or raise `{split}`"
                 )
 
 

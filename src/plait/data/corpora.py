@@ -73,13 +73,6 @@ def default_path(name: str) -> Path:
     return cache_folder() / "corpora" / name
 
 
-def locate(name_or_path: str | Path) -> Path:
-    """Return the folder of a corpus given by its path, or by the name it was built under."""
-    path = Path(name_or_path)
-    built = default_path(str(name_or_path))
-    return built if not path.exists() and built.is_dir() else path
-
-
 def tiny(path: str | Path) -> Corpus:
     """Build a corpus of half a megabyte in a second or two, without network: for tests.
 
