@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plait.config import ModelConfig
+from plait.kernels.attention import causal_attention, rotate
 from plait.model.norms import RMSNorm
 from plait.model.parameters import linear
 
@@ -71,13 +72,6 @@ def rotary(positions_BS: Tensor, head_width: int, theta: float) -> tuple[Tensor,
     angles = positions_BS[..., None].float() * theta ** (-steps / head_width)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
-
-
-def rotate(x_BHSd: Tensor, cos_BSd: Tensor, sin_BSd: Tensor) -> Tensor:
-    """Turn each head's pairs (i, i + d/2) by their position's angle."""
-    first, second = x_BHSd.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x_BHSd * cos_BSd[:, None] + turned * sin_BSd[:, None]).to(x_BHSd.dtype)
 
 
 class LowRank(nn.Module):
@@ -156,10 +150,27 @@ class Attention(nn.Module):
             q, k, v = (t.clamp(-self.clip, self.clip) for t in (q, k, v))
         q = q.view(batch, length, self.heads, self.head_width)
         k = k.view(batch, length, self.kv_heads, self.head_width)
-        v = v.view(batch, length, self.kv_heads, self.head_width).transpose(1, 2)
+        v = v.view(batch, length, self.kv_heads, self.head_width)
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = q.transpose(1, 2), k.transpose(1, 2)
+        if cache is None and positions.mask is None:
+            y_BSHd = causal_attention(q, k, v, positions.cos_BSd, positions.sin_BSd)
+        else:
+            y_BSHd = self._attend(q, k, v, positions, depth, cache)
+        y_BSD: Tensor = self.o_proj(y_BSHd.reshape(batch, length, -1))
+        return y_BSD
+
+    def _attend(
+        self,
+        q_BSHd: Tensor,
+        k_BSGd: Tensor,
+        v_BSGd: Tensor,
+        positions: Positions,
+        depth: int,
+        cache: Cache | None,
+    ) -> Tensor:
+        """Attend with a mask or a cache, or both: (B, S, H, d)."""
+        q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))
         if positions.cos_BSd is not None and positions.sin_BSd is not None:
             q = rotate(q, positions.cos_BSd, positions.sin_BSd)
             k = rotate(k, positions.cos_BSd, positions.sin_BSd)
@@ -170,8 +181,7 @@ class Attention(nn.Module):
             k,
             v,
             attn_mask=positions.mask,
-            is_causal=positions.mask is None and length > 1,
+            is_causal=positions.mask is None and q.shape[2] > 1,
             enable_gqa=self.heads != self.kv_heads,
         )
-        y_BSD: Tensor = self.o_proj(y.transpose(1, 2).reshape(batch, length, -1))
-        return y_BSD
+        return y.transpose(1, 2)

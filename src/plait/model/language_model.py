@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from plait.config import ModelConfig
+from plait.kernels.cross_entropy import linear_cross_entropy
 from plait.model import parameters, router
 from plait.model.attention import Attention, Cache, Positions, QueryKeyLora, rotary
 from plait.model.balance import bias_key
@@ -192,8 +193,7 @@ class LanguageModel(nn.Module):
         if targets_BS is None:
             logits = F.linear(h_BSD[:, -logits_to_keep:], weight)
             return Output(logits, None, tuple(used))
-        logits_TV = F.linear(h_BSD.flatten(0, 1), weight)
-        loss = F.cross_entropy(logits_TV.float(), targets_BS.reshape(-1))
+        loss = linear_cross_entropy(h_BSD.flatten(0, 1), weight, targets_BS.reshape(-1))
         return Output(None, loss, tuple(used))
 
     def _step(

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plait.kernels.norms import rms_norm
+
 
 class RMSNorm(nn.Module):
     """Divide by the root mean square over the last dimension, times a learned weight (1910.07467).
@@ -20,8 +22,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` over its last dimension."""
-        weight = self.weight.float()
-        return F.rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class LayerNorm(nn.Module):
