@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -147,15 +148,13 @@ sys.exit(run(study, Path(sys.argv[2])).exit_code)
 
 
 @pytest.mark.slow
-def test_interrupted_and_orphaned_runs_save_and_resume(config: TrainConfig, tmp_path: Path) -> None:
+def test_orphaned_and_interrupted_runs_save_and_resume(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PLAIT_KERNEL", "reference")
     long = study(dataclasses.replace(config, tokens=50_000), "only")
-    (tmp_path / "study.pickle").write_bytes(pickle.dumps(long))
     [planned] = planned_runs(long, tmp_path)
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def start() -> "subprocess.Popen[str]":
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     def steps() -> list[int]:
         path = planned.folder / "metrics.jsonl"
@@ -163,33 +162,37 @@ def test_interrupted_and_orphaned_runs_save_and_resume(config: TrainConfig, tmp_
         rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [row["step"] for row in rows if "loss" in row]
 
-    def wait_for(condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + 90
-        while not condition():
-            assert time.monotonic() < deadline, f"waited too long for {what}"
-            time.sleep(0.02)
-
     def checkpoints() -> set[str]:
         return {path.name for path in planned.folder.glob("checkpoints/step-*")}
 
-    killed = start()
-    wait_for(steps, "the first step")
-    killed.kill()  # the parent dies without a word: its worker notices, saves and stops
-    killed.communicate()
-    wait_for(checkpoints, "the orphan's checkpoint")
+    def wait_for(condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert time.monotonic() < deadline, "waited too long"
+            time.sleep(0.02)
+
+    # The parent dies without a word: its worker notices, saves and stops.
+    (tmp_path / "study.pickle").write_bytes(pickle.dumps(long))
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for(steps)
+    parent.kill()
+    parent.wait()
+    wait_for(checkpoints)
     saved, before = checkpoints(), len(steps())
 
-    interrupted = start()
-    wait_for(lambda: len(steps()) > before + 2, "progress after resuming")
-    interrupted.send_signal(signal.SIGINT)
-    said, _ = interrupted.communicate(timeout=90)
-    assert interrupted.returncode == 1
-    assert "plait study run small" in said
+    def interrupt_later() -> None:
+        wait_for(lambda: len(steps()) > before + 2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    said = io.StringIO()
+    threading.Thread(target=interrupt_later, daemon=True).start()
+    outcome = run(long, tmp_path, console=Console(file=said, width=200))
+    assert (outcome.interrupted, outcome.exit_code, outcome.failed) == (True, 1, [])
+    assert "plait study run small" in said.getvalue()
     assert checkpoints() > saved
     assert not (planned.folder / "result.json").exists()
 
-    finished = start()
-    said, _ = finished.communicate(timeout=120)
-    assert finished.returncode == 0, said
-    assert "held-out loss" in said
+    outcome = run(long, tmp_path, console=Console(file=said, width=200))
+    assert outcome.finished == [planned.folder.name]
     assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
