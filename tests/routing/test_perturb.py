@@ -134,6 +134,7 @@ def test_allowing_every_own_path_changes_nothing_at_k1() -> None:
 
 def test_unknown_rule_is_refused_for_noise_only() -> None:
     watched = watch(theirs("DeepseekV3", **{**LATENT, "n_group": 4, "topk_group": 2}))
+    assert not watched.can_reroute
     with pytest.raises(ValueError, match="rule that is not known here"):
         watched.loss(TOKENS, TARGETS, logit_noise(watched, torch.Generator(), 0.1)(TOKENS))
     watched.loss(TOKENS, TARGETS, random_depth(1, torch.Generator())(TOKENS))

@@ -344,7 +344,15 @@ def _rows(analysed: Analysis) -> list[tuple[str, str]]:
     if found.topologies:
         by_row = [f"{t.row_entropy:.3f} ({t.untrained_row_entropy:.3f})" for t in found.topologies]
         rows.append(("row entropy of S (untrained), nats", ", ".join(by_row)))
+    ablated = [p for p in found.robustness if p.kind == "random depth"]
+    if ablated:
+        worst = max(ablated, key=lambda p: p.rise)
+        each = f"{worst.rise:+.3f} (depth {worst.setting:g}), mean "
+        each += f"{np.mean([p.rise for p in ablated]):+.3f}"
+        rows.append(("loss with one depth random, worst, nats", each))
     for perturbed in found.robustness:
+        if perturbed.kind == "random depth":
+            continue
         setting = "" if perturbed.setting is None else f" {perturbed.setting:g}"
         spread = "" if perturbed.spread is None else f" ± {perturbed.spread:.3f}"
         percent = 100 * (perturbed.perplexity_ratio - 1)

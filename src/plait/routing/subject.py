@@ -40,6 +40,11 @@ class Subject(Protocol):
         """Sum of the cross-entropy in nats over targets ≠ −100, `decide` changing the routing."""
         ...
 
+    @property
+    def can_reroute(self) -> bool:
+        """Whether the model's rule from logits to gates is known at every depth."""
+        ...
+
     def reroute(self, depth: int, logits_TE: Tensor) -> Routing:
         """Choose experts and gates from logits by the model's own rule at a depth."""
         ...
@@ -120,6 +125,8 @@ class PlaitSubject:
         with evaluating(self.model):
             output = self.model(self._place(tokens_BS), self._place(targets_BS), decide=hook)
         return float(output.loss) * int((targets_BS != -100).sum())
+
+    can_reroute = True
 
     def reroute(self, depth: int, logits_TE: Tensor) -> Routing:
         """See `Subject.reroute`; a collaboration re-weights the gates anew."""
@@ -210,6 +217,11 @@ class TransformersSubject:
             for handle in hooks:
                 handle.remove()
         return float(total)
+
+    @property
+    def can_reroute(self) -> bool:
+        """See `Subject.can_reroute`."""
+        return None not in self._rules.values()
 
     def reroute(self, depth: int, logits_TE: Tensor) -> Routing:
         """See `Subject.reroute`.

@@ -1,0 +1,105 @@
+"""The text that is traced: files, or the held-out documents of a corpus, as passages of tokens."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from plait.data.build import cache_folder
+from plait.data.corpora import NAMED, default_path
+from plait.data.corpus import MANIFEST, Corpus
+from plait.data.documents import clean
+from plait.data.sources import Files
+from plait.routing.record import Passage
+from plait.routing.targets import Encoder, Target
+
+DOMAIN = "text"
+
+
+def passages(
+    sources: Sequence[str], target: Target, tokens: int, split: str = "test"
+) -> Iterator[Passage]:
+    """Yield documents as tokens, at most `tokens` of them, shared evenly by the domains.
+
+    Args:
+        sources: files, folders or glob patterns, each as PATH or DOMAIN=PATH; or corpora, by name
+            or folder. Empty: the corpus that the target was trained on.
+        target: its tokenizer encodes, and its first token stands before each document.
+        tokens: limit over all domains; the last document of a domain is cut at its share.
+        split: of corpora, "test" unless told otherwise.
+
+    Raises:
+        FileNotFoundError: there is no such text.
+        ValueError: a corpus of another tokenizer, or no source at all.
+    """
+    streams: dict[str, Iterator[list[int]]] = {}
+    for source in sources or _own_corpus(target):
+        corpus = _corpus(source)
+        if corpus is None:
+            domain, path = _domain_and_path(source)
+            streams[domain] = _file_tokens(domain, path, target.tokenizer, target.first)
+            continue
+        if corpus.tokenizer.fingerprint != target.tokenizer.fingerprint:
+            raise ValueError(
+                f"corpus {source} was encoded with another tokenizer than {target.name}'s: give "
+                "files, which are encoded anew"
+            )
+        for domain in corpus.manifest["splits"][split]:
+            streams[domain] = _corpus_tokens(corpus, split, domain)
+    for domain, documents in streams.items():
+        left = tokens // len(streams)
+        for document in documents:
+            if left <= 0:
+                break
+            yield Passage(document[:left], domain)
+            left -= len(document)
+
+
+def _own_corpus(target: Target) -> list[str]:
+    if target.corpus is None:
+        raise ValueError(f"{target.name} names no corpus of its own: give text with --text SOURCE")
+    return [target.corpus]
+
+
+def _corpus(source: str) -> Corpus | None:
+    if (Path(source) / MANIFEST).is_file():
+        return Corpus.open(source)
+    if source in NAMED or (default_path(source) / MANIFEST).is_file():
+        return Corpus.open(default_path(source))
+    return None
+
+
+def _domain_and_path(source: str) -> tuple[str, str]:
+    domain, sign, path = source.partition("=")
+    if sign and domain and "/" not in domain:
+        return domain, path
+    return DOMAIN, source
+
+
+def _file_tokens(
+    domain: str, path: str, tokenizer: Encoder, first: int | None
+) -> Iterator[list[int]]:
+    head = [] if first is None else [first]
+    for document in Files(path, domain=domain).documents(cache_folder()):
+        try:
+            text = clean(document.text)
+        except UnicodeError:
+            continue  # a binary file among the text
+        yield head + tokenizer.encode(text)
+
+
+def _corpus_tokens(corpus: Corpus, split: str, domain: str) -> Iterator[list[int]]:
+    stream = corpus.tokens(split, domain)
+    end_of_text = corpus.tokenizer.end_of_text
+    chunk, start, held = 1 << 20, 0, np.empty(0, dtype=np.int64)
+    while start < len(stream):
+        held = np.concatenate([held, stream[start : start + chunk].astype(np.int64)])
+        start += chunk
+        cuts = np.flatnonzero(held == end_of_text)
+        for begin, end in pairwise(cuts):
+            yield held[begin:end].tolist()
+        if len(cuts):
+            held = held[cuts[-1] :]
+    if len(held):
+        yield held.tolist()
