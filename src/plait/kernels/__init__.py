@@ -16,7 +16,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("reference", "cpu", "native")
+BACKENDS = ("reference", "cpu", "native", "grouped")
 
 
 class Backend(Protocol):
@@ -35,13 +35,13 @@ class Backend(Protocol):
         ...
 
 
-def select(name: str | None = None) -> Backend:
-    """Return the backend called `name`; without one `PLAIT_KERNEL` decides, then the machine.
+def select(name: str | None = None, device: str = "cpu") -> Backend:
+    """Return the backend called `name`; without one `PLAIT_KERNEL` decides, then the device.
 
-    On a CPU that is the C++ version where a compiler and the processor allow it, else the Python
-    one. Raises ValueError if there is no backend of that name.
+    On CUDA that is torch's grouped product; on a CPU the C++ version where a compiler and the
+    processor allow it, else the Python one. Raises ValueError if there is no backend of that name.
     """
-    name = name or _chosen()
+    name = name or _chosen(device)
     if name not in BACKENDS:
         raise ValueError(f"no kernel is called {name!r}; choose one of {', '.join(BACKENDS)}")
     return cast(Backend, import_module(f"{__name__}.{name}"))
@@ -53,17 +53,17 @@ def compiled(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()
-        and _chosen() == "native"
+        and _chosen("cpu") == "native"
         and _missing() is None
     )
 
 
-def _chosen() -> str:
-    return os.environ.get("PLAIT_KERNEL") or _best()
+def _chosen(device: str) -> str:
+    return os.environ.get("PLAIT_KERNEL") or (_best_on_cpu() if device == "cpu" else "grouped")
 
 
 @cache
-def _best() -> str:
+def _best_on_cpu() -> str:
     if (problem := _missing()) is None:
         return "native"
     log.warning("kernels run in Python, which is slower than in C++: %s", problem)

@@ -60,7 +60,7 @@ class ExpertBank(nn.Module):
             routing: which experts, with which gates.
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
-        backend = kernels.select("reference" if mix_TKK is not None else None)
+        backend = kernels.select("reference" if mix_TKK is not None else None, h_TD.device.type)
         mixing = {} if mix_TKK is None else {"mix_TKK": mix_TKK}
         y_TD = backend.experts(
             h_TD,
