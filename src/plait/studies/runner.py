@@ -101,7 +101,7 @@ def run(
                 if run_.process.poll() is None:
                     continue
                 active.remove(run_)
-                gone += run_.planned.config.tokens
+                gone += run_.planned.tokens
                 _report_end(run_, stop, outcome, bars)
             bars.update(overall, completed=gone + sum(run_.tokens for run_ in active))
     outcome.interrupted = bool(stop.asked)
@@ -123,6 +123,7 @@ class _Active:
         self.planned = planned
         self.tokens = 0
         self._read = 0
+        self._printed = 0
         folder = planned.folder
         folder.mkdir(parents=True, exist_ok=True)
         save_yaml(planned.config, folder / "config.yaml")
@@ -138,7 +139,7 @@ class _Active:
                 start_new_session=True,  # the terminal's Ctrl-C reaches it through us, once
             )
         self.bar: TaskID = bars.add_task(
-            f"  {escape(planned.name)}", total=planned.config.tokens, status="starting"
+            f"  {escape(planned.name)}", total=planned.tokens, status="starting"
         )
 
     def interrupt(self, kill: bool) -> None:
@@ -153,7 +154,17 @@ class _Active:
             if "tokens_per_second" in row:
                 loss = "not finite" if row["loss"] is None else f"{row['loss']:.3f} nats"
                 status = f"loss {loss}  {row['tokens_per_second']:,.0f} tok/s"
+                if self.tokens >= self.planned.tokens:
+                    status = "scoring held-out text"
                 bars.update(self.bar, completed=self.tokens, status=status)
+                self._print_parts(status, bars)
+
+    def _print_parts(self, status: str, bars: Progress) -> None:
+        """Where the output is no terminal, and so no bar is drawn: a line for each quarter."""
+        quarter = 4 * self.tokens // self.planned.tokens
+        if quarter > self._printed and not bars.console.is_terminal:
+            self._printed = quarter
+            bars.print(f"{escape(self.planned.name)}: {25 * quarter} %  {status}")
 
     def last_words(self) -> str:
         """The last line that the process printed: of a failure, its reason."""
@@ -218,23 +229,24 @@ def _report_end(run_: _Active, stop: _Stop, outcome: Outcome, bars: Progress) ->
     else:
         outcome.failed.append(folder.name)
         reason = escape(f"{run_.last_words()} (log: {folder / 'log.txt'})")
-        bars.print(f"[red]{name} failed:[/] {reason}")
+        bars.print(f"[red]{name} failed:[/] {reason}", soft_wrap=True)
 
 
 def _bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
+        expand=True,
     )
 
 
 def _tokens(runs: list[PlannedRun]) -> int:
-    return sum(planned.config.tokens for planned in runs)
+    return sum(planned.tokens for planned in runs)
 
 
 def _threads() -> int:

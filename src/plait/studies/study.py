@@ -74,6 +74,11 @@ class PlannedRun:
         """How the run is called on screen."""
         return f"{self.variant}-s{self.seed}"
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run, in full optimizer steps."""
+        return self.config.steps * self.config.tokens_per_step
+
 
 def planned_runs(study: Study, root: Path) -> list[PlannedRun]:
     """All runs, seed by seed, so that an unfinished study still compares every variant once."""
