@@ -1,7 +1,6 @@
 """From a Plait run or model folder to one that transformers loads."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,9 @@ from plait.interop.configuration import PlaitConfig
 from plait.interop.importing import flat, nested, to_ours
 from plait.interop.naming import Naming
 from plait.interop.tensor_files import INDEX, WEIGHTS, Shape, write_tensors
+from plait.interop.tokenization import hub_tokenizer
 from plait.sharing import Sharing
-from plait.training.model_folder import TOKENIZER, new_folder, read_state, read_tokenizer
+from plait.training.model_folder import new_folder, read_state, read_tokenizer
 
 SHARD_BYTES = 5_000_000_000
 
@@ -73,20 +73,7 @@ def export_model(
         theirs.save_pretrained(partial)
         size = _write(partial, tensors, shard_bytes)
         if tokenizer is not None:
-            if (Path(source) / TOKENIZER).is_file():
-                shutil.copyfile(Path(source) / TOKENIZER, partial / TOKENIZER)
-            else:
-                tokenizer.save(partial / TOKENIZER)
-            end = tokenizer.token(tokenizer.end_of_text)
-            described = {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "model_max_length": config.context,
-                "clean_up_tokenization_spaces": False,
-                **{f"{kind}_token": end for kind in ("bos", "eos", "pad")},
-            }
-            (partial / "tokenizer_config.json").write_text(
-                json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-            )
+            hub_tokenizer(tokenizer, config.context).save_pretrained(partial)
     return Exported(theirs.architectures[0], size)
 
 

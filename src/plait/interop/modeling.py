@@ -43,6 +43,20 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
                 tensor._is_hf_initialized = True
         self.post_init()
 
+    @classmethod
+    def of(cls, model: LanguageModel, **options: Any) -> "PlaitForCausalLM":
+        """Return a model behind this interface, its weights uncopied.
+
+        Args:
+            model: a Plait model.
+            options: further options of its `PlaitConfig`, such as `eos_token_id`.
+        """
+        with torch.device("meta"):
+            skin = cls(PlaitConfig.of(model.config, **options))
+        skin.model = model
+        skin.training = model.training
+        return skin
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Set what no file held, as the model itself would; called for every module, root last."""

