@@ -73,10 +73,10 @@ class RoutingMeter:
             for sums in self._all()
         ]
 
-    def gate_mass(self) -> float:
-        """Sum of a token's gates, averaged over tokens and routed depths; 0 without routers."""
+    def gate_mass(self) -> float | None:
+        """Sum of a token's gates, averaged over tokens and routed depths; None without routers."""
         masses = [float(sums[-1] / sums[-3].clamp_min(1)) for sums in self.sums.values()]
-        return sum(masses) / len(masses) if masses else 0.0
+        return sum(masses) / len(masses) if masses else None
 
     def _all(self) -> list[Tensor | None]:
         return [self.sums.get(depth) for depth in range(self._depth)]

@@ -38,7 +38,8 @@ class Result:
     """total as if nothing were shared, stored, active per token"""
     flops_per_token: dict[str, float]
     """forward, training"""
-    gate_mass: float
+    gate_mass: float | None
+    """mean sum of a token's gates on the test split; None without routers"""
     load: list[list[float] | None]
     """by depth: each expert's share of the test split's load"""
     seconds: float
