@@ -101,7 +101,7 @@ def size_figure(rows: Sequence[Row], looks: Sequence[Series]) -> Figure:
         .add_params(FOCUS)
         .properties(height=210)
     )
-    caption = "Lower and further left is better. The figure beside shows how sure it is."
+    caption = "Lower and further left is better."
     return Figure("size", "Loss against size", chart, caption, key=True)
 
 
