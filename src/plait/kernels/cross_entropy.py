@@ -26,8 +26,10 @@ def linear_cross_entropy(
     by default as many as make 16M logits.
     """
     chunk = chunk or max(256, CHUNK_LOGITS // weight_VD.shape[0])
+    # asked here, since inside an autograd function it looks the same with and without no_grad
+    gradient = torch.is_grad_enabled() and (h_TD.requires_grad or weight_VD.requires_grad)
     return _LinearCrossEntropy.apply(  # type: ignore[no-any-return, no-untyped-call]
-        h_TD, weight_VD, targets_T, chunk, compute_dtype(h_TD)
+        h_TD, weight_VD, targets_T, chunk, compute_dtype(h_TD), gradient
     )
 
 
@@ -40,8 +42,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         targets_T: Tensor,
         chunk: int,
         dtype: torch.dtype,
+        gradient: bool,
     ) -> Tensor:
-        gradient = any(ctx.needs_input_grad)
         count = (targets_T != IGNORED).sum()
         weight = weight_VD.to(dtype)
         dh_TD = torch.empty_like(h_TD) if gradient else None
@@ -66,7 +68,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dh_TD, dweight_VD = ctx.saved_tensors
-        return dh_TD * dloss.to(dh_TD), dweight_VD * dloss.to(dweight_VD), None, None, None
+        return dh_TD * dloss.to(dh_TD), dweight_VD * dloss.to(dweight_VD), None, None, None, None
 
 
 def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:

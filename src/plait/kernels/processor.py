@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 LARGEST_ERROR = 1e-6
 """of a float32 product against float64, relative, by Frobenius norm"""
-WORTHWHILE = 1.1
+WORTHWHILE = 1.5
 """a setting must be this much faster than torch's own choice to be preferred"""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

@@ -19,6 +19,7 @@ from plait.data.corpora import default_path
 from plait.data.corpus import MANIFEST, Corpus
 from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
+from plait.kernels import processor
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
 from plait.optim.groups import set_rates
 from plait.training.checkpoint import Checkpoints
@@ -65,6 +66,8 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     world = World.start(device)
+    if world.device.type == "cpu":
+        processor.configure()
     with (
         claim(folder, config) if world.is_main else nullcontext(),
         Interruption() as interruption,
