@@ -46,11 +46,7 @@ def _activation(experts: nn.Module) -> str | None:
         or experts.is_transposed
         or experts.has_post_expert_norm
         or experts._is_expert_parallel
-        or (experts.has_gate and not experts.is_concatenated)
-        or (
-            experts.has_gate
-            and getattr(type(experts), "_apply_gate", None) is not _default_apply_gate
-        )
+        or (experts.has_gate and (own_gate or not experts.is_concatenated))
     ):
         return None
     if experts.has_gate and isinstance(act_fn, (nn.SiLU, type(ACT2FN["silu"]))):
