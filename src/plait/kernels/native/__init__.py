@@ -36,8 +36,12 @@ def experts(
     dtype = compute_dtype(x_TD)
     if not _covers(x_TD, up_EXD, down_EDF, dtype):
         return cpu.experts(x_TD, expert_ids_TK, weights_TK, up_EXD, down_EDF, activation)
+    # asked here, since inside an autograd function it looks the same with and without no_grad
+    keep = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (x_TD, weights_TK, up_EXD, down_EDF)
+    )
     return _Experts.apply(  # type: ignore[no-any-return, no-untyped-call]
-        x_TD, expert_ids_TK, weights_TK, up_EXD, down_EDF, activation == "swiglu", dtype
+        x_TD, expert_ids_TK, weights_TK, up_EXD, down_EDF, activation == "swiglu", dtype, keep
     )
 
 
@@ -66,10 +70,10 @@ class _Experts(torch.autograd.Function):
         down_EDF: Tensor,
         swiglu: bool,
         dtype: torch.dtype,
+        keep: bool,
     ) -> Tensor:
         x = x_TD.to(dtype).contiguous()
         ids_TK, gates_TK = expert_ids_TK.contiguous(), weights_TK.float().contiguous()
-        keep = any(ctx.needs_input_grad)
         y_TD, h_NX = torch.ops.plait.experts_forward(
             x, ids_TK, gates_TK, up_EXD, down_EDF, swiglu, x_TD.dtype, keep
         )
@@ -92,5 +96,5 @@ class _Experts(torch.autograd.Function):
         )
         dgates_TK = dgates_TK.to(ctx.gate_dtype)
         if not needs_weights:
-            return dx_TD, None, dgates_TK, None, None, None, None
-        return dx_TD, None, dgates_TK, dup_EXD, ddown_EDF, None, None
+            return dx_TD, None, dgates_TK, None, None, None, None, None
+        return dx_TD, None, dgates_TK, dup_EXD, ddown_EDF, None, None, None
