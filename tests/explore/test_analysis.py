@@ -122,3 +122,7 @@ def test_names_are_as_long_as_they_must_be(monkeypatch, tmp_path, models):
     )
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "a" / "run"]
     assert [m.name for m in open_models(folders)] == ["a/run (1)", "b/run", "a/run (2)"]
+    hashed = [tmp_path / f"{variant}-s0-0123456789a{i}" for i, variant in enumerate("vw")]
+    assert [m.name for m in open_models(hashed)] == ["v-s0", "w-s0"]
+    seeds = [tmp_path / f"v-s0-0123456789a{i}" for i in range(2)]
+    assert [m.name for m in open_models(seeds)] == ["v-s0-0123456789a0", "v-s0-0123456789a1"]

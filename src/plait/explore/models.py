@@ -1,5 +1,6 @@
 """Opening what is explored: a run of Plait, or a folder of a Hugging Face MoE."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,8 @@ from plait.explore.analysis import analyse, describe
 from plait.routing import Subject, watch
 from plait.training.loop import open_corpus
 from plait.training.run import CONFIG, load_run
+
+_HASH = re.compile(r"-[0-9a-f]{12}$")
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,15 @@ def _embedding_rows(model: nn.Module) -> int:
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """Shortest tails of the paths that are all different; the same folder twice is numbered."""
-    for parts in range(1, max(len(folder.parts) for folder in folders) + 1):
+    """Shortest tails of the paths that are all different; the same folder twice is numbered.
+
+    The hash at the end of a run's name is left out where names differ without it.
+    """
+    names = [_HASH.sub("", folder.name) for folder in folders]
+    parts = 1
+    while len(set(names)) < len(set(folders)):
         names = ["/".join(folder.parts[-parts:]) for folder in folders]
-        if len(set(names)) == len(set(folders)):
-            break
+        parts += 1
     return [
         f"{name} ({names[:place].count(name) + 1})" if names.count(name) > 1 else name
         for place, name in enumerate(names)

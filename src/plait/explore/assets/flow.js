@@ -40,7 +40,7 @@ class Flow {
       const plan = model.plans[part];
       return plan && (["experts", "router", "decision"].includes(part) || Math.max(...plan.banks) + 1 < model.depth);
     });
-    this.column = Math.max(30, (width - GUTTER - 10) / model.depth);
+    this.column = Math.max(22, (width - GUTTER - 10) / model.depth);
     this.width = Math.ceil(GUTTER + 10 + this.column * model.depth);
     this.head = 20 + this.lanes.length * LANE + 12;
     const experts = Math.max(...model.experts);
@@ -167,7 +167,7 @@ class Flow {
         drawn.push(
           height > 0
             ? svg("rect", { class: "load", x, y, width: this.bar, height, rx: Math.min(2, height / 2) })
-            : svg("rect", { class: "idle", x, y: y - 1, width: this.bar, height: 2, rx: 1 }),
+            : svg("rect", { class: "idle", x: x + this.bar / 4, y: y - 0.7, width: this.bar / 2, height: 1.4 }),
           svg("rect", { class: "hit", x: x - 5, y: y + height / 2 - tall / 2, width: this.bar + 10, height: tall, "data-target": target }),
         );
       }

@@ -100,6 +100,7 @@ function pictures() {
     const scroller = html("div", { class: "scroller", tabindex: -1 });
     const about = html("p", { class: "about", "aria-live": "off" });
     const flow = html("div", { class: "card flow-card" }, heading(reading, side), scroller, about);
+    place.classList.toggle("many", reading.model.top_k > 2);
     place.replaceChildren(flow, html("div", { class: "card path-card" }, html("h3", {}, "Path of a token"), path.element));
     const picture = new Flow(reading, scroller.clientWidth, window.innerHeight - 360, act);
     scroller.append(picture.element);
@@ -114,7 +115,7 @@ function heading(reading, side) {
   const facts = [
     ["loss", `${fixed(summary.loss, 3)} nats`],
     ["bits per byte", fixed(summary.bits_per_byte, 3)],
-    ["paths", `${whole(summary.paths)} of ${whole(reading.size)} tokens`],
+    ["paths", `${whole(summary.paths)} for ${whole(reading.size)} tokens`],
     ["experts", `${[...count].join(", ")}, top ${model.top_k}`],
     ["parameters", millions(model.parameters)],
   ];
@@ -239,7 +240,7 @@ function update(scroll = false) {
     flow.follow(token);
     if (path.token !== token || path.pinned !== state.token?.pinned) path.show(token, state.token?.pinned ?? false);
     path.pinned = state.token?.pinned;
-    about.textContent = found && shown.side === side ? found.words : lit ? `The same ${whole(lit.size)} tokens, here.` : "Ribbons are as wide as the tokens that go from one first choice to the next. Of a token: ● its first choice, ○ its further experts, as large as their gates.";
+    about.textContent = found && shown.side === side ? found.words : lit ? `The same ${whole(lit.size)} tokens, here.` : "Banks by depth, joined where depths share one; ribbons as wide as the tokens that go from one first choice to the next. Of a token: ● first choice, ○ further experts, as large as their gates.";
   });
   say(found?.words);
   scope();
