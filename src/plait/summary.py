@@ -1,7 +1,7 @@
 """What the command line prints of a configuration and of held-out losses, as rich tables."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.table import Table
@@ -9,6 +9,9 @@ from rich.text import Text
 
 from plait.config import ModelConfig
 from plait.counts import count, kv_cache_bytes_per_token
+
+if TYPE_CHECKING:
+    from plait.interop.surgery import Tied
 
 GIB = 2**30
 
@@ -58,6 +61,43 @@ def evaluation_summary(title: str, domains: Mapping[str, Mapping[str, Any]]) -> 
             f"{score['tokens']:,}",
             f"{score['bytes']:,}",
         )
+    return table
+
+
+def tasks_summary(title: str, result: Mapping[str, Any]) -> Table:
+    """Return downstream scores with their 95 % intervals."""
+    table = Table("task", title=f"{title}, lm-eval {result['lm_eval']}", box=None)
+    for column in ("shots", "documents", "acc", "95 % interval", "acc_norm"):
+        table.add_column(column, justify="right")
+    for task, scores in result["tasks"].items():
+        normed = scores.get("acc_norm")
+        table.add_row(
+            task,
+            str(scores["fewshot"]),
+            f"{scores['documents']:,}",
+            *_score(scores["acc"]),
+            f"{normed['value']:.4f}" if normed else "",
+        )
+    macro = result.get("macro_average")
+    if macro:
+        table.add_row("macro-average", "", "", *_score(macro), "")
+    return table
+
+
+def _score(score: Mapping[str, Any]) -> tuple[str, str]:
+    low_high = score["interval"]
+    interval = f"{low_high[0]:.4f} … {low_high[1]:.4f}" if low_high else "unknown"
+    return f"{score['value']:.4f}", interval
+
+
+def surgery_summary(tied: "Tied") -> Table:
+    """Return what tying or untying did to size and held-out loss."""
+    table = Table("", "before", "after", box=None)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    table.add_row("stored parameters", f"{tied.parameters_before:,}", f"{tied.parameters_after:,}")
+    if tied.loss_before is not None and tied.loss_after is not None:
+        before, after = f"{tied.loss_before:.4f}", f"{tied.loss_after:.4f}"
+        table.add_row("held-out loss (nats/token)", before, after)
     return table
 
 
