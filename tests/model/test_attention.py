@@ -16,6 +16,7 @@ VARIANTS = {
     "grouped-query": AttentionConfig(heads=4, kv_heads=2, head_width=6, rope_theta=100.0),
     "multi-query, head norm": AttentionConfig(heads=4, kv_heads=1, qk_norm="head"),
     "width norm, clip": AttentionConfig(heads=4, kv_heads=2, qk_norm="width", clip_qkv=0.7),
+    "wide heads": AttentionConfig(heads=2, kv_heads=1, head_width=32, qk_norm="head"),
     "learned, bias": AttentionConfig(heads=2, position="learned", qkv_bias=True),
 }
 by_variant = pytest.mark.parametrize("attention", VARIANTS.values(), ids=VARIANTS)

@@ -25,7 +25,11 @@ from plait.sharing import Sharing
 
 GOLDEN = Path(__file__).with_name("golden.json")
 MODELS: dict[str, ModelConfig] = {
-    "olmoe": tiny(attention=AttentionConfig(heads=4, qk_norm="width", clip_qkv=2.0)),
+    "olmoe": tiny(  # widths that compiled kernels take
+        width=32,
+        attention=AttentionConfig(heads=2, head_width=32, qk_norm="width", clip_qkv=3.0),
+        experts=ExpertConfig(count=6, width=32, top_k=3),
+    ),
     "everything shared": tiny(
         depth=6,
         experts=ExpertConfig(count=8, width=12, top_k=3),

@@ -60,13 +60,29 @@ def test_a_tied_model_equals_an_untied_one_with_copied_banks(sharing, kind):
     config = tiny(sharing=sharing, router=RouterConfig(kind=kind), collaboration=COLLABORATION)
     tied = shaken(config)
     twin = untied(tied, *kinds)
+    assert_equals_copies(tied, twin, kinds)
+
+
+def test_banks_that_compiled_kernels_take_are_tied_as_well():
+    config = tiny(
+        width=32,
+        attention=AttentionConfig(heads=2, head_width=32),
+        experts=ExpertConfig(count=6, width=32, top_k=3),
+        sharing=TIED[-1],
+        collaboration=COLLABORATION,
+    )
+    tied, kinds = shaken(config), ["experts", "router", "attention", "norms", "collaboration"]
+    assert_equals_copies(tied, untied(tied, *kinds), kinds)
+
+
+def assert_equals_copies(tied, twin, kinds):
+    """Outputs bit for bit; each bank's gradient is the sum of its copies' gradients."""
     batch = tokens()
     assert torch.equal(tied(batch).logits, twin(batch).logits)
-
     found = gradients(tied, batch)
     summed = {name: torch.zeros_like(gradient) for name, gradient in found.items()}
     for name, gradient in gradients(twin, batch).items():
-        summed[bank_name(name, config, tuple(kinds))] += gradient
+        summed[bank_name(name, tied.config, tuple(kinds))] += gradient
     torch.testing.assert_close(found, summed, rtol=1e-4, atol=1e-6)
 
 
