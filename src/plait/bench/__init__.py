@@ -1,0 +1,230 @@
+"""`plait bench`: our speed against transformers' on this machine, in one run.
+
+Every figure is a ratio of medians from one process, interleaved step by step, a fresh batch at
+every step, with the same mathematics, weights, optimizer and clipping on both sides.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from plait.bench import measuring
+from plait.bench.contestants import IMPLEMENTATIONS, Trained, ours, settings, their_model, theirs
+from plait.bench.memory import peak_above_model
+from plait.bench.shapes import SHAPES, Shape
+from plait.counts import count
+from plait.kernels import processor
+
+PRECISIONS = ("fp32", "bf16")
+NEW_TOKENS = 32
+
+Result = dict[str, Any]
+
+
+def run(
+    shapes: Sequence[str] = ("A", "B", "C", "D"),
+    precisions: Sequence[str] = PRECISIONS,
+    json_path: Path | None = None,
+    rounds: int = 5,
+    memory: bool = True,
+    extras: bool = True,
+    console: Console | None = None,
+) -> Result:
+    """Measure, print the table, and return what `json_path` would hold.
+
+    Args:
+        shapes: names from `SHAPES`.
+        precisions: "fp32" (full accuracy) and "bf16" (products in bf16 over fp32 weights).
+        json_path: file to write the result to.
+        rounds: timed steps of each contestant.
+        memory: measure peak memory as well, each side in a process of its own.
+        extras: measure decoding, tied and shared twins and collaboration as well.
+        console: where the table goes; None prints to the terminal.
+
+    Raises:
+        ValueError: a shape or precision is unknown, or transformers is not installed.
+    """
+    for kind, asked, known in (
+        ("shape", shapes, tuple(SHAPES)),
+        ("precision", precisions, PRECISIONS),
+    ):
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"no {kind} is called {name!r}; choose from {', '.join(known)}")
+    console = console or Console()
+    found = processor.configure()
+    result: Result = {
+        "machine": {**measuring.machine(), "fp32_setting": found.fp32_setting},
+        "shapes": {},
+    }
+    for name in shapes:
+        entry: Result = {}
+        for precision in precisions:
+            with console.status(f"shape {name}, {precision}: {rounds} rounds"):
+                entry[precision] = _speed(SHAPES[name], precision, rounds)
+            if memory:
+                with console.status(f"shape {name}, {precision}: memory"):
+                    entry[precision] |= _memory(name, precision, entry[precision]["best"])
+        if extras:
+            with console.status(f"shape {name}: decoding"):
+                entry["decoding_ratio"] = _decoding(SHAPES[name])
+            with console.status(f"shape {name}: shared parts"):
+                entry["shared"] = _shared(SHAPES[name], precisions[-1], rounds)
+        result["shapes"][name] = entry
+        if json_path is not None:
+            json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    console.print(table(result))
+    return result
+
+
+def _speed(shape: Shape, precision: str, rounds: int) -> Result:
+    """Time whole training steps; seconds per step by contestant are in "seconds"."""
+    batches = shape.batches()
+    config = shape.config()
+    mine, other = ours(config, precision), theirs(shape, precision)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    ceilings: list[float] = []
+    product = measuring.product(dtype)
+
+    def ceiling() -> None:
+        with settings(tuned=True):
+            ceilings.append(product())
+
+    contestants: dict[str, Callable[[], object]] = {
+        "plait": _timed(mine, batches, tuned=True),
+        "ceiling": ceiling,
+    }
+    ways = (*IMPLEMENTATIONS, "plait")
+    for way in ways:
+        contestants[f"transformers {way}"] = _timed(other, batches, False, way)
+    if precision == "fp32":
+        for way in IMPLEMENTATIONS:
+            contestants[f"transformers {way}, our settings"] = _timed(other, batches, True, way)
+    else:
+        pure = theirs(shape, "pure-bf16")
+        for way in IMPLEMENTATIONS:
+            contestants[f"transformers {way}, pure bf16"] = _timed(pure, batches, True, way)
+    seconds = measuring.interleaved(contestants, rounds)
+    del seconds["ceiling"]
+    best = min(IMPLEMENTATIONS, key=lambda way: seconds[f"transformers {way}"])
+
+    def fastest(suffix: str) -> float:
+        return min(seconds[f"transformers {way}{suffix}"] for way in IMPLEMENTATIONS)
+
+    flops = count(config).flops_training * shape.tokens
+    last = "our settings" if precision == "fp32" else "pure bf16"
+    return {
+        "ratio": fastest("") / seconds["plait"],
+        f"ratio_{last.replace(' ', '_')}": fastest(f", {last}") / seconds["plait"],
+        "ratio_experts_in_transformers": fastest("") / seconds["transformers plait"],
+        "ceiling_share": flops / seconds["plait"] / max(ceilings),
+        "ceiling_gflops": max(ceilings) / 1e9,
+        "tokens_per_second": shape.tokens / seconds["plait"],
+        "best": best,
+        "seconds": seconds,
+    }
+
+
+def _timed(
+    trained: Trained, batches: Any, tuned: bool, way: str | None = None
+) -> Callable[[], object]:
+    def step() -> None:
+        if way is not None:
+            trained.model.set_experts_implementation(way)  # type: ignore[operator]
+        with settings(tuned):
+            trained.step(*next(batches))
+
+    return step
+
+
+def _memory(shape: str, precision: str, best: str) -> Result:
+    mine = peak_above_model("plait", shape, precision)
+    other = peak_above_model(best, shape, precision)
+    return {"memory_ratio": mine / other, "memory_bytes": {"plait": mine, "transformers": other}}
+
+
+def _decoding(shape: Shape) -> float:
+    """Return tokens/s over transformers' `generate`: greedy, one sequence, with a cache, fp32."""
+    from plait.model import LanguageModel
+    from plait.model.generate import generate
+
+    mine, other = LanguageModel(shape.config()).eval(), their_model(shape).eval()
+    prompt = list(range(1, 9))
+
+    def plait() -> None:
+        assert len(list(generate(mine, prompt, max_new_tokens=NEW_TOKENS, temperature=0))) > 0
+
+    def transformers(way: str) -> None:
+        other.set_experts_implementation(way)
+        tokens = torch.tensor([prompt])
+        other.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    contestants: dict[str, Callable[[], object]] = {"plait": plait}
+    contestants |= {way: lambda way=way: transformers(way) for way in IMPLEMENTATIONS}  # type: ignore[misc]
+    seconds = measuring.interleaved(contestants, rounds=3)
+    return min(seconds[way] for way in IMPLEMENTATIONS) / seconds["plait"]
+
+
+def _shared(shape: Shape, precision: str, rounds: int) -> dict[str, float]:
+    """Return the speed of variants over the plain model's; collaboration's cost is 1 − that."""
+    batches = shape.batches()
+    configs = {"plain": shape.config(), **shape.variants()}
+    contestants = {
+        name: _timed(ours(config, precision), batches, tuned=True)
+        for name, config in configs.items()
+    }
+    seconds = measuring.interleaved(contestants, rounds)
+    return {name: seconds["plain"] / seconds[name] for name in configs if name != "plain"}
+
+
+def table(result: Result) -> Table:
+    """Return the result as a table of ratios."""
+    machine = result["machine"]
+    about = ", ".join(f"{key} {value}" for key, value in machine.items())
+    out = Table(title="A whole training step against transformers", caption=about)
+    columns = (
+        "shape",
+        "precision",
+        "× transformers",
+        "× at our settings",
+        "× in pure bf16",
+        "share of ceiling",
+        "memory ×",
+        "decoding ×",
+        "tokens/s",
+        "its experts by plait ×",
+    )
+    for column in columns:
+        out.add_column(column, justify="left" if column in columns[:2] else "right")
+    for name, entry in result["shapes"].items():
+        for precision in PRECISIONS:
+            if precision not in entry:
+                continue
+            row = entry[precision]
+            numbers = (
+                row["ratio"],
+                row.get("ratio_our_settings"),
+                row.get("ratio_pure_bf16"),
+                row["ceiling_share"],
+                row.get("memory_ratio"),
+                entry.get("decoding_ratio"),
+            )
+            shown = ["–" if number is None else f"{number:.2f}" for number in numbers]
+            speed = f"{row['tokens_per_second']:.0f}"
+            kernel = f"{row['ratio_experts_in_transformers']:.2f}"
+            out.add_row(name, precision, *shown, speed, kernel)
+        for variant, speed in entry.get("shared", {}).items():
+            out.add_row(name, variant.replace("_", " "), f"{speed:.2f} × plain", *[""] * 7)
+    return out

@@ -1,0 +1,99 @@
+"""What is timed against what: our model and transformers' OLMoE with the same weights."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plait.bench.shapes import Shape
+from plait.config import ModelConfig
+from plait.kernels import processor
+from plait.model import LanguageModel
+
+IMPLEMENTATIONS = ("eager", "grouped_mm")
+"""transformers' ways of computing experts on a CPU; batched_mm copies a weight per token"""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Trained:
+    """A model with its optimizer: one call of `step` is a whole training step."""
+
+    def __init__(self, model: nn.Module, loss: Loss, autocast: bool):
+        self.model, self.loss, self.autocast = model, loss, autocast
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step(self, tokens_BS: Tensor, targets_BS: Tensor) -> float:
+        """Forward, backward, clip, AdamW; returns the loss."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            loss = self.loss(tokens_BS, targets_BS)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+def ours(config: ModelConfig, precision: str) -> Trained:
+    """Return Plait's model of this configuration."""
+    model = LanguageModel(config)
+
+    def loss(tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
+        value: Tensor = model(tokens_BS, targets_BS).loss
+        return value
+
+    return Trained(model, loss, autocast=precision == "bf16")
+
+
+def theirs(shape: Shape, precision: str) -> Trained:
+    """Return transformers' OLMoE with the weights that `ours` begins with.
+
+    Args:
+        shape: sizes.
+        precision: "fp32", "bf16" (autocast over fp32 weights) or "pure-bf16" (weights too).
+    """
+    model = their_model(shape)
+    if precision == "pure-bf16":
+        model.to(torch.bfloat16)
+
+    def loss(tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
+        out = model(
+            input_ids=tokens_BS, labels=targets_BS, shift_labels=targets_BS, use_cache=False
+        )
+        value: Tensor = out.loss
+        return value
+
+    return Trained(model, loss, autocast=precision == "bf16")
+
+
+def their_model(shape: Shape) -> Any:
+    """Return transformers' own class, loaded from an export of ours; raises if it cannot be."""
+    try:
+        from transformers import AutoModelForCausalLM
+
+        from plait.interop.exporting import export_model
+    except ImportError:
+        raise ValueError(
+            "plait bench compares with transformers: pip install 'plait[hf]'"
+        ) from None
+    from plait.training.model_folder import save_model
+
+    config = shape.config()
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder) / "ours", config, LanguageModel(config).state_dict())
+        export_model(Path(folder) / "ours", Path(folder) / "theirs")
+        model = AutoModelForCausalLM.from_pretrained(Path(folder) / "theirs", dtype=torch.float32)
+    assert type(model).__name__ == "OlmoeForCausalLM", "the bench compares with OLMoE"
+    return model.train()
+
+
+@contextmanager
+def settings(tuned: bool) -> Iterator[None]:
+    """Run with the processor settings that `processor.configure` chose, or with torch's own."""
+    setting = processor.configure().fp32_setting if tuned else "none"
+    with processor.products_under(setting):
+        yield

@@ -1,0 +1,73 @@
+"""Interleaved timing, the matrix ceiling, and the memory of a process."""
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Return each one's median seconds over `rounds`, all of them in turn in every round.
+
+    A first round is not counted. The order alternates, so that none always follows the same one.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds + 1):
+        names = list(contestants)[:: 1 if turn % 2 else -1]
+        for name in names:
+            start = time.perf_counter()
+            contestants[name]()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def product(dtype: torch.dtype, size: int = 2048) -> Callable[[], float]:
+    """Return a function that times one product and returns its FLOP/s: the matrix ceiling."""
+    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    out = a @ b
+
+    def measure() -> float:
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        return 2 * size**3 / (time.perf_counter() - start)
+
+    return measure
+
+
+def resident_bytes(peak: bool = False) -> int:
+    """Return the memory of this process that lies in RAM now, or its peak since `forget_peak`."""
+    field = "VmHWM:" if peak else "VmRSS:"
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise ValueError("memory is measured through /proc, which only Linux has")
+
+
+def forget_peak() -> None:
+    """Give freed memory back to the system and let the peak begin anew from what is left."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def machine() -> dict[str, str | int]:
+    """Return what a reader must know of this machine."""
+    model = "unknown processor"
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    versions = {"torch": str(torch.__version__)}
+    try:
+        import transformers
+
+        versions["transformers"] = transformers.__version__
+    except ImportError:
+        pass
+    return {"processor": model, "threads": torch.get_num_threads(), **versions}

@@ -1,0 +1,40 @@
+"""The bench runs whole on a toy shape, and both sides train the same model."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from plait import bench
+from plait.bench.contestants import ours, theirs
+from plait.bench.shapes import SHAPES
+
+
+@pytest.mark.slow
+def test_the_whole_bench_on_a_toy_shape(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    result = bench.run(shapes=("tiny",), json_path=path, rounds=1)
+    assert json.loads(path.read_text()) == result
+    assert result["machine"]["torch"] == torch.__version__
+    for precision in ("fp32", "bf16"):
+        row = result["shapes"]["tiny"][precision]
+        assert row["ratio"] > 0
+        assert row["ceiling_share"] > 0
+        assert row["memory_ratio"] > 0
+    assert result["shapes"]["tiny"]["shared"].keys() == SHAPES["tiny"].variants().keys()
+
+
+def test_both_sides_begin_and_train_alike() -> None:
+    shape = SHAPES["tiny"]
+    mine, other = ours(shape.config(), "fp32"), theirs(shape, "fp32")
+    batches = shape.batches()
+    for _ in range(3):
+        batch = next(batches)
+        assert mine.step(*batch) == pytest.approx(other.step(*batch), abs=2e-4)
+
+
+@pytest.mark.parametrize("asked", [{"shapes": ("Z",)}, {"precisions": ("fp8",)}])
+def test_what_is_unknown_is_refused_by_name(asked: dict[str, tuple[str]]) -> None:
+    with pytest.raises(ValueError, match=r"choose from"):
+        bench.run(**asked)
