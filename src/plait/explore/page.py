@@ -15,7 +15,18 @@ from typing import Any
 from plait.explore.models import open_models
 from plait.report.palette import css_variables
 
-_SCRIPTS = ("elements", "routing", "flow", "path", "tokens", "page")
+_SCRIPTS = (
+    "elements",
+    "routing",
+    "lanes",
+    "flow",
+    "path",
+    "tokens",
+    "selection",
+    "colours",
+    "readout",
+    "page",
+)
 
 
 def render(data: dict[str, Any] | None = None) -> str:

@@ -39,7 +39,9 @@ function runsOf(depths) {
 
 /** Depths as text: 2–5, 8. */
 function spans(depths) {
-  return runsOf(depths).map(([a, b]) => (a === b ? `${a}` : `${a}–${b}`)).join(", ");
+  return runsOf(depths)
+    .map(([a, b]) => (a === b ? `${a}` : `${a}–${b}`))
+    .join(", ");
 }
 
 /** A token as text nodes and marks; see explore/visible.py for what marks are. */
@@ -53,7 +55,12 @@ function glyphs(shown) {
 
 /** A token in words, for assistive technology. */
 function spoken(shown) {
-  return shown.map((piece, i) => (i % 2 ? ` ${piece} ` : piece)).join("").trim() || "space";
+  return (
+    shown
+      .map((piece, i) => (i % 2 ? ` ${piece} ` : piece))
+      .join("")
+      .trim() || "space"
+  );
 }
 
 /** A row of buttons of which one is pressed. */
@@ -61,7 +68,16 @@ function segments(place, options, chosen, choose) {
   place.querySelectorAll("button").forEach((button) => button.remove());
   for (const { value, label, title } of options) {
     place.append(
-      html("button", { type: "button", title, "aria-pressed": String(value === chosen), click: () => choose(value) }, label),
+      html(
+        "button",
+        {
+          type: "button",
+          title,
+          "aria-pressed": String(value === chosen),
+          click: () => choose(value),
+        },
+        label,
+      ),
     );
   }
 }

@@ -1,14 +1,14 @@
-// The path-flow picture of one reading: depth to the right, experts downwards, ribbons as wide as their
-// tokens are many. Above it, lanes say which depths share a bank.
+// The path-flow picture of one reading: depth to the right, experts downwards, ribbons as wide as
+// their tokens are many. Above it stand the lanes.
 
-const LANES = { experts: "experts", router: "router", decision: "decision", attention: "attention", norms: "norms", collaboration: "topology" };
-const TINTS = 6;
 const GUTTER = 76;
-const LANE = 27;
 const MANY_RIBBONS = 6000;
 
 class Flow {
-  /** `room` is the height (px) that may well be filled. `act` is called as act(kind, target): kind "over" or "click", target a node, a ribbon or null. */
+  /**
+   * `room` is the height (px) that may well be filled. `act` is called as act(kind, target): kind
+   * "over" or "click", target {kind: "expert", level, expert}, a ribbon, or null.
+   */
   constructor(reading, width, room, act) {
     this.reading = reading;
     this.act = act;
@@ -24,11 +24,22 @@ class Flow {
     this.element = svg(
       "svg",
       {
-        class: "flow", width: this.width, height: this.height, viewBox: `0 0 ${this.width} ${this.height}`,
-        tabindex: 0, role: "application", "aria-roledescription": "path flow",
+        class: "flow",
+        width: this.width,
+        height: this.height,
+        viewBox: `0 0 ${this.width} ${this.height}`,
+        tabindex: 0,
+        role: "application",
+        "aria-roledescription": "path flow",
         "aria-label": `Path flow of ${reading.size} tokens over ${model.depth} depths of ${model.name}. Arrow keys move between experts, Enter selects one.`,
       },
-      ground, ...this.drawLanes(), ribbons, this.lit, nodes, this.thread, this.ring,
+      ground,
+      ...drawLanes(model, this.column, (depth) => this.center(depth)),
+      ribbons,
+      this.lit,
+      nodes,
+      this.thread,
+      this.ring,
     );
     this.cursor = null;
     this.listen();
@@ -36,18 +47,17 @@ class Flow {
 
   place(width, room) {
     const { model, levels, first } = this.reading;
-    this.lanes = Object.keys(LANES).filter((part) => {
-      const plan = model.plans[part];
-      return plan && (["experts", "router", "decision"].includes(part) || Math.max(...plan.banks) + 1 < model.depth);
-    });
     this.column = Math.max(22, (width - GUTTER - 10) / model.depth);
     this.width = Math.ceil(GUTTER + 10 + this.column * model.depth);
-    this.head = 20 + this.lanes.length * LANE + 12;
+    this.head = 20 + lanesOf(model).length * LANE + 12;
     const experts = Math.max(...model.experts);
     const [gap, least] = experts > 24 ? [2, 2] : [5, 6];
     const inner = Math.min(640, Math.max(320, experts * 18, room));
-    const largest = range(experts).map((expert) => Math.max(0, ...first.map((counts) => counts[expert])));
-    this.scale = (inner - experts * (gap + least)) / Math.max(1, largest.reduce((a, b) => a + b, 0));
+    const largest = range(experts).map((expert) =>
+      Math.max(0, ...first.map((counts) => counts[expert])),
+    );
+    const sum = largest.reduce((a, b) => a + b, 0);
+    this.scale = (inner - experts * (gap + least)) / Math.max(1, sum);
     let y = this.head;
     this.rows = largest.map((count) => {
       const row = { y, height: least + this.scale * count };
@@ -75,50 +85,49 @@ class Flow {
     for (const depth of range(model.depth)) {
       const x = this.center(depth);
       labels.push(svg("text", { class: "tick", x, y: 13, "text-anchor": "middle" }, String(depth)));
-      labels.push(svg("line", { class: "grid", x1: x, x2: x, y1: this.head - 6, y2: this.height - 4 }));
-      if (!model.experts[depth]) labels.push(svg("rect", { class: "dense", x: x - this.bar / 2, y: this.head, width: this.bar, height: this.height - this.head - 8, rx: 3 }, svg("title", {}, `depth ${depth} is dense: no router`)));
+      labels.push(
+        svg("line", { class: "grid", x1: x, x2: x, y1: this.head - 6, y2: this.height - 4 }),
+      );
+      if (!model.experts[depth])
+        labels.push(
+          svg(
+            "rect",
+            {
+              class: "dense",
+              x: x - this.bar / 2,
+              y: this.head,
+              width: this.bar,
+              height: this.height - this.head - 8,
+              rx: 3,
+            },
+            svg("title", {}, `depth ${depth} is dense: no router`),
+          ),
+        );
     }
     let last = -Infinity;
     this.rows.forEach((row, expert) => {
       const y = row.y + row.height / 2 + 4;
       if (y - last < 11.5) return;
       last = y;
-      labels.push(svg("text", { class: "tick", x: GUTTER - 8, y, "text-anchor": "end" }, String(expert)));
+      labels.push(
+        svg("text", { class: "tick", x: GUTTER - 8, y, "text-anchor": "end" }, String(expert)),
+      );
     });
     const middle = (this.head + this.height) / 2;
-    labels.push(svg("text", { class: "axis", x: 0, y: 0, "text-anchor": "middle", transform: `translate(14 ${middle}) rotate(-90)` }, "expert, as first choice"));
+    labels.push(
+      svg(
+        "text",
+        {
+          class: "axis",
+          x: 0,
+          y: 0,
+          "text-anchor": "middle",
+          transform: `translate(14 ${middle}) rotate(-90)`,
+        },
+        "expert, as first choice",
+      ),
+    );
     return labels;
-  }
-
-  /** One lane for each kind of part: depths that share a bank stand on one band, or are joined by arcs. */
-  drawLanes() {
-    const { model } = this.reading;
-    return this.lanes.map((part, lane) => {
-      const y = 22 + lane * LANE;
-      const middle = y + 9;
-      const plan = model.plans[part];
-      const group = svg("g", { class: "lane" }, svg("text", { class: "axis", x: 0, y: middle + 4 }, LANES[part]));
-      let tint = 0;
-      for (const { bank, depths } of sharedBanks(plan)) {
-        const shared = depths.length > 1;
-        const words = shared ? `${part} bank ${bank}: depths ${spans(depths)}` : `${part} bank ${bank}: depth ${depths[0]} alone`;
-        const mine = svg("g", { class: shared ? `bank tint-${tint % TINTS}` : "bank own" }, svg("title", {}, words));
-        if (shared) tint += 1;
-        const runs = runsOf(depths);
-        runs.forEach(([from, to], i) => {
-          const [left, right] = [this.center(from), this.center(to)];
-          const half = Math.min(10, this.column / 2 - 2);
-          if (i) {
-            const before = this.center(runs[i - 1][1]);
-            mine.append(svg("path", { class: "arc", d: `M${before} ${y + 18}C${before + 4} ${y + 27} ${left - 4} ${y + 27} ${left} ${y + 18}` }));
-          }
-          mine.append(svg("rect", { x: left - half, y, width: right - left + 2 * half, height: 18, rx: Math.min(9, half) }));
-          mine.append(svg("text", { x: (left + right) / 2, y: middle + 4, "text-anchor": "middle" }, String(bank)));
-        });
-        group.append(mine);
-      }
-      return group;
-    });
   }
 
   drawRibbons() {
@@ -141,9 +150,20 @@ class Flow {
       }
       for (const ribbon of ribbons) {
         ribbon.tokens.forEach((token, place) => this.slots[level].set(token, { ribbon, place }));
-        if (!many) drawn.push(svg("path", { d: this.band(ribbon, 0, ribbon.tokens.length), "data-target": this.targets.push({ kind: "ribbon", ...ribbon }) - 1 }));
+        if (!many)
+          drawn.push(
+            svg("path", {
+              d: this.band(ribbon, 0, ribbon.tokens.length),
+              "data-target": this.targets.push({ kind: "ribbon", ...ribbon }) - 1,
+            }),
+          );
       }
-      if (many) drawn.push(svg("path", { d: ribbons.map((ribbon) => this.band(ribbon, 0, ribbon.tokens.length)).join("") }));
+      if (many)
+        drawn.push(
+          svg("path", {
+            d: ribbons.map((ribbon) => this.band(ribbon, 0, ribbon.tokens.length)).join(""),
+          }),
+        );
     });
     return drawn;
   }
@@ -166,9 +186,29 @@ class Flow {
         const tall = Math.max(height, Math.min(12, this.rows[expert].height));
         drawn.push(
           height > 0
-            ? svg("rect", { class: "load", x, y, width: this.bar, height, rx: Math.min(2, height / 2) })
-            : svg("rect", { class: "idle", x: x + this.bar / 4, y: y - 0.7, width: this.bar / 2, height: 1.4 }),
-          svg("rect", { class: "hit", x: x - 5, y: y + height / 2 - tall / 2, width: this.bar + 10, height: tall, "data-target": target }),
+            ? svg("rect", {
+                class: "load",
+                x,
+                y,
+                width: this.bar,
+                height,
+                rx: Math.min(2, height / 2),
+              })
+            : svg("rect", {
+                class: "idle",
+                x: x + this.bar / 4,
+                y: y - 0.7,
+                width: this.bar / 2,
+                height: 1.4,
+              }),
+          svg("rect", {
+            class: "hit",
+            x: x - 5,
+            y: y + height / 2 - tall / 2,
+            width: this.bar + 10,
+            height: tall,
+            "data-target": target,
+          }),
         );
       }
     });
@@ -192,7 +232,9 @@ class Flow {
         }
         for (const [expert, count] of counts) {
           const { x, y } = this.node(level, expert);
-          drawn.push(svg("rect", { x, y, width: this.bar, height: Math.max(1.5, this.scale * count) }));
+          drawn.push(
+            svg("rect", { x, y, width: this.bar, height: Math.max(1.5, this.scale * count) }),
+          );
         }
       });
     }
@@ -202,16 +244,29 @@ class Flow {
   /** Mark the selected experts: [{level, expert}]. */
   mark(places) {
     this.marks?.remove();
-    this.marks = svg("g", { class: "marks" }, ...places.map(({ level, expert }) => {
-      const { x, y, height } = this.node(level, expert);
-      return svg("rect", { x: x - 3, y: y - 3, width: this.bar + 6, height: Math.max(2, height) + 6, rx: 4 });
-    }));
+    this.marks = svg(
+      "g",
+      { class: "marks" },
+      ...places.map(({ level, expert }) => {
+        const { x, y, height } = this.node(level, expert);
+        return svg("rect", {
+          x: x - 3,
+          y: y - 3,
+          width: this.bar + 6,
+          height: Math.max(2, height) + 6,
+          rx: 4,
+        });
+      }),
+    );
     this.thread.before(this.marks);
   }
 
   /** Where a token passes a depth: between its places in the ribbons that come and go. */
   at(level, token) {
-    const passes = [[this.slots[level - 1]?.get(token), "y1"], [this.slots[level]?.get(token), "y0"]].filter(([slot]) => slot);
+    const passes = [
+      [this.slots[level - 1]?.get(token), "y1"],
+      [this.slots[level]?.get(token), "y0"],
+    ].filter(([slot]) => slot);
     if (!passes.length) return this.node(level, this.reading.top(level, token)).y;
     const heights = passes.map(([{ ribbon, place }, y]) => ribbon[y] + this.scale * (place + 0.5));
     return heights.reduce((a, b) => a + b, 0) / heights.length;
@@ -222,20 +277,31 @@ class Flow {
     if (token === null) return this.thread.replaceChildren();
     const { levels, largestGate } = this.reading;
     const points = levels.map((_, level) => [this.x[level], this.at(level, token)]);
-    const d = points.map(([x, y], level) => {
-      if (!level) return `M${x} ${y}`;
-      const [before, above] = points[level - 1];
-      const middle = (before + x) / 2;
-      return `C${middle} ${above} ${middle} ${y} ${x} ${y}`;
-    }).join("");
+    const d = points
+      .map(([x, y], level) => {
+        if (!level) return `M${x} ${y}`;
+        const [before, above] = points[level - 1];
+        const middle = (before + x) / 2;
+        return `C${middle} ${above} ${middle} ${y} ${x} ${y}`;
+      })
+      .join("");
     const dots = levels.flatMap(({ experts, gates }, level) =>
       experts[token].map((expert, rank) => {
         const row = this.rows[expert];
         const r = 2 + 4.5 * Math.sqrt(Math.abs(gates[token][rank] ?? 0) / largestGate);
-        return svg("circle", { class: rank ? "further" : "first", cx: this.x[level], cy: rank ? row.y + row.height / 2 : points[level][1], r });
+        return svg("circle", {
+          class: rank ? "further" : "first",
+          cx: this.x[level],
+          cy: rank ? row.y + row.height / 2 : points[level][1],
+          r,
+        });
       }),
     );
-    this.thread.replaceChildren(svg("path", { class: "halo", d }), svg("path", { class: "way", d }), ...dots);
+    this.thread.replaceChildren(
+      svg("path", { class: "halo", d }),
+      svg("path", { class: "way", d }),
+      ...dots,
+    );
   }
 
   listen() {
@@ -246,10 +312,19 @@ class Flow {
       over = target(event);
       this.act("over", over);
     });
-    this.element.addEventListener("pointerleave", () => { over = null; this.act("over", null); });
-    this.element.addEventListener("click", (event) => { this.act("click", target(event)); });
+    this.element.addEventListener("pointerleave", () => {
+      over = null;
+      this.act("over", null);
+    });
+    this.element.addEventListener("click", (event) => {
+      this.act("click", target(event));
+    });
     this.element.addEventListener("keydown", (event) => this.key(event));
-    this.element.addEventListener("blur", () => { if (this.cursor) this.act("over", null); this.cursor = null; this.ring.setAttribute("visibility", "hidden"); });
+    this.element.addEventListener("blur", () => {
+      if (this.cursor) this.act("over", null);
+      this.cursor = null;
+      this.ring.setAttribute("visibility", "hidden");
+    });
   }
 
   key(event) {
@@ -262,9 +337,20 @@ class Flow {
       const { level, expert } = this.cursor ?? { level: 0, expert: 0 };
       const next = Math.min(levels.length - 1, Math.max(0, level + across));
       const count = model.experts[levels[next].depth];
-      this.cursor = { kind: "expert", level: next, expert: Math.min(count - 1, Math.max(0, expert + down)) };
+      this.cursor = {
+        kind: "expert",
+        level: next,
+        expert: Math.min(count - 1, Math.max(0, expert + down)),
+      };
       const { x, y, height } = this.node(this.cursor.level, this.cursor.expert);
-      for (const [name, value] of Object.entries({ x: x - 5, y: y - 5, width: this.bar + 10, height: Math.max(2, height) + 10, visibility: "visible" })) this.ring.setAttribute(name, value);
+      for (const [name, value] of Object.entries({
+        x: x - 5,
+        y: y - 5,
+        width: this.bar + 10,
+        height: Math.max(2, height) + 10,
+        visibility: "visible",
+      }))
+        this.ring.setAttribute(name, value);
       this.act("over", this.cursor);
     } else return;
     event.preventDefault();

@@ -19,7 +19,12 @@ class Reading {
       for (const chosen of experts) counts[chosen[0]] += 1;
       return counts;
     });
-    this.largestGate = Math.max(1e-6, ...this.levels.map(({ gates }) => gates.flat().reduce((a, b) => Math.max(a, Math.abs(b ?? 0)), 0)));
+    this.largestGate = Math.max(
+      1e-6,
+      ...this.levels.map(({ gates }) =>
+        gates.flat().reduce((a, b) => Math.max(a, Math.abs(b ?? 0)), 0),
+      ),
+    );
   }
 
   top(level, token) {
@@ -32,7 +37,9 @@ class Reading {
 
   /** Router entropy of a token, mean over depths, as a share of the even distribution's. */
   unsureness(token) {
-    const shares = this.levels.map(({ depth, entropy }) => (entropy[token] ?? 0) / Math.log(this.model.experts[depth]));
+    const shares = this.levels.map(
+      ({ depth, entropy }) => (entropy[token] ?? 0) / Math.log(this.model.experts[depth]),
+    );
     return shares.reduce((a, b) => a + b, 0) / shares.length;
   }
 
@@ -59,7 +66,8 @@ class Reading {
   receivers(levels, expert) {
     const found = new Map();
     for (const level of levels) {
-      for (const token of this.received[level][expert]) found.set(token, (found.get(token) ?? 0) + 1 / levels.length);
+      for (const token of this.received[level][expert])
+        found.set(token, (found.get(token) ?? 0) + 1 / levels.length);
     }
     return found;
   }
@@ -72,16 +80,10 @@ class Reading {
     for (const [token, strength] of tokens) {
       const [from, to] = [other.tokens.start[token], other.tokens.end[token]];
       for (const own of range(this.size)) {
-        if (start[own] < to && end[own] > from) found.set(own, Math.max(strength, found.get(own) ?? 0));
+        if (start[own] < to && end[own] > from)
+          found.set(own, Math.max(strength, found.get(own) ?? 0));
       }
     }
     return found;
   }
-}
-
-/** Banks of one kind of part that serve several depths: [{bank, depths}], and whether there are any. */
-function sharedBanks(plan) {
-  const groups = new Map();
-  plan.banks.forEach((bank, depth) => groups.set(bank, [...(groups.get(bank) ?? []), depth]));
-  return [...groups].map(([bank, depths]) => ({ bank, depths }));
 }

@@ -6,13 +6,35 @@ class Tokens {
     this.reading = reading;
     this.active = null;
     this.items = reading.tokens.shown.map((shown, token) =>
-      html("span", { class: "token", role: "option", id: `${name}-${token}`, "data-token": token, "aria-selected": "false", "aria-label": spoken(shown) }, ...glyphs(shown)),
+      html(
+        "span",
+        {
+          class: "token",
+          role: "option",
+          id: `${name}-${token}`,
+          "data-token": token,
+          "aria-selected": "false",
+          "aria-label": spoken(shown),
+        },
+        ...glyphs(shown),
+      ),
     );
     const flow = this.items.flatMap((item, token) => {
       const ends = reading.tokens.shown[token].filter((piece, i) => i % 2 && piece === "⏎").length;
       return ends ? [item, html("br", { "aria-hidden": "true" })] : [item];
     });
-    this.element = html("div", { class: "tokens", role: "listbox", tabindex: 0, id: name, "aria-label": `${reading.size} tokens of ${reading.model.name}`, "aria-orientation": "horizontal" }, ...flow);
+    this.element = html(
+      "div",
+      {
+        class: "tokens",
+        role: "listbox",
+        tabindex: 0,
+        id: name,
+        "aria-label": `${reading.size} tokens of ${reading.model.name}`,
+        "aria-orientation": "horizontal",
+      },
+      ...flow,
+    );
     const token = (event) => {
       const item = event.target.closest?.(".token");
       return item ? Number(item.dataset.token) : null;
@@ -20,12 +42,17 @@ class Tokens {
     this.element.addEventListener("pointerover", (event) => {
       if (event.pointerType !== "touch" && token(event) !== null) act("over", token(event));
     });
-    this.element.addEventListener("click", (event) => { if (token(event) !== null) act("pin", token(event)); });
-    this.element.addEventListener("focus", () => { if (this.active === null && this.element.matches(":focus-visible")) act("move", 0); });
+    this.element.addEventListener("click", (event) => {
+      if (token(event) !== null) act("pin", token(event));
+    });
+    this.element.addEventListener("focus", () => {
+      if (this.active === null && this.element.matches(":focus-visible")) act("move", 0);
+    });
     this.element.addEventListener("keydown", (event) => {
       const next = this.next(event.key);
       if (next !== null) act("move", next);
-      else if ((event.key === "Enter" || event.key === " ") && this.active !== null) act("pin", this.active);
+      else if ((event.key === "Enter" || event.key === " ") && this.active !== null)
+        act("pin", this.active);
       else return;
       event.preventDefault();
     });
@@ -38,7 +65,8 @@ class Tokens {
     if (key === "End") return last;
     if (key === "ArrowLeft") return Math.max(0, at - 1);
     if (key === "ArrowRight") return Math.min(last, at + 1);
-    if (key === "ArrowUp" || key === "ArrowDown") return this.vertical(Math.max(0, at), key === "ArrowDown" ? 1 : -1);
+    if (key === "ArrowUp" || key === "ArrowDown")
+      return this.vertical(Math.max(0, at), key === "ArrowDown" ? 1 : -1);
     return null;
   }
 
@@ -53,7 +81,11 @@ class Tokens {
       if (Math.abs(item.offsetTop - from.offsetTop) < 4) continue;
       line ??= item.offsetTop;
       if (Math.abs(item.offsetTop - line) >= 4) break;
-      if (best === at || Math.abs(middle(item) - middle(from)) < Math.abs(middle(this.items[best]) - middle(from))) best = i;
+      if (
+        best === at ||
+        Math.abs(middle(item) - middle(from)) < Math.abs(middle(this.items[best]) - middle(from))
+      )
+        best = i;
     }
     return best;
   }
@@ -72,7 +104,8 @@ class Tokens {
     }
     if (this.active === null) this.element.removeAttribute("aria-activedescendant");
     else this.element.setAttribute("aria-activedescendant", this.items[this.active].id);
-    if (scroll && this.active !== null) this.items[this.active].scrollIntoView({ block: "nearest" });
+    if (scroll && this.active !== null)
+      this.items[this.active].scrollIntoView({ block: "nearest" });
   }
 
   /** Light up tokens, each with a strength in (0, 1]; null: none. */
