@@ -472,9 +472,8 @@ def _value(hint: Any, data: Any, where: str) -> Any:
 def save_yaml(config: Any, path: Path) -> None:
     """Write a configuration to a YAML file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(
-        yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    # ASCII with escapes, since YAML 1.1 takes U+0085 and U+2028 for ends of lines
+    temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False), encoding="ascii")
     os.replace(temporary, path)
 
 
