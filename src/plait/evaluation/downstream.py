@@ -50,7 +50,8 @@ def evaluate_tasks(
     Returns:
         {"lm_eval": version, "limit", "source", "tasks": {task: {"fewshot", "documents", "acc":
         {"value", "interval": [low, high]}, …}}, "macro_average": {"tasks", "value", "interval"}}.
-        Intervals are of 95 %, by the normal approximation from lm-eval's standard errors.
+        Intervals are of 95 %: Wilson's for accuracies; for the macro-average the normal
+        approximation of their sum; for perplexity that of its logarithm, by lm-eval's error.
 
     Raises:
         ValueError: an unknown task, or a model without a tokenizer.
@@ -140,25 +141,31 @@ def _simple_evaluate(
 def _scores(found: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Return a task's scores, each with its interval."""
     values = found["results"][task]
-    return {
-        name: _with_interval(values[f"{name},none"], values.get(f"{name}_stderr,none"))
-        for name in _SCORES
-        if f"{name},none" in values
-    }
+    count = found["n-samples"][task]["effective"]
+    scores = {}
+    for name in _SCORES:
+        if f"{name},none" in values:
+            value, error = values[f"{name},none"], values.get(f"{name}_stderr,none")
+            interval = _wilson(value, count)
+            if name == "perplexity":
+                known = isinstance(error, float) and math.isfinite(error)
+                factor = math.exp(1.96 * error / value) if known else math.inf
+                interval = [value / factor, value * factor]
+            scores[name] = {"value": value, "interval": interval}
+    return scores
 
 
-def _with_interval(value: float, error: Any) -> dict[str, Any]:
-    if not isinstance(error, float) or not math.isfinite(error):
-        return {"value": value, "interval": None}
-    return {"value": value, "interval": [value - 1.96 * error, value + 1.96 * error]}
+def _wilson(share: float, count: int) -> list[float]:
+    """Return Wilson's 95 % interval for a share of `count` trials; it holds at 0 and 1 too."""
+    z2 = 1.96**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * share * (1 - share) / count + z2 * z2 / (4 * count**2)) / (1 + z2 / count)
+    return [centre - half, centre + half]
 
 
 def _macro_average(tasks: Mapping[str, Any]) -> dict[str, Any]:
     """Return the mean accuracy of the protocol's tasks; their errors are independent."""
-    scores = [tasks[task]["acc"] for task in MACRO_TASKS]
-    value = sum(score["value"] for score in scores) / len(scores)
-    if any(score["interval"] is None for score in scores):
-        return {"tasks": list(MACRO_TASKS), **_with_interval(value, None)}
-    errors = [(score["interval"][1] - score["value"]) / 1.96 for score in scores]
-    error = math.sqrt(sum(e * e for e in errors)) / len(scores)
-    return {"tasks": list(MACRO_TASKS), **_with_interval(value, error)}
+    shares = [(tasks[task]["acc"]["value"], tasks[task]["documents"]) for task in MACRO_TASKS]
+    value = sum(share for share, _ in shares) / len(shares)
+    half = 1.96 * math.sqrt(sum(p * (1 - p) / n for p, n in shares)) / len(shares)
+    return {"tasks": list(MACRO_TASKS), "value": value, "interval": [value - half, value + half]}

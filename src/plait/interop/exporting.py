@@ -83,8 +83,8 @@ def match(config: ModelConfig) -> Architecture | None:
     It is one if its options, said in their words and back, are the same.
     """
     plain = canonical(config)
-    first_routed = config.experts.dense_first
-    if any(config.experts_at(depth) == 1 for depth in range(first_routed, config.depth)):
+    routed = config.depth - config.experts.dense_first
+    if len(config.routed_depths) != routed or not isinstance(plain.experts.count, int):
         return None
     for architecture in ARCHITECTURES.values():
         try:
@@ -99,7 +99,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
     """Return the configuration with one spelling for one function, and training's options unset."""
     plans = config.plans
     kinds = (plans.experts, plans.router, plans.decision, plans.attention, plans.norms)
-    _, kv_heads, head_width = config.heads
+    heads, kv_heads, head_width = config.heads
     router, count = config.router, config.experts.count
     if router.gating == "topk-softmax":
         router = replace(router, gating="softmax-topk", renormalise=True)
@@ -108,7 +108,11 @@ def canonical(config: ModelConfig) -> ModelConfig:
     return replace(
         config,
         sharing=Sharing() if all(p.count == p.depth for p in kinds) else config.sharing,
-        attention=replace(config.attention, kv_heads=kv_heads, head_width=head_width),
+        attention=replace(
+            config.attention,
+            kv_heads=kv_heads,
+            head_width=None if head_width * heads == config.width else head_width,
+        ),
         router=router,
         experts=replace(config.experts, count=count),
         balance=BalanceConfig(scope=config.balance.scope if router.bias else "layer"),

@@ -59,17 +59,15 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Set what no file held, as the model itself would; called for every module, root last."""
-        if module is self:
-            c = self.model.config
-            missing = {
-                tensor
-                for tensor in self.model.state_dict(keep_vars=True).values()
-                if not getattr(tensor, "_is_hf_initialized", False)
-            }
-            initialise(self.model, 0, c.init, c.init_std, c.depth, only=missing)
-        elif all(module is not own for own in self.modules()):  # a new, larger embedding
+        """Set what no file held of a module's own tensors, as the model itself would."""
+        if all(module is not own for own in self.modules()):  # a new, larger embedding
             super()._init_weights(module)
+            return
+        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        missing = {tensor for tensor in own if not getattr(tensor, "_is_hf_initialized", False)}
+        if missing:
+            c = self.model.config
+            initialise(self.model, 0, c.init, c.init_std, c.depth, only=missing)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding of tokens."""

@@ -1,0 +1,328 @@
+"""Parity with transformers' own classes, through the files that both sides write."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from toy_models import VOCABULARY, lively, tokens
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Dots1Config,
+    MixtralConfig,
+    OlmoeConfig,
+    Qwen2MoeConfig,
+    Qwen3MoeConfig,
+)
+
+from plait.config import AttentionConfig, ExpertConfig, ModelConfig, RouterConfig
+from plait.interop import PlaitForCausalLM
+from plait.interop.exporting import export_model
+from plait.interop.importing import import_model
+from plait.sharing import Sharing
+from plait.training.model_folder import load_model, read_config, read_tokenizer, save_model
+
+SMALL = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "eos_token_id": VOCABULARY - 1,
+    "pad_token_id": 0,
+}
+ARCHITECTURES = {
+    "olmoe": OlmoeConfig(**SMALL, num_experts=6, intermediate_size=16, clip_qkv=0.7),
+    "olmoe-tied": OlmoeConfig(
+        **SMALL, num_experts=6, intermediate_size=16, tie_word_embeddings=True, norm_topk_prob=True
+    ),
+    "qwen3_moe": Qwen3MoeConfig(
+        **SMALL,
+        num_experts=6,
+        moe_intermediate_size=16,
+        head_dim=16,
+        norm_topk_prob=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+    ),
+    "qwen3_moe-dense-first": Qwen3MoeConfig(
+        **SMALL, num_experts=6, moe_intermediate_size=16, intermediate_size=40, mlp_only_layers=[0]
+    ),
+    "mixtral": MixtralConfig(**SMALL, num_local_experts=6, intermediate_size=16),
+    "qwen2_moe": Qwen2MoeConfig(
+        **SMALL, num_experts=6, moe_intermediate_size=16, shared_expert_intermediate_size=24
+    ),
+    "dots1": Dots1Config(
+        **SMALL,
+        n_routed_experts=6,
+        n_shared_experts=2,
+        moe_intermediate_size=16,
+        intermediate_size=40,
+        first_k_dense_replace=1,
+        norm_topk_prob=True,
+        routed_scaling_factor=2.5,
+    ),
+}
+
+
+def random_model(config):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if "norm" in name or "bias" in name:
+                tensor.add_(0.3 * torch.randn(tensor.shape))
+    return model
+
+
+def assert_same(ours, theirs):
+    text = tokens(3, 40)
+    with torch.no_grad():
+        expected = theirs(text).logits
+        assert expected.std() > 0.3
+        assert (ours(text).logits - expected).abs().max() <= 1e-4
+    prompt = tokens(2, 8, seed=1)
+    greedy = {"max_new_tokens": 12, "do_sample": False}
+    skin = PlaitForCausalLM.of(ours, eos_token_id=VOCABULARY - 1, pad_token_id=0)
+    assert torch.equal(skin.generate(prompt, **greedy), theirs.generate(prompt, **greedy))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logits_and_text_are_transformers_own_both_ways(name, tmp_path):
+    theirs = random_model(ARCHITECTURES[name])
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="60KB")
+    summary = import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert summary.architecture == theirs.config.model_type
+    assert summary.bytes >= 4 * summary.parameters
+    assert_same(load_model(tmp_path / "ours"), theirs)
+
+    exported = export_model(tmp_path / "ours", tmp_path / "back", shard_bytes=60_000)
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    assert exported.architecture == type(back).__name__ == type(theirs).__name__
+    assert len(list((tmp_path / "back").glob("*.safetensors"))) > 1
+    assert all(
+        torch.equal(tensor, back.state_dict()[key]) for key, tensor in theirs.state_dict().items()
+    )
+    cosmetic = {"_name_or_path", "architectures", "dtype", "eos_token_id", "pad_token_id"}
+    before, after = (
+        {k: v for k, v in c.to_dict().items() if k not in cosmetic and "intermediate" not in k}
+        for c in (theirs.config, back.config)
+    )
+    if name == "dots1":  # the window that its layers do not use
+        before["sliding_window"] = after["sliding_window"]
+    assert before | {"bos_token_id": None} == after | {"bos_token_id": None}
+
+
+def test_files_with_fused_experts_are_read_too(tmp_path):
+    theirs = random_model(ARCHITECTURES["mixtral"])
+    theirs.save_pretrained(tmp_path / "theirs", save_original_format=False)
+    assert any("gate_up_proj" in name for name in load_file(tmp_path / "theirs/model.safetensors"))
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert_same(load_model(tmp_path / "ours"), theirs)
+
+
+def test_router_logits_and_auxiliary_loss_are_transformers_own(tmp_path):
+    theirs = random_model(ARCHITECTURES["qwen3_moe"])
+    theirs.save_pretrained(tmp_path / "theirs")
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    ours = PlaitForCausalLM.of(load_model(tmp_path / "ours"))
+    text = tokens(2, 20)
+    mask = torch.ones_like(text)
+    mask[0, 13:] = 0
+    labels = text.masked_fill(mask == 0, -100)
+    with torch.no_grad():
+        expected, found = (
+            m(text, attention_mask=mask, labels=labels, output_router_logits=True)
+            for m in (theirs, ours)
+        )
+    for ours_TE, theirs_TE in zip(found.router_logits, expected.router_logits, strict=True):
+        real = mask.flatten().bool()
+        torch.testing.assert_close(ours_TE[real], theirs_TE[real], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.aux_loss, expected.aux_loss)
+    torch.testing.assert_close(found.loss, expected.loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("qwen3_moe", "use_sliding_window", True),
+        ("qwen3_moe", "mlp_only_layers", [1]),
+        ("qwen3_moe", "decoder_sparse_step", 2),
+        ("qwen3_moe", "attention_bias", True),
+        ("qwen3_moe", "attention_dropout", 0.1),
+        ("mixtral", "sliding_window", 32),
+        ("mixtral", "router_jitter_noise", 0.1),
+        ("olmoe", "hidden_act", "gelu"),
+        ("olmoe", "quantization_config", {"quant_method": "fp8"}),
+        ("olmoe", "head_dim", 16),
+        ("dots1", "n_group", 2),
+        ("dots1", "layer_types", ["sliding_attention"] * 3),
+        (
+            "dots1",
+            "rope_parameters",
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+        ),
+        ("mixtral", "model_type", "gpt2"),
+    ],
+)
+def test_an_option_that_is_not_supported_is_refused_by_name(name, option, value, tmp_path):
+    ARCHITECTURES[name].save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    options = json.loads(file.read_text()) | {option: value}
+    file.write_text(json.dumps(options))
+    with pytest.raises(ValueError, match=option) as refusal:
+        import_model(tmp_path, tmp_path / "ours")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "ours").exists()
+
+
+def cut_short(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    return "damaged"
+
+
+def without_a_tensor(folder):
+    state = load_file(folder / "model.safetensors")
+    del state["model.layers.1.mlp.gate.weight"]
+    save_file(state, folder / "model.safetensors")
+    return r"layers\.1\.mlp\.gate\.weight is missing"
+
+
+def with_a_tensor_more(folder):
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"model.extra.weight": torch.ones(2)}, folder / "model.safetensors")
+    return r"model\.extra\.weight is in the files"
+
+
+def with_another_configuration(folder):
+    options = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(options | {"intermediate_size": 24}))
+    return "of different models"
+
+
+def without_weights(folder):
+    (folder / "model.safetensors").unlink()
+    return "model.safetensors"
+
+
+def without_configuration(folder):
+    (folder / "config.json").unlink()
+    return "config.json"
+
+
+def with_a_broken_configuration(folder):
+    (folder / "config.json").write_text("{")
+    return "config.json: damaged"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short,
+        without_a_tensor,
+        with_a_tensor_more,
+        with_another_configuration,
+        without_weights,
+        without_configuration,
+        with_a_broken_configuration,
+    ],
+)
+def test_damaged_files_give_one_clear_line(damage, tmp_path):
+    random_model(ARCHITECTURES["olmoe"]).save_pretrained(tmp_path / "theirs")
+    message = damage(tmp_path / "theirs")
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as refusal:
+        import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert "\n" not in str(refusal.value)
+    assert not list(tmp_path.glob("*ours*"))
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    theirs = random_model(ARCHITECTURES["olmoe"])
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="60KB")
+    lost = sorted((tmp_path / "theirs").glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(FileNotFoundError, match=lost.name):
+        import_model(tmp_path / "theirs", tmp_path / "ours")
+
+
+def test_nothing_is_overwritten(tmp_path):
+    random_model(ARCHITECTURES["olmoe"]).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ValueError, match="there already"):
+        import_model(tmp_path / "theirs", tmp_path / "theirs")
+
+
+def test_any_other_structure_goes_out_as_its_own_class(woven, woven_folder, tmp_path):
+    exported = export_model(woven_folder, tmp_path / "out", shard_bytes=40_000)
+    assert exported.architecture == "PlaitForCausalLM"
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    ours = load_model(woven_folder)
+    assert torch.equal(theirs(tokens(2, 20)).logits, ours(tokens(2, 20)).logits)
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = "the cat sat on a mat"
+    assert tokenizer(text).input_ids == read_tokenizer(woven_folder).encode(text)
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert theirs.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_a_tied_model_goes_out_untied_as_transformers_own(tmp_path):
+    tied = ModelConfig(
+        vocab_size=VOCABULARY,
+        depth=4,
+        width=32,
+        attention=AttentionConfig(heads=4, kv_heads=2, qk_norm="head"),
+        experts=ExpertConfig(count=4, width=16),
+        router=RouterConfig(gating="topk-softmax"),
+        sharing=Sharing(experts="groups(2, skip=1)", router="blocks(2)", attention="2x2"),
+        tied_head=False,
+    )
+    save_model(tmp_path / "tied", tied, lively(tied).state_dict())
+    exported = export_model(tmp_path / "tied", tmp_path / "out", untie=True)
+    assert exported.architecture == "Qwen3MoeForCausalLM"
+    assert_same(
+        load_model(tmp_path / "tied"), AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"norm": "layer"},
+        {"experts": ExpertConfig(count=(4, 4, 2, 4), width=16)},
+        {"experts": ExpertConfig(count=4, width=16, activation="gelu")},
+        {"experts": ExpertConfig(count=1, width=16)},
+        {"router": RouterConfig(scale=2.0)},
+        {"router": RouterConfig(kind="cosine")},
+        {"router": RouterConfig(gating="sigmoid", bias=True)},
+        {"sharing": Sharing(norms="all")},
+    ],
+)
+def test_what_no_architecture_of_transformers_is_goes_out_as_its_own_class(change, tmp_path):
+    olmoe = ModelConfig(
+        vocab_size=VOCABULARY,
+        depth=4,
+        width=32,
+        attention=AttentionConfig(heads=4, qk_norm="width"),
+        experts=ExpertConfig(count=4, width=16),
+    )
+    for config, expected in ((olmoe, "OlmoeForCausalLM"), (replace(olmoe, **change), None)):
+        folder = tmp_path / str(expected)
+        save_model(folder, config, lively(config).state_dict())
+        exported = export_model(folder, folder / "out")
+        assert exported.architecture == (expected or "PlaitForCausalLM")
+        theirs = AutoModelForCausalLM.from_pretrained(folder / "out")
+        ours = load_model(folder)
+        torch.testing.assert_close(theirs(tokens(1, 9)).logits, ours(tokens(1, 9)).logits)
+
+
+def test_a_model_folder_of_two_minds_is_refused(woven, woven_folder, tmp_path):
+    wider = replace(woven, experts=replace(woven.experts, width=24))
+    save_model(tmp_path / "mixed", wider, lively(woven).state_dict())
+    with pytest.raises(ValueError, match="of different models"):
+        load_model(tmp_path / "mixed")
+    assert read_config(woven_folder) == woven

@@ -1,0 +1,230 @@
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from toy_models import VOCABULARY, lively, tokens
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+from plait.config import AttentionConfig, ExpertConfig, ModelConfig
+from plait.counts import count
+from plait.interop import PlaitConfig, PlaitForCausalLM
+from plait.model import LanguageModel
+
+
+@pytest.fixture
+def model(woven):
+    return PlaitForCausalLM.of(lively(woven), eos_token_id=VOCABULARY - 1, pad_token_id=0)
+
+
+@pytest.fixture
+def learned():
+    config = ModelConfig(
+        vocab_size=VOCABULARY,
+        depth=2,
+        width=32,
+        context=64,
+        attention=AttentionConfig(heads=4, position="learned"),
+        experts=ExpertConfig(count=4, width=16, activation="gelu"),
+        norm="layer",
+        tied_head=False,
+    )
+    return PlaitForCausalLM.of(lively(config), pad_token_id=0)
+
+
+def test_files_hold_each_stored_parameter_once_and_load_to_the_same_logits(model, woven, tmp_path):
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    names = [name for shard in shards for name in safe_open(shard, "pt").keys()]  # noqa: SIM118
+    assert len(shards) > 1
+    assert sorted(names) == sorted(model.state_dict())
+    stored = sum(t.numel() for shard in shards for t in load_file(shard).values())
+    assert stored == count(woven).stored
+
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, device_map="cpu")
+    assert type(loaded) is PlaitForCausalLM
+    assert loaded.config.structure() == woven
+    assert torch.equal(loaded(tokens(2, 20)).logits, model(tokens(2, 20)).logits)
+
+
+def test_weights_that_no_file_holds_begin_as_the_model_begins(woven, tmp_path):
+    PlaitForCausalLM.of(lively(woven)).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    state = load_file(file)
+    lost = "model.experts.1.up"
+    del state[lost]
+    save_file(state, file, metadata={"format": "pt"})
+    loaded = PlaitForCausalLM.from_pretrained(tmp_path).state_dict()
+    begun = PlaitForCausalLM(PlaitConfig.of(woven)).state_dict()
+    assert torch.equal(loaded[lost], begun[lost])
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"do_sample": False},
+        {"do_sample": True, "top_k": 20},
+        {"num_beams": 3, "do_sample": False},
+    ],
+    ids=["greedy", "sampling", "beam"],
+)
+@pytest.mark.parametrize("which", ["model", "learned"])
+def test_generation_with_a_cache_equals_the_uncached_forward(which, how, request):
+    model = request.getfixturevalue(which)
+    prompt = tokens(2, 9)
+    mask = torch.ones_like(prompt)
+    mask[0, :4] = 0  # left padding
+    written = []
+    for use_cache in (True, False):
+        torch.manual_seed(0)
+        written.append(
+            model.generate(
+                prompt, attention_mask=mask, max_new_tokens=12, use_cache=use_cache, **how
+            )
+        )
+    assert written[0].shape[1] > 9
+    assert torch.equal(*written)
+
+
+@pytest.mark.parametrize("which", ["model", "learned"])
+def test_left_padding_changes_nothing_and_a_cache_can_be_continued(which, request):
+    model = request.getfixturevalue(which)
+    prompt = tokens(1, 9)
+    alone = model.generate(prompt, max_new_tokens=8, do_sample=False)
+    padded = torch.cat((torch.zeros(1, 5, dtype=torch.long), prompt), 1)
+    batch = torch.cat((padded, tokens(1, 14, seed=1)))
+    mask = torch.ones_like(batch)
+    mask[0, :5] = 0
+    together = model.generate(batch, attention_mask=mask, max_new_tokens=8, do_sample=False)
+    assert torch.equal(together[:1, 5:], alone)
+
+    first = model.generate(prompt, max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
+    longer = torch.cat((first.sequences, tokens(1, 3, seed=2)), 1)
+    continued = model.generate(
+        longer, past_key_values=first.past_key_values, max_new_tokens=6, do_sample=False
+    )
+    assert torch.equal(continued, model.generate(longer, max_new_tokens=6, do_sample=False))
+
+
+def test_hidden_states_are_the_stream_by_depth(model, woven):
+    output = model(tokens(2, 7), output_hidden_states=True)
+    assert len(output.hidden_states) == woven.depth + 1
+    embedding = model.get_input_embeddings().weight
+    assert torch.equal(output.hidden_states[0], embedding[tokens(2, 7)])
+    torch.testing.assert_close(output.hidden_states[-1] @ embedding.T, output.logits)
+    assert model(tokens(2, 7)).hidden_states is None
+
+
+def test_embeddings_in_place_of_tokens_and_logits_of_some_positions(model):
+    whole = model(tokens(2, 7)).logits
+    vectors = model.get_input_embeddings()(tokens(2, 7))
+    torch.testing.assert_close(model(inputs_embeds=vectors).logits, whole)
+    torch.testing.assert_close(model(tokens(2, 7), logits_to_keep=2).logits, whole[:, -2:])
+    kept = torch.tensor([1, 4])
+    torch.testing.assert_close(model(tokens(2, 7), logits_to_keep=kept).logits, whole[:, kept])
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model):
+    gradients = []
+    for checkpointed in (False, True):
+        model.train()
+        if checkpointed:
+            model.activation_checkpointing_enable()
+        model.zero_grad()
+        model(tokens(2, 16), labels=tokens(2, 16)).loss.backward()
+        assert model.model.checkpointing is checkpointed
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert gradients[0]
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_trainer_trains_and_its_checkpoint_loads(woven, tmp_path):
+    pytest.importorskip("accelerate")
+    model = PlaitForCausalLM(PlaitConfig.of(woven))
+    rows = [{"input_ids": row, "labels": row} for row in tokens(4, 24)] * 8
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=4,
+        max_steps=8,
+        learning_rate=1e-2,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        gradient_checkpointing=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model, arguments, train_dataset=rows)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < losses[0] - 0.5
+    trainer.save_model(tmp_path / "last")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "last")
+    assert torch.equal(loaded(tokens(1, 9)).logits, model.eval()(tokens(1, 9)).logits)
+
+
+def test_peft_puts_lora_on_the_attention(woven):
+    peft = pytest.importorskip("peft")
+    model = PlaitForCausalLM.of(lively(woven))
+    before = model(tokens(2, 9)).logits.detach()
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    )
+    trained = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora" in name for name in trained)
+    torch.testing.assert_close(adapted(tokens(2, 9)).logits, before)
+    optimizer = torch.optim.SGD((p for p in adapted.parameters() if p.requires_grad), lr=1.0)
+    for _ in range(2):
+        optimizer.zero_grad()
+        adapted(tokens(2, 9), labels=tokens(2, 9)).loss.backward()
+        optimizer.step()
+    tuned = adapted.eval()(tokens(2, 9)).logits
+    assert (tuned - before).abs().max() > 1e-3
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(merged(tokens(2, 9)).logits, tuned)
+
+
+def test_the_vocabulary_grows(model):
+    before = model(tokens(1, 5)).logits
+    model.resize_token_embeddings(VOCABULARY + 8)
+    assert model.model.config.vocab_size == VOCABULARY + 8
+    after = model(tokens(1, 5)).logits
+    assert after.shape[-1] == VOCABULARY + 8
+    torch.testing.assert_close(after[..., :VOCABULARY], before)
+
+
+def test_half_precision(woven, tmp_path):
+    PlaitForCausalLM.of(lively(woven)).to(torch.bfloat16).save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.dtype == torch.bfloat16
+    written = loaded.generate(tokens(1, 9), max_new_tokens=4, do_sample=False)
+    assert written.shape == (1, 13)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"output_attentions": True}, "output_attentions"),
+        ({"attention_mask": torch.ones(1, 1, 5, 5)}, "attention_mask"),
+        ({"inputs_embeds": torch.ones(1, 5, 32)}, "either input_ids or inputs_embeds"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model(tokens(1, 5), **arguments)
+
+
+def test_a_static_cache_is_refused(model):
+    with pytest.raises(ValueError, match="static"):
+        model.generate(tokens(1, 5), max_new_tokens=2, cache_implementation="static")
+
+
+def test_an_unknown_option_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"experts\.width'|router\.gatin"):
+        PlaitConfig(router={"gatin": "sigmoid"})
+
+
+def test_a_model_is_wrapped_without_copying(woven):
+    own = LanguageModel(woven)
+    assert PlaitForCausalLM.of(own).model is own
