@@ -6,7 +6,6 @@
 #include <torch/library.h>
 
 #include <cmath>
-#include <limits>
 #include <tuple>
 
 #include "exponential.h"
@@ -16,6 +15,7 @@ namespace plait {
 namespace {
 
 constexpr int64_t kQueries = 64;
+constexpr float kMasked = -1e30f;
 
 struct Shape {
   int64_t B, S, H, G, d;  // batch, length, query heads, key heads, head width
@@ -90,19 +90,19 @@ void forward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const
       for (int64_t r = 0; r < rows; ++r) {
         float* __restrict row = scores + r * padded;
         T* __restrict weight = weights + r * padded;
-        int64_t end = first + r + 1;
-        float largest = -std::numeric_limits<float>::infinity(), sum = 0;
-#pragma omp simd reduction(max : largest)
-        for (int64_t i = 0; i < end; ++i) largest = std::max(largest, row[i]);
+        // whole vectors: what lies between the diagonal and the next multiple of 16 is masked
+        int64_t end = first + r + 1, whole = round_up(end, 16);
+        std::fill(row + end, row + whole, kMasked);
+        float most = largest(row, whole), sum = 0;
 #pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < end; ++i) {
-          float e = exp_(row[i] - largest);
+        for (int64_t i = 0; i < whole; ++i) {
+          float e = exp_(row[i] - most);
           sum += e;
           store(weight[i], e);
         }
         std::memset(weight + end, 0, size_t(seen - end) * sizeof(T));
         total[r] = sum;
-        lse[(b * s.H + head) * s.S + first + r] = largest + std::log(sum);
+        lse[(b * s.H + head) * s.S + first + r] = most + std::log(sum);
       }
       product(round_up(rows, 16), d, seen, weights, padded, packed_values, sums, d, false, padded);
       for (int64_t r = 0; r < rows; ++r) {
@@ -153,15 +153,16 @@ void backward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, cons
       product(kQueries, seen, d, douts, d, scoring_values, dweights, padded, false);
       for (int64_t r = 0; r < rows; ++r) {
         const T* __restrict o = out + s.row(b, first + r, head, s.H);
-        const float* __restrict score = scores + r * padded;
+        float* __restrict score = scores + r * padded;
         const float* __restrict dweight = dweights + r * padded;
         T* __restrict weight = weights + r * padded;
         T* __restrict dscore = dscores + r * padded;
         float offset = lse[(b * s.H + head) * s.S + first + r], mean = 0;
         for (int64_t i = 0; i < d; ++i) mean += load(o[i]) * load(douts[r * d + i]);
-        int64_t end = first + r + 1;
+        int64_t end = first + r + 1, whole = round_up(end, 16);
+        std::fill(score + end, score + whole, kMasked);
 #pragma omp simd
-        for (int64_t i = 0; i < end; ++i) {
+        for (int64_t i = 0; i < whole; ++i) {
           float w = exp_(score[i] - offset);
           store(weight[i], w);
           store(dscore[i], w * (dweight[i] - mean));

@@ -16,7 +16,7 @@ SOURCES = ("products.h", "exponential.h", "experts.cpp", "attention.cpp", "rows.
 # they change no result.
 FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-shared", "-w"),
-    *("-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
 )
 
 log = logging.getLogger(__name__)

@@ -20,4 +20,22 @@ namespace plait {
 
 [[gnu::always_inline]] inline float sigmoid(float x) { return 1.0f / (1.0f + exp_(-x)); }
 
+// The largest of n numbers, n > 0. Compilers do not vectorise this by themselves: a NaN would count.
+template <typename T>
+float largest(const T* __restrict x, int64_t n) {
+  float lanes[16];
+  for (float& lane : lanes) lane = load(x[0]);
+  int64_t whole = n / 16 * 16;
+  for (int64_t i = 0; i < whole; i += 16) {
+    for (int64_t l = 0; l < 16; ++l) {
+      float y = load(x[i + l]);
+      lanes[l] = y > lanes[l] ? y : lanes[l];
+    }
+  }
+  float most = lanes[0];
+  for (float lane : lanes) most = std::max(most, lane);
+  for (int64_t i = whole; i < n; ++i) most = std::max(most, load(x[i]));
+  return most;
+}
+
 }  // namespace plait

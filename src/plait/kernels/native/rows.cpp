@@ -3,7 +3,6 @@
 #include <torch/library.h>
 
 #include <cmath>
-#include <limits>
 #include <tuple>
 
 #include "exponential.h"
@@ -34,15 +33,13 @@ void cross_entropy_rows(int64_t N, int64_t V, const int64_t* targets, float scal
         continue;
       }
       float* __restrict e = exponentials;
-      float largest = -std::numeric_limits<float>::infinity(), sum = 0;
-#pragma omp simd reduction(max : largest)
-      for (int64_t i = 0; i < V; ++i) largest = std::max(largest, load(row[i]));
+      float most = largest(row, V), sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = 0; i < V; ++i) {
-        e[i] = exp_(load(row[i]) - largest);
+        e[i] = exp_(load(row[i]) - most);
         sum += e[i];
       }
-      losses[n] = std::log(sum) + largest - load(row[targets[n]]);
+      losses[n] = std::log(sum) + most - load(row[targets[n]]);
       if (!gradient) continue;
       float factor = scale / sum;
       float hit = e[targets[n]] * factor - scale;
