@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from plait.model import LanguageModel
@@ -300,10 +301,10 @@ def table(analyses: Sequence[Analysis]) -> Table:
     )
     result.add_column("metric")
     for analysed in analyses:
-        result.add_column(analysed.info.model, justify="right")
+        result.add_column(Text(analysed.info.model), justify="right")
     columns = [dict(_rows(analysed)) for analysed in analyses]
     for name in dict.fromkeys(name for column in columns for name in column):
-        result.add_row(name, *[column.get(name, "–") for column in columns])
+        result.add_row(name, *[Text(column.get(name, "–")) for column in columns])
     return result
 
 
@@ -342,8 +343,9 @@ def _rows(analysed: Analysis) -> list[tuple[str, str]]:
             ("path tells domain, I / H", found.path_domains),
         ]
     if found.topologies:
-        by_row = [f"{t.row_entropy:.3f} ({t.untrained_row_entropy:.3f})" for t in found.topologies]
-        rows.append(("row entropy of S (untrained), nats", ", ".join(by_row)))
+        trained = np.mean([t.row_entropy for t in found.topologies])
+        untrained = np.mean([t.untrained_row_entropy for t in found.topologies])
+        rows.append(("row entropy of S (untrained), nats", f"{trained:.3f} ({untrained:.3f})"))
     ablated = [p for p in found.robustness if p.kind == "random depth"]
     if ablated:
         worst = max(ablated, key=lambda p: p.rise)
@@ -358,7 +360,7 @@ def _rows(analysed: Analysis) -> list[tuple[str, str]]:
         percent = 100 * (perturbed.perplexity_ratio - 1)
         rise = f"{perturbed.rise:+.3f}{spread} ({percent:+.0f} % PPL)"
         rows.append((f"loss with {perturbed.kind}{setting}, nats", rise))
-    return [(name, _text(value)) for name, value in rows if value is not None]
+    return [(name, _shown(value)) for name, value in rows if value is not None]
 
 
 def _structure(info: TraceInfo) -> str:
@@ -372,7 +374,7 @@ def _mean(parts: Sequence[Measured | None]) -> Measured | None:
     return mean_of(known) if known else None
 
 
-def _text(value: Measured | str) -> str:
+def _shown(value: Measured | str) -> str:
     if isinstance(value, str):
         return value
     interval = ""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from plait.report.figure import Format, write_figures
 from plait.report.page import render
@@ -70,10 +71,10 @@ def run_trace(
     analyses = []
     for target, subject in zip(opened, watched, strict=True):
         place = folder / _slug(target.name) if len(opened) > 1 else folder
-        with printed.status(f"{target.name}: tracing") as status:
+        with printed.status(Text(f"{target.name}: tracing")) as status:
 
             def progress(stage: str, name: str = target.name) -> None:
-                status.update(f"{name}: {stage}")
+                status.update(Text(f"{name}: {stage}"))
 
             path = trace_to_file(
                 subject,
@@ -96,7 +97,7 @@ def run_trace(
                     progress=progress,
                 )
             )
-        printed.print(f"{target.name}: {len(trace):,} tokens traced into {path}")
+        printed.print(f"{target.name}: {len(trace):,} tokens in {path}", markup=False)
     return _written(analyses, opened[0], folder, formats, printed)
 
 
@@ -138,7 +139,7 @@ def _written(
     printed.print(table(analyses))
     for analysed in analyses:
         for note in analysed.notes:
-            printed.print(f"{analysed.info.model}: {note}")
+            printed.print(f"{analysed.info.model}: {note}", markup=False, highlight=False)
     decode = target.tokenizer.token
     summary = {"models": [analysed.to_dict(decode) for analysed in analyses]}
     (folder / "routing.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
@@ -147,7 +148,7 @@ def _written(
         figures = [f for section in sections(analyses, decode) for f in section.figures]
         with printed.status(f"{len(figures)} figures"):
             write_figures(figures, folder / "figures", formats)
-    printed.print(f"page: {folder / 'routing.html'}")
+    printed.print(f"page: {folder / 'routing.html'}", markup=False)
     return analyses
 
 

@@ -93,7 +93,7 @@ def heatmap(
                 title=title,
                 scale=scale,
                 legend=alt.Legend(
-                    gradientThickness=8, gradientLength=110, tickCount=3, titleLimit=300
+                    gradientThickness=8, gradientLength=110, tickCount=2, titleLimit=300
                 ),
             ),
             tooltip=[

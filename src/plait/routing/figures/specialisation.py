@@ -20,7 +20,7 @@ def specialisation_figures(analyses: Sequence[Analysis], looks: Sequence[Series]
         depth_figure(
             "domains",
             "How far experts follow the domain",
-            "information on the domain (0 = chance, 1 = all)",
+            "information (0 = chance, 1 = all)",
             [(f.info.model, f.info.routed, f.domains.corrected) for f in analyses if f.domains],
             looks,
             "Mutual information of expert and domain over the domain's entropy, both less what "
