@@ -70,15 +70,16 @@ def nano(model: ModelConfig, tokens: int = 4_000_000, corpus: str = "starter") -
 
     The topology's factor leaves S at CT-MoE's own rate of 0.02.
     """
+    steps = tokens // (16 * 128)
     return TrainConfig(
         model=model,
-        data=DataConfig(corpus=corpus, sequence_length=128, batch=32),
+        data=DataConfig(corpus=corpus, sequence_length=128, batch=16),
         tokens=tokens,
         optimizer=OptimizerConfig(learning_rate=3e-3, topology_factor=7.0),
         schedule=ScheduleConfig(warmup=tokens // 20, floor=0.1),
         evaluation=EvaluationConfig(
-            every=max(1, tokens // 4096 // 6), tokens=16_384, final_tokens=131_072, batch=32
+            every=max(1, steps // 6), tokens=16_384, final_tokens=131_072, batch=32
         ),
-        checkpoint=CheckpointConfig(every=100),
+        checkpoint=CheckpointConfig(every=max(100, steps // 6)),
         precision="bf16",
     )

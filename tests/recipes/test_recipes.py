@@ -1,0 +1,57 @@
+"""Recipes are whole: every name gives a model, a run and studies whose variants differ."""
+
+import pytest
+
+from plait import recipes
+from plait.config import config_hash
+
+STUDIES = ("demo", "nano", "ct-moe", "expert-tying", "looped")
+
+
+@pytest.mark.filterwarnings("ignore:collaboration with row-normalised")
+@pytest.mark.parametrize("name", recipes.MODELS)
+def test_every_recipe_gives_a_run(name):
+    config = recipes.train_config(name)
+    assert config.model == recipes.model_config(name)
+    assert config.steps >= 100
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_variants_of_a_study_differ_in_their_model_alone(name):
+    study = recipes.study(name)
+    configs = list(study.variants.values())
+    assert len({config_hash(config) for config in configs}) == len(configs)
+    for config in configs:
+        assert (config.data, config.tokens, config.optimizer, config.schedule) == (
+            configs[0].data,
+            configs[0].tokens,
+            configs[0].optimizer,
+            configs[0].schedule,
+        )
+
+
+def test_the_demo_has_one_seed_and_three_experts_per_token():
+    study = recipes.study("demo")
+    assert study.seeds == (0,)
+    assert study.variants["ct-moe"].model.experts.top_k == 3
+
+
+def test_a_study_from_a_file(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from plait.recipes.studies import demo\nmine = demo\nother = lambda: 3\n")
+    assert recipes.study(f"{file}:mine").name == "demo"
+    with pytest.raises(ValueError, match="returns a Study"):
+        recipes.study(f"{file}:other")
+    with pytest.raises(ValueError, match="returns a Study"):
+        recipes.study(f"{file}:absent")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        recipes.study(f"{tmp_path}/none.py:mine")
+
+
+def test_a_model_from_a_run_configuration(tmp_path):
+    from plait.config import save_yaml
+
+    config = recipes.train_config("nano")
+    save_yaml(config, tmp_path / "config.yaml")
+    assert recipes.train_config(str(tmp_path / "config.yaml")) == config
+    assert recipes.model_config(str(tmp_path / "config.yaml")) == config.model
