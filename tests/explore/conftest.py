@@ -44,9 +44,11 @@ def models() -> list[ExploredModel]:
     tokenizer, finer = (Tokenizer.train(TEXTS * 3, size) for size in (320, 270))
     woven = Sharing(experts="1 + 1x3 + 1", router="blocks(3)", decision="3 + 1x2")
     return [
-        ExploredModel("woven", model(tokenizer, woven), tokenizer),
-        ExploredModel("plain", model(tokenizer, Sharing(), 1), tokenizer),
-        ExploredModel("finer", model(finer, Sharing(experts="(2x2) + 1"), 2), finer),
+        ExploredModel("woven", model(tokenizer, woven), tokenizer, tokenizer.end_of_text),
+        ExploredModel("plain", model(tokenizer, Sharing(), 1), tokenizer, tokenizer.end_of_text),
+        ExploredModel(
+            "finer", model(finer, Sharing(experts="(2x2) + 1"), 2), finer, finer.end_of_text
+        ),
     ]
 
 

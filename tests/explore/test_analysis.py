@@ -1,12 +1,16 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from plait.config import ExpertConfig
 from plait.explore import analyse, describe
 from plait.explore.analysis import MAX_BYTES, TooLongError
-from plait.explore.models import ExploredModel, open_models
+from plait.explore.models import open_models
+from plait.model import LanguageModel
+from plait.training.model_folder import save_model
 
 TEXT = "def walk(depth):\n    return depth + 1  # é, 東京\n"
 
@@ -97,6 +101,38 @@ def test_a_hugging_face_moe_opens_from_its_folder(models, tmp_path):
     assert found["summary"]["loss"] == pytest.approx(float(loss), abs=1e-3)
 
 
+def test_a_tokenizer_that_is_not_byte_level_reads_on_without_places_in_the_text(models):
+    class Words:
+        fingerprint = "words"
+
+        def encode(self, text):
+            return [len(word) for word in text.split()]
+
+        def token(self, id_):
+            return "x" * id_
+
+    found = analyse(models[1].model, Words(), "three words\u200b here")
+    assert found["tokens"]["shown"] == [["xxxxx"], ["xxxxxx"], ["xxxx"]]
+    assert found["tokens"]["start"] == found["tokens"]["end"] == []
+    assert found["tokens"]["loss"][0] is None
+    assert found["summary"]["loss"] == pytest.approx(sum(found["tokens"]["loss"][1:]) / 2, abs=1e-3)
+    with pytest.raises(ValueError, match="the tokenizer gives token 400"):
+        analyse(models[1].model, Words(), "x" * 400)
+
+
+def test_a_model_folder_opens_and_says_when_its_tokenizer_is_missing(models, tmp_path):
+    plain = models[1]
+    plain.tokenizer.save(tmp_path / "tokenizer.json")
+    weights = plain.model.state_dict()
+    whole, bare = tmp_path / "whole", tmp_path / "bare"
+    save_model(whole, plain.model.config, weights, tmp_path / "tokenizer.json")
+    save_model(bare, plain.model.config, weights)
+    (explored,) = open_models([whole])
+    assert explored.analyse(TEXT) == plain.analyse(TEXT)
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        open_models([bare])
+
+
 def test_what_is_no_run_is_refused_with_the_fix(tmp_path, models):
     with pytest.raises(FileNotFoundError, match=r"neither config\.yaml .* nor config\.json"):
         open_models([tmp_path])
@@ -105,11 +141,6 @@ def test_what_is_no_run_is_refused_with_the_fix(tmp_path, models):
 
 
 def test_a_dense_model_is_refused(models):
-    from dataclasses import replace
-
-    from plait.config import ExpertConfig
-    from plait.model import LanguageModel
-
     dense = replace(models[1].model.config, experts=ExpertConfig(count=1, width=16, top_k=1))
     with pytest.raises(ValueError, match="no depth with a router"):
         describe(LanguageModel(dense), models[1].tokenizer, "dense")
@@ -118,7 +149,7 @@ def test_a_dense_model_is_refused(models):
 def test_names_are_as_long_as_they_must_be(monkeypatch, tmp_path, models):
     monkeypatch.setattr(
         "plait.explore.models._open",
-        lambda folder, name: ExploredModel(name, models[0].model, models[0].tokenizer),
+        lambda folder, name: replace(models[0], name=name),
     )
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "a" / "run"]
     assert [m.name for m in open_models(folders)] == ["a/run (1)", "b/run", "a/run (2)"]

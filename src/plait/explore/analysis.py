@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from plait.data.tokenizer import Tokenizer
 from plait.explore.visible import pieces, pieces_of_bytes
-from plait.model import LanguageModel
+from plait.model import LanguageModel, Routing
 from plait.routing import Subject, TraceInfo, watch
 from plait.routing.subject import evaluating
+from plait.routing.targets import Encoder
 from plait.sharing import Plan
 
 MAX_BYTES = 32_768
@@ -29,7 +30,7 @@ class TooLongError(ValueError):
     """The text is longer than what is read at once."""
 
 
-def describe(model: nn.Module, tokenizer: Tokenizer, name: str) -> dict[str, Any]:
+def describe(model: nn.Module, tokenizer: Encoder, name: str) -> dict[str, Any]:
     """Return a model's structure: sizes, and which depths share the banks of each kind of part.
 
     Raises:
@@ -42,7 +43,7 @@ def describe(model: nn.Module, tokenizer: Tokenizer, name: str) -> dict[str, Any
         "depth": info.depth,
         "experts": [counts.get(depth, 0) for depth in range(info.depth)],
         "top_k": info.top_k,
-        "vocabulary": tokenizer.vocab_size,
+        "vocabulary": _vocabulary(model),
         "tokenizer": tokenizer.fingerprint,
         "max_bytes": MAX_BYTES,
         "max_tokens": token_limit(info),
@@ -55,21 +56,28 @@ def describe(model: nn.Module, tokenizer: Tokenizer, name: str) -> dict[str, Any
 
 
 def analyse(
-    model: nn.Module, tokenizer: Tokenizer, text: str, *, watched: Subject | None = None
+    model: nn.Module,
+    tokenizer: Encoder,
+    text: str,
+    *,
+    first: int | None = None,
+    watched: Subject | None = None,
 ) -> dict[str, Any]:
     """Run a model over a text and return, for each token, its experts, gates and loss.
 
-    An end-of-text token stands before the text, as in training, so that the first token has a loss
-    too; it is left out of what is returned.
+    A token stands before the text, as in training, so that the text's first token has a loss too;
+    it is left out of what is returned.
 
     Args:
         model: ours, or a transformers MoE.
         tokenizer: the one that the model was trained with.
         text: what to read; lone surrogates are read as U+FFFD.
+        first: the token before the text; None: end of text, where the tokenizer is ours, else none,
+            and the first token's loss is unknown.
         watched: the model's `Subject`, where it is known already.
 
     Raises:
-        ValueError: the text is empty.
+        ValueError: the text is empty, or the tokenizer is not the model's.
         TooLongError: it exceeds MAX_BYTES, MAX_TOKENS or the model's context.
     """
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -88,18 +96,25 @@ def analyse(
             f"the text has {len(token_ids):,} tokens for {watched.info.model}, at most {limit:,} "
             "are read at once: shorten it"
         )
-    ends = torch.tensor(tokenizer.token_bytes[token_ids]).cumsum(0).tolist()
-    if ends[-1] == len(data):
-        starts = [0, *ends[:-1]]
+    if max(token_ids) >= _vocabulary(model):
+        raise ValueError(
+            f"the tokenizer gives token {max(token_ids)}, but {watched.info.model} has only "
+            f"{_vocabulary(model)}: put the tokenizer back that it was trained with"
+        )
+    if first is None and isinstance(tokenizer, Tokenizer):
+        first = tokenizer.end_of_text
+    before = [] if first is None else [first]
+    tokens_BS = torch.tensor([before + token_ids])
+    routings = [_after(len(before), routing) for routing in watched.routings(tokens_BS)]
+    losses_T = _losses(model, tokens_BS)[-len(token_ids) :]
+    known_T = losses_T[losses_T.isfinite()]
+    ends = _ends(tokenizer, token_ids, data)
+    starts = [0, *ends[:-1]] if ends else []
+    if ends:
         shown = [pieces_of_bytes(data[a:b]) for a, b in zip(starts, ends, strict=True)]
-    else:  # the tokenizer normalises text, so its tokens have no exact place in it
-        starts, ends = [], []
+    else:
         shown = [pieces(tokenizer.token(id_)) for id_ in token_ids]
-    tokens_BS = torch.tensor([[tokenizer.end_of_text, *token_ids]])
-    routings = watched.routings(tokens_BS)
-    losses_T = _losses(model, tokens_BS)
-    paths = zip(*(routing.expert_ids_TK[1:, 0].tolist() for routing in routings), strict=True)
-    total = float(losses_T.sum())
+    paths = zip(*(routing.expert_ids_TK[:, 0].tolist() for routing in routings), strict=True)
     return {
         "tokens": {
             "id": token_ids,
@@ -111,23 +126,23 @@ def analyse(
         "depths": [
             {
                 "depth": depth,
-                "experts": routing.expert_ids_TK[1:].tolist(),
-                "gates": [_numbers(gates_K) for gates_K in routing.weights_TK[1:]],
-                "entropy": _numbers(torch.special.entr(routing.probs_TE[1:]).sum(-1)),
+                "experts": routing.expert_ids_TK.tolist(),
+                "gates": [_numbers(gates_K) for gates_K in routing.weights_TK],
+                "entropy": _numbers(torch.special.entr(routing.probs_TE).sum(-1)),
             }
             for depth, routing in zip(watched.info.routed, routings, strict=True)
         ],
         "summary": {
             "bytes": len(data),
-            "loss": _number(total / len(token_ids)),
-            "bits_per_byte": _number(total / math.log(2) / len(data)),
+            "loss": _number(float(known_T.mean())),
+            "bits_per_byte": _number(float(known_T.sum()) / math.log(2) / len(data)),
             "paths": len(set(paths)),
         },
     }
 
 
 def token_limit(info: TraceInfo) -> int:
-    """Most tokens of a text; one place of the context goes to the end-of-text token before it."""
+    """Most tokens of a text; one place of the context goes to the token before it."""
     return max(1, min(MAX_TOKENS, info.context - 1))
 
 
@@ -138,23 +153,49 @@ def _plans(model: nn.Module, info: TraceInfo) -> dict[str, Plan]:
         "router": Plan.parse(info.router_plan, info.depth),
         "decision": Plan.parse(info.decision_plan, info.depth),
     }
-    if isinstance(model, LanguageModel):
-        own = model.config.plans
-        plans |= {"attention": own.attention, "norms": own.norms}
-        if model.collaboration:
-            plans["collaboration"] = own.collaboration
+    for ours in model.modules():
+        if isinstance(ours, LanguageModel):  # also inside of its Hugging Face class
+            own = ours.config.plans
+            plans |= {"attention": own.attention, "norms": own.norms}
+            if ours.collaboration:
+                plans["collaboration"] = own.collaboration
     return plans
 
 
+def _after(count: int, routing: Routing) -> Routing:
+    """The routing without the first `count` tokens."""
+    return Routing(
+        routing.logits_TE[count:],
+        routing.probs_TE[count:],
+        routing.expert_ids_TK[count:],
+        routing.weights_TK[count:],
+    )
+
+
+def _ends(tokenizer: Encoder, token_ids: list[int], data: bytes) -> list[int]:
+    """Where each token ends in the text's bytes; empty if they have no exact place in it.
+
+    That is so where the tokenizer normalises text, or is not byte-level.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        return []
+    ends: list[int] = tokenizer.token_bytes[token_ids].cumsum().tolist()
+    return ends if ends[-1] == len(data) else []
+
+
+def _vocabulary(model: nn.Module) -> int:
+    return next(m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
+
+
 def _losses(model: nn.Module, tokens_BS: Tensor) -> Tensor:
-    """Cross-entropy in nats of each token after the first, shape (S − 1,)."""
+    """Cross-entropy in nats of each token given those before, shape (S,); first of all NaN."""
     with evaluating(model):
         tokens_BS = tokens_BS.to(next(model.parameters()).device)
         logits_SV, targets_S = model(tokens_BS).logits[0, :-1], tokens_BS[0, 1:]
         # in pieces, so that the fp32 copies of S × V logits do not exist at once
         pieces_of_rows = zip(torch.split(logits_SV, 128), torch.split(targets_S, 128), strict=True)
         losses = [F.cross_entropy(lo.float(), to, reduction="none") for lo, to in pieces_of_rows]
-    return torch.cat(losses).cpu()
+    return torch.cat([torch.tensor([torch.nan]), *(loss.cpu() for loss in losses)])
 
 
 def _numbers(values: Tensor) -> list[float | None]:

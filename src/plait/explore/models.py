@@ -1,4 +1,4 @@
-"""Opening what is explored: a run of Plait, or a folder of a Hugging Face MoE."""
+"""Opening what is explored: a run, a model folder, or a folder of a Hugging Face MoE."""
 
 import re
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from plait.data.tokenizer import Tokenizer
 from plait.explore.analysis import analyse, describe
 from plait.routing import Subject, watch
-from plait.training.loop import open_corpus
-from plait.training.run import CONFIG, load_run
+from plait.routing.targets import Encoder, open_targets
+from plait.training.model_folder import load_model, read_tokenizer
+from plait.training.run import CONFIG
 
 _HASH = re.compile(r"-[0-9a-f]{12}$")
 
@@ -23,7 +23,9 @@ class ExploredModel:
 
     name: str
     model: nn.Module
-    tokenizer: Tokenizer
+    tokenizer: Encoder
+    first: int | None
+    """token that stands before a document"""
 
     @cached_property
     def watched(self) -> Subject:
@@ -36,7 +38,7 @@ class ExploredModel:
 
     def analyse(self, text: str) -> dict[str, Any]:
         """See `analysis.analyse`."""
-        return analyse(self.model, self.tokenizer, text, watched=self.watched)
+        return analyse(self.model, self.tokenizer, text, first=self.first, watched=self.watched)
 
 
 def open_models(folders: list[Path]) -> list[ExploredModel]:
@@ -44,7 +46,7 @@ def open_models(folders: list[Path]) -> list[ExploredModel]:
 
     Raises:
         FileNotFoundError: a folder holds neither a run nor a model, or its corpus is not built.
-        ValueError: a model has no router, or a tokenizer does not belong to its model.
+        ValueError: there are no folders, or one has no tokenizer, or a damaged file.
     """
     if not folders:
         raise ValueError("nothing to explore: name one run or more")
@@ -53,42 +55,13 @@ def open_models(folders: list[Path]) -> list[ExploredModel]:
 
 
 def _open(folder: Path, name: str) -> ExploredModel:
-    if (folder / CONFIG).is_file():
-        config, model = load_run(folder)
-        explored = ExploredModel(name, model, open_corpus(config.data.corpus).tokenizer)
-    elif (folder / "config.json").is_file():
-        explored = ExploredModel(name, _pretrained(folder), Tokenizer.load(folder))
-    else:
-        raise FileNotFoundError(
-            f"{folder} holds neither {CONFIG} (a run of plait train) nor config.json (a Hugging "
-            "Face model): name the run's folder"
-        )
-    vocabulary = explored.tokenizer.vocab_size
-    embedded = _embedding_rows(explored.model)
-    if vocabulary > embedded:
-        raise ValueError(
-            f"{folder}: the tokenizer has {vocabulary:,} token ids, the model only {embedded:,}: "
-            "put the tokenizer back that it was trained with"
-        )
-    return explored
-
-
-def _pretrained(folder: Path) -> nn.Module:
-    try:
-        from transformers import AutoModelForCausalLM
-
-        import plait.interop  # noqa: F401  registers PlaitForCausalLM
-    except ImportError:
-        raise ValueError(
-            f"{folder} is a Hugging Face model: pip install 'plait[hf]' to read it"
-        ) from None
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    return model.float().eval()
-
-
-def _embedding_rows(model: nn.Module) -> int:
-    embedding = next(module for module in model.modules() if isinstance(module, nn.Embedding))
-    return embedding.num_embeddings
+    if not (folder / CONFIG).is_file():
+        (target,) = open_targets([folder])
+        return ExploredModel(name, target.model, target.tokenizer, target.first)
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is None:
+        raise ValueError(f"{folder} has no tokenizer.json: put there the one of this model")
+    return ExploredModel(name, load_model(folder), tokenizer, tokenizer.end_of_text)
 
 
 def _names(folders: list[Path]) -> list[str]:
