@@ -1,5 +1,6 @@
 """Small models with clear routing, ours and transformers', and text for them."""
 
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -7,8 +8,11 @@ import torch
 import transformers
 
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
+from plait.data import Corpus
 from plait.model import LanguageModel
 from plait.routing import Passage
+from plait.training import TrainConfig, train
+from plait.training.config import DataConfig, EvaluationConfig
 
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -78,3 +82,15 @@ def text(documents: int = 5, seed: int = 0) -> list[Passage]:
         Passage(generator.integers(0, 97, generator.integers(1, 80)).tolist(), "ab"[number % 2])
         for number in range(documents)
     ]
+
+
+def trained_run(model: ModelConfig, corpus: Corpus, folder: Path) -> Path:
+    """Train for two steps and return the run's folder."""
+    config = TrainConfig(
+        model=model,
+        data=DataConfig(corpus=str(corpus.path), sequence_length=64, batch=4),
+        tokens=2 * 4 * 64,
+        evaluation=EvaluationConfig(final_tokens=64),
+    )
+    train(config, folder)
+    return folder

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import transformers
+from made_up_models import trained_run
 from rich.console import Console
 
 from plait.config import AttentionConfig, CollaborationConfig, ExpertConfig, ModelConfig
@@ -17,8 +18,6 @@ from plait.routing import Passage, Resampler, read_trace, trace_model
 from plait.routing.metrics.consistency import consistency
 from plait.routing.run import run_trace
 from plait.sharing import Sharing
-from plait.training import TrainConfig, train
-from plait.training.config import DataConfig, EvaluationConfig
 from plait.training.run import load_run
 
 
@@ -43,18 +42,7 @@ def runs(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
         "shared": replace(model, sharing=Sharing(router="1x2 + 1", decision="1x2 + 1")),
     }
     root = tmp_path_factory.mktemp("runs")
-    return [_trained(variant, corpus, root / name) for name, variant in variants.items()]
-
-
-def _trained(model: ModelConfig, corpus: Corpus, folder: Path) -> Path:
-    config = TrainConfig(
-        model=model,
-        data=DataConfig(corpus=str(corpus.path), sequence_length=64, batch=4),
-        tokens=2 * 4 * 64,
-        evaluation=EvaluationConfig(final_tokens=64),
-    )
-    train(config, folder)
-    return folder
+    return [trained_run(variant, corpus, root / name) for name, variant in variants.items()]
 
 
 def silent() -> Console:
@@ -145,7 +133,7 @@ def test_exported_model_gives_the_same_trace_from_both_sides(
         tied_head=False,
         init_std=0.3,
     )
-    trained = _trained(model, corpus, tmp_path / "run")
+    trained = trained_run(model, corpus, tmp_path / "run")
     export_model(trained, tmp_path / "exported")
     _, ours = load_run(trained)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported")

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from plait.report.figure import Format, write_figures
-from plait.report.page import render
 from plait.routing.analysis import Analysis, analyse, table, topologies
 from plait.routing.figures import sections
 from plait.routing.metrics.paths import most_frequent
+from plait.routing.page import page
 from plait.routing.perturb import ALLOWED, NOISE, Robustness, robustness
 from plait.routing.record import Passage, trace_to_file
 from plait.routing.subject import Subject, watch
@@ -143,43 +143,13 @@ def _written(
     decode = target.tokenizer.token
     summary = {"models": [analysed.to_dict(decode) for analysed in analyses]}
     (folder / "routing.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    (folder / "routing.html").write_text(page(analyses, target), encoding="utf-8")
+    (folder / "routing.html").write_text(page(analyses, decode), encoding="utf-8")
     if formats:
         figures = [f for section in sections(analyses, decode) for f in section.figures]
         with printed.status(f"{len(figures)} figures"):
             write_figures(figures, folder / "figures", formats)
     printed.print(f"page: {folder / 'routing.html'}", markup=False)
     return analyses
-
-
-def page(analyses: Sequence[Analysis], target: Target) -> str:
-    """Return the analyses as one self-contained HTML page."""
-    shown = sections(analyses, target.tokenizer.token)
-    figures = {
-        f"figure-{i}-{j}": figure
-        for i, section in enumerate(shown)
-        for j, figure in enumerate(section.figures)
-    }
-    summary = table(analyses)
-    columns = [list(column.cells) for column in summary.columns]
-    names = " and ".join(analysed.info.model for analysed in analyses)
-    return render(
-        "routing.html.j2",
-        figures,
-        page_title=f"Routing of {names}",
-        sample=str(summary.title),
-        caption=str(summary.caption),
-        heads=[str(column.header) for column in summary.columns],
-        rows=list(zip(*columns, strict=True)),
-        notes=[(a.info.model, note) for a in analyses for note in a.notes],
-        sections=[
-            {
-                "title": section.title,
-                "figures": [(f, f"figure-{i}-{j}") for j, f in enumerate(section.figures)],
-            }
-            for i, section in enumerate(shown)
-        ],
-    )
 
 
 def _slug(name: str) -> str:

@@ -78,7 +78,7 @@ def open_targets(folders: Sequence[Path], device: str = "cpu") -> list[Target]:
     for folder in folders:
         name = folder.resolve().name
         repeats = sum(t.name == name or t.name.startswith(f"{name} (") for t in targets)
-        targets.append(_open(folder, f"{name} ({repeats + 1})" if repeats else name, device))
+        targets.append(open_target(folder, f"{name} ({repeats + 1})" if repeats else name, device))
         if targets[-1].tokenizer.fingerprint != targets[0].tokenizer.fingerprint:
             raise ValueError(
                 f"{targets[-1].name} and {targets[0].name} have different tokenizers, so there are "
@@ -87,7 +87,8 @@ def open_targets(folders: Sequence[Path], device: str = "cpu") -> list[Target]:
     return targets
 
 
-def _open(folder: Path, name: str, device: str) -> Target:
+def open_target(folder: Path, name: str, device: str = "cpu") -> Target:
+    """Open one folder; errors as for `open_targets`."""
     if (folder / CONFIG).is_file():
         loaded: tuple[TrainConfig, nn.Module] = load_run(folder, device)
         config, model = loaded

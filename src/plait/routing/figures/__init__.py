@@ -4,20 +4,21 @@ Models that are compared share a figure where lines or bars can; maps are drawn 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from plait.report.figure import Figure, Section
-from plait.report.palette import series
+from plait.report.palette import Series, series
 from plait.routing.analysis import Analysis
-from plait.routing.figures.consistency import consistency_figures
+from plait.routing.figures.consistency import consistency_figures, consistency_maps
 from plait.routing.figures.flow import flow_figures
-from plait.routing.figures.load import coactivation_figures, load_figures
+from plait.routing.figures.load import coactivation_figures, load_figures, load_maps
 from plait.routing.figures.paths import coverage_figure, window_figure
 from plait.routing.figures.robustness import robustness_figures
-from plait.routing.figures.specialisation import specialisation_figures
+from plait.routing.figures.specialisation import domain_figure, expert_domain_figures
 from plait.routing.figures.tokens import shown, tokens_figure
 from plait.routing.figures.topology import topology_figures
 
-__all__ = ["sections", "shown"]
+__all__ = ["comparison_figures", "sections", "shown"]
 
 
 def sections(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> list[Section]:
@@ -33,9 +34,22 @@ def sections(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> list
         ("Paths", [coverage_figure(analyses, looks), window_figure(analyses, looks)]),
         ("Path flow", flow_figures(analyses)),
         ("What paths carry", tokens),
-        ("Consistency over depth", consistency_figures(analyses, looks)),
-        ("Load", [*load_figures(analyses, looks), *coactivation_figures(analyses)]),
-        ("Specialisation by domain", specialisation_figures(analyses, looks)),
+        (
+            "Consistency over depth",
+            [*consistency_figures(analyses, looks), *consistency_maps(analyses)],
+        ),
+        (
+            "Load",
+            [
+                *load_figures(analyses, looks),
+                *load_maps(analyses),
+                *coactivation_figures(analyses),
+            ],
+        ),
+        (
+            "Specialisation by domain",
+            [domain_figure(analyses, looks), *expert_domain_figures(analyses)],
+        ),
         ("Robustness", robustness_figures(analyses, looks)),
         ("Learned topology", topology_figures(analyses)),
     ]
@@ -45,3 +59,20 @@ def sections(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> list
         if known:
             made.append(Section(title, figures=known))
     return made
+
+
+def comparison_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -> list[Figure]:
+    """Only the figures in which models share axes, for a report whose key names them.
+
+    Args:
+        analyses: one for each model, over the same tokens.
+        looks: of the models, by name.
+    """
+    made = [
+        coverage_figure(analyses, looks),
+        window_figure(analyses, looks),
+        *consistency_figures(analyses, looks),
+        *load_figures(analyses, looks),
+        domain_figure(analyses, looks),
+    ]
+    return [replace(f, name=f"routing-{f.name}", key=True) for f in made if f is not None]

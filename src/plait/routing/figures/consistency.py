@@ -16,7 +16,7 @@ from plait.routing.figures.encodings import (
 
 
 def consistency_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -> list[Figure]:
-    """Consistency and label-free information between neighbouring depths, and their matrices."""
+    """Consistency and label-free information between neighbouring depths."""
     made = [
         depth_figure(
             "consistency",
@@ -37,10 +37,16 @@ def consistency_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -
             "experts' numbers.",
         ),
     ]
+    return [figure for figure in made if figure is not None]
+
+
+def consistency_maps(analyses: Sequence[Analysis]) -> list[Figure]:
+    """Consistency and information between all pairs of depths of each model."""
+    made = []
     for number, found in enumerate(analyses):
         if len(found.info.routed) > 2:
             made += [_consistency_map(found, number), _information_map(found, number)]
-    return [figure for figure in made if figure is not None]
+    return made
 
 
 def _consistency_map(found: Analysis, number: int) -> Figure:

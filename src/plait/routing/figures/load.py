@@ -18,7 +18,7 @@ DIVERGING = "blueorange"
 
 
 def load_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -> list[Figure]:
-    """Load of the busiest expert, router entropy and token information by depth; load maps."""
+    """Load of the busiest expert, router entropy and token information by depth."""
     made = [
         depth_figure(
             "max-load",
@@ -44,9 +44,13 @@ def load_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -> list[
             looks,
             span="third",
         ),
-        *[_load_map(found, number) for number, found in enumerate(analyses)],
     ]
     return [figure for figure in made if figure is not None]
+
+
+def load_maps(analyses: Sequence[Analysis]) -> list[Figure]:
+    """Load of each expert at each depth of each model."""
+    return [_load_map(found, number) for number, found in enumerate(analyses)]
 
 
 def _load_map(found: Analysis, number: int) -> Figure:

@@ -14,19 +14,22 @@ from plait.routing.figures.encodings import (
 from plait.routing.figures.tokens import label
 
 
-def specialisation_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -> list[Figure]:
-    """How far experts follow domains by depth, and the experts of the depth that does most."""
-    made = [
-        depth_figure(
-            "domains",
-            "How far experts follow the domain",
-            "information (0 = chance, 1 = all)",
-            [(f.info.model, f.info.routed, f.domains.corrected) for f in analyses if f.domains],
-            looks,
-            "Mutual information of expert and domain over the domain's entropy, both less what "
-            "documents with shuffled domains give.",
-        )
-    ]
+def domain_figure(analyses: Sequence[Analysis], looks: Sequence[Series]) -> Figure | None:
+    """How far experts follow the domain, by depth."""
+    return depth_figure(
+        "domains",
+        "How far experts follow the domain",
+        "information (0 = chance, 1 = all)",
+        [(f.info.model, f.info.routed, f.domains.corrected) for f in analyses if f.domains],
+        looks,
+        "Mutual information of expert and domain over the domain's entropy, both less what "
+        "documents with shuffled domains give.",
+    )
+
+
+def expert_domain_figures(analyses: Sequence[Analysis]) -> list[Figure]:
+    """Bars by domain for the experts of the depth that follows the domain most."""
+    made = []
     for number, found in enumerate(analyses):
         if found.domains is None:
             continue
@@ -81,4 +84,4 @@ def specialisation_figures(analyses: Sequence[Analysis], looks: Sequence[Series]
                 + (" over all experts, 32 shown." if share_DE.shape[1] > 32 else "."),
             )
         )
-    return [figure for figure in made if figure is not None]
+    return made
