@@ -8,8 +8,8 @@
 #include <cmath>
 #include <tuple>
 
-#include "exponential.h"
 #include "products.h"
+#include "vectors.h"
 
 namespace plait {
 namespace {
@@ -39,8 +39,8 @@ void turn(const Shape& shape, int64_t b, int64_t s, float factor, bool back,
     for (int64_t i = 0; i < d; ++i) store(to[i], factor * load(from[i]));
     return;
   }
-  const float* __restrict cos = shape.cos + b * shape.angle_stride + s * d;
-  const float* __restrict sin = shape.sin + b * shape.angle_stride + s * d;
+  const float* cos = shape.cos + b * shape.angle_stride + s * d;
+  const float* sin = shape.sin + b * shape.angle_stride + s * d;
   for (int64_t i = 0; i < half; ++i) {
     float x = load(from[i]), y = load(from[half + i]);
     float low = back ? sin[half + i] : -sin[i], high = back ? -sin[i] : sin[half + i];
@@ -77,7 +77,7 @@ void forward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const
   T* queries = scratch<T>(3, kQueries * d);
   float* scores = scratch<float>(4, kQueries * padded);
   T* weights = scratch<T>(5, kQueries * padded);
-  float* sums = scratch<float>(6, kQueries * d);
+  float* summed = scratch<float>(6, kQueries * d);
   read_keys(s, b, g, k, keys);
   pack_transposed(keys, d, padded, packed_keys);
   pack([&](int64_t i) { return v + s.row(b, i, g, s.G); }, s.S, d, packed_values);
@@ -88,26 +88,27 @@ void forward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const
       product(kQueries, seen, d, queries, d, packed_keys, scores, padded, false);
       float total[kQueries];
       for (int64_t r = 0; r < rows; ++r) {
-        float* __restrict row = scores + r * padded;
-        T* __restrict weight = weights + r * padded;
+        float* row = scores + r * padded;
+        T* weight = weights + r * padded;
         // whole vectors: what lies between the diagonal and the next multiple of 16 is masked
         int64_t end = first + r + 1, whole = round_up(end, 16);
         std::fill(row + end, row + whole, kMasked);
-        float most = largest(row, whole), sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < whole; ++i) {
-          float e = exp_(row[i] - most);
-          sum += e;
-          store(weight[i], e);
+        float most = largest(row, whole);
+        Floats sums{};
+        for (int64_t i = 0; i < whole; i += 16) {
+          Floats e = exp16(load16(row + i) - most);
+          sums += e;
+          store16(weight + i, e);
         }
+        float sum = sum_of(sums);
         std::memset(weight + end, 0, size_t(seen - end) * sizeof(T));
         total[r] = sum;
         lse[(b * s.H + head) * s.S + first + r] = most + std::log(sum);
       }
-      product(round_up(rows, 16), d, seen, weights, padded, packed_values, sums, d, false, padded);
+      product(round_up(rows, 16), d, seen, weights, padded, packed_values, summed, d, false, padded);
       for (int64_t r = 0; r < rows; ++r) {
-        T* __restrict to = out + s.row(b, first + r, head, s.H);
-        for (int64_t i = 0; i < d; ++i) store(to[i], sums[r * d + i] / total[r]);
+        T* to = out + s.row(b, first + r, head, s.H);
+        for (int64_t i = 0; i < d; ++i) store(to[i], summed[r * d + i] / total[r]);
       }
     }
   }
@@ -152,20 +153,21 @@ void backward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, cons
       product(kQueries, seen, d, queries, d, scoring_keys, scores, padded, false);
       product(kQueries, seen, d, douts, d, scoring_values, dweights, padded, false);
       for (int64_t r = 0; r < rows; ++r) {
-        const T* __restrict o = out + s.row(b, first + r, head, s.H);
-        float* __restrict score = scores + r * padded;
-        const float* __restrict dweight = dweights + r * padded;
-        T* __restrict weight = weights + r * padded;
-        T* __restrict dscore = dscores + r * padded;
-        float offset = lse[(b * s.H + head) * s.S + first + r], mean = 0;
-        for (int64_t i = 0; i < d; ++i) mean += load(o[i]) * load(douts[r * d + i]);
+        const T* o = out + s.row(b, first + r, head, s.H);
+        float* score = scores + r * padded;
+        const float* dweight = dweights + r * padded;
+        T* weight = weights + r * padded;
+        T* dscore = dscores + r * padded;
+        float offset = lse[(b * s.H + head) * s.S + first + r];
+        Floats products{};
+        for (int64_t i = 0; i < d; i += 16) products += load16(o + i) * load16(douts + r * d + i);
+        float mean = sum_of(products);
         int64_t end = first + r + 1, whole = round_up(end, 16);
         std::fill(score + end, score + whole, kMasked);
-#pragma omp simd
-        for (int64_t i = 0; i < whole; ++i) {
-          float w = exp_(score[i] - offset);
-          store(weight[i], w);
-          store(dscore[i], w * (dweight[i] - mean));
+        for (int64_t i = 0; i < whole; i += 16) {
+          Floats w = exp16(load16(score + i) - offset);
+          store16(weight + i, w);
+          store16(dscore + i, w * (load16(dweight + i) - mean));
         }
         std::memset(weight + end, 0, size_t(seen - end) * sizeof(T));
         std::memset(dscore + end, 0, size_t(seen - end) * sizeof(T));

@@ -4,12 +4,11 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include <cmath>
 #include <numeric>
 #include <tuple>
 
-#include "exponential.h"
 #include "products.h"
+#include "vectors.h"
 
 namespace plait {
 namespace {
@@ -17,55 +16,51 @@ namespace {
 constexpr int64_t kBlock = 128;
 constexpr int64_t kTaskRows = 512;
 
-// The normal distribution function, by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7).
-[[gnu::always_inline]] inline float normal_cdf(float x, float density_scale) {
-  float z = std::abs(x) * 0.70710678f;
-  float t = 1.0f / (1.0f + 0.3275911f * z);
-  float p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t +
-             0.254829592f) * t;
-  float tail = 0.5f * p * density_scale;
-  return x < 0 ? tail : 1.0f - tail;
+// The normal distribution function, by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7);
+// `bell` is exp(−x²/2).
+[[gnu::always_inline]] inline Floats normal_cdf(Floats x, Floats bell) {
+  Floats z = (x < 0.0f ? -x : x) * 0.70710678f;
+  Floats t = 1.0f / (1.0f + 0.3275911f * z);
+  Floats p = 1.061405429f * t - 1.453152027f;
+  p = ((p * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f;
+  Floats tail = 0.5f * p * t * bell;
+  return x < 0.0f ? tail : 1.0f - tail;
 }
 
 // a = gate · activation(h) for one row.
 template <typename T>
-void activate(bool swiglu, const float* __restrict h, float gate, int64_t F, T* __restrict a) {
-  if (swiglu) {
-#pragma omp simd
-    for (int64_t i = 0; i < F; ++i) store(a[i], gate * h[i] * sigmoid(h[i]) * h[F + i]);
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < F; ++i) {
-      store(a[i], gate * h[i] * normal_cdf(h[i], exp_(-0.5f * h[i] * h[i])));
+void activate(bool swiglu, const float* h, float gate, int64_t F, T* a) {
+  for (int64_t i = 0; i < F; i += 16) {
+    Floats x = load16(h + i);
+    if (swiglu) {
+      store16(a + i, gate * x * sigmoid16(x) * load16(h + F + i));
+    } else {
+      store16(a + i, gate * x * normal_cdf(x, exp16(-0.5f * x * x)));
     }
   }
 }
 
 // From da (gradient of a) and h of one row: a again, dh, and the gradient of the gate.
 template <typename T>
-float activate_backward(bool swiglu, const float* __restrict da, const T* __restrict h, float gate,
-                        int64_t F, T* __restrict a, T* __restrict dh) {
-  float dgate = 0;
-  if (swiglu) {
-#pragma omp simd reduction(+ : dgate)
-    for (int64_t i = 0; i < F; ++i) {
-      float g = load(h[i]), u = load(h[F + i]), s = sigmoid(g);
-      float silu = g * s, d = gate * da[i];
-      dgate += da[i] * silu * u;
-      store(a[i], gate * silu * u);
-      store(dh[i], d * u * s * (1.0f + g * (1.0f - s)));
-      store(dh[F + i], d * silu);
-    }
-  } else {
-#pragma omp simd reduction(+ : dgate)
-    for (int64_t i = 0; i < F; ++i) {
-      float x = load(h[i]), e = exp_(-0.5f * x * x), cdf = normal_cdf(x, e);
-      dgate += da[i] * x * cdf;
-      store(a[i], gate * x * cdf);
-      store(dh[i], gate * da[i] * (cdf + x * 0.39894228f * e));
+float activate_backward(bool swiglu, const float* da, const T* h, float gate, int64_t F, T* a,
+                        T* dh) {
+  Floats dgate{};
+  for (int64_t i = 0; i < F; i += 16) {
+    Floats slope = load16(da + i), x = load16(h + i);
+    if (swiglu) {
+      Floats up = load16(h + F + i), s = sigmoid16(x), silu = x * s, d = gate * slope;
+      dgate += slope * silu * up;
+      store16(a + i, gate * silu * up);
+      store16(dh + i, d * up * s * (1.0f + x - silu));
+      store16(dh + F + i, d * silu);
+    } else {
+      Floats bell = exp16(-0.5f * x * x), cdf = normal_cdf(x, bell);
+      dgate += slope * x * cdf;
+      store16(a + i, gate * x * cdf);
+      store16(dh + i, gate * slope * (cdf + x * 0.39894228f * bell));
     }
   }
-  return dgate;
+  return sum_of(dgate);
 }
 
 struct Task {

@@ -5,8 +5,8 @@
 #include <cmath>
 #include <tuple>
 
-#include "exponential.h"
 #include "products.h"
+#include "vectors.h"
 
 namespace plait {
 namespace {
@@ -23,27 +23,31 @@ void with_type(const at::Tensor& x, Work work) {
 template <typename T>
 void cross_entropy_rows(int64_t N, int64_t V, const int64_t* targets, float scale, bool gradient,
                         T* logits, float* losses) {
+  int64_t whole = V / 16 * 16;
   at::parallel_for(0, N, 8, [&](int64_t begin, int64_t end) {
-    float* exponentials = scratch<float>(0, V);
+    float* e = scratch<float>(0, round_up(V, 16));
     for (int64_t n = begin; n < end; ++n) {
-      T* __restrict row = logits + n * V;
+      T* row = logits + n * V;
       if (targets[n] < 0) {
         losses[n] = 0;
         if (gradient) std::memset(row, 0, size_t(V) * sizeof(T));
         continue;
       }
-      float* __restrict e = exponentials;
-      float most = largest(row, V), sum = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < V; ++i) {
-        e[i] = exp_(load(row[i]) - most);
-        sum += e[i];
+      float most = largest(row, V);
+      Floats sums{};
+      for (int64_t i = 0; i < whole; i += 16) {
+        Floats x = exp16(load16(row + i) - most);
+        sums += x;
+        store16(e + i, x);
       }
+      float sum = sum_of(sums);
+      for (int64_t i = whole; i < V; ++i) sum += e[i] = std::exp(load(row[i]) - most);
       losses[n] = std::log(sum) + most - load(row[targets[n]]);
       if (!gradient) continue;
       float factor = scale / sum;
       float hit = e[targets[n]] * factor - scale;
-      for (int64_t i = 0; i < V; ++i) store(row[i], e[i] * factor);
+      for (int64_t i = 0; i < whole; i += 16) store16(row + i, load16(e + i) * factor);
+      for (int64_t i = whole; i < V; ++i) store(row[i], e[i] * factor);
       store(row[targets[n]], hit);
     }
   });
