@@ -116,6 +116,8 @@ def test_a_tokenizer_that_is_not_byte_level_reads_on_without_places_in_the_text(
     assert found["tokens"]["start"] == found["tokens"]["end"] == []
     assert found["tokens"]["loss"][0] is None
     assert found["summary"]["loss"] == pytest.approx(sum(found["tokens"]["loss"][1:]) / 2, abs=1e-3)
+    with pytest.raises(ValueError, match="no token in this text"):
+        analyse(models[1].model, Words(), "  ")
     with pytest.raises(ValueError, match="the tokenizer gives token 400"):
         analyse(models[1].model, Words(), "x" * 400)
 

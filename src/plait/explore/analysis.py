@@ -96,6 +96,8 @@ def analyse(
             f"the text has {len(token_ids):,} tokens for {watched.info.model}, at most {limit:,} "
             "are read at once: shorten it"
         )
+    if not token_ids:
+        raise ValueError("the tokenizer finds no token in this text: type or paste some more")
     if max(token_ids) >= _vocabulary(model):
         raise ValueError(
             f"the tokenizer gives token {max(token_ids)}, but {watched.info.model} has only "

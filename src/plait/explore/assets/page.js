@@ -132,7 +132,7 @@ function pictures() {
       flow,
       html("div", { class: "card path-card" }, html("h3", {}, "Path of a token"), path.element),
     );
-    const picture = new Flow(reading, scroller.clientWidth, window.innerHeight - 400, act);
+    const picture = new Flow(reading, scroller.clientWidth - 8, window.innerHeight - 400, act);
     scroller.append(picture.element);
     return { reading, path, flow: picture, about };
   });
