@@ -12,8 +12,8 @@ from rich.progress import track
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-BATCH_TOKENS = 8192
-LOGITS_AT_ONCE = 1 << 27
+BATCH_TOKENS = 4096
+LOGITS_AT_ONCE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -106,20 +106,18 @@ class CachedScorer(HFLM):
             cache.batch_select_indices(owner_R.to(self.device))
         width = max(len(tokens) for _, _, tokens in rows)
         inputs_RS = torch.zeros(len(rows), width, dtype=torch.long)
-        targets_RS = torch.zeros(len(rows), width, dtype=torch.long)
         for row, (g, _, tokens) in enumerate(rows):
             inputs_RS[row, : len(tokens)] = torch.tensor([groups[g].context[-1], *tokens[:-1]])
-            targets_RS[row, : len(tokens)] = torch.tensor(tokens)
         mask = torch.cat((mask_GP[owner_R], torch.ones_like(inputs_RS)), dim=1)
         places = mask_GP[owner_R].sum(-1, keepdim=True) + torch.arange(width)
         logits_RSV = self._forward(inputs_RS, mask, places, cache, 0)
-        targets_RS = targets_RS.to(logits_RSV.device)
-        chosen_RS = logits_RSV.gather(-1, targets_RS[..., None])[..., 0].float()
-        logs_RS = (chosen_RS - logits_RSV.float().logsumexp(-1)).cpu()
-        greedy_RS = (logits_RSV.argmax(-1) == targets_RS).cpu()
         for row, (_, place, tokens) in enumerate(rows):
-            n = len(tokens)
-            yield place, (logs_RS[row, :n].double().sum().item(), bool(greedy_RS[row, :n].all()))
+            # row by row: a row's logits fit the processor's cache, all of them do not
+            targets_S = torch.tensor(tokens, device=logits_RSV.device)
+            logs_SV = logits_RSV[row, : len(tokens)].float().log_softmax(-1)
+            chosen_S = logs_SV.gather(-1, targets_S[:, None])[:, 0]
+            greedy = bool((chosen_S == logs_SV.amax(-1)).all())
+            yield place, (chosen_S.double().sum().item(), greedy)
 
     def _forward(
         self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, keep: int
