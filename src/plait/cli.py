@@ -15,6 +15,10 @@ from tyro.conf import Positional
 from plait import recipes
 from plait.overrides import UsageError, override, split_options
 
+# Threads that wait by spinning stand still with every other program that wants a core; asleep they
+# cost nothing measurable. Read by torch's OpenMP when it is loaded, which is after this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 console = Console(quiet=os.environ.get("RANK", "0") != "0")  # one voice under torchrun
 errors = Console(stderr=True)
 RUNS = Path("runs")
