@@ -304,11 +304,14 @@ def table(analyses: Sequence[Analysis]) -> Table:
         result.add_column(Text(analysed.info.model), justify="right")
     columns = [dict(_rows(analysed)) for analysed in analyses]
     for name in dict.fromkeys(name for column in columns for name in column):
-        result.add_row(name, *[Text(column.get(name, "–")) for column in columns])
+        cells = [column.get(name) for column in columns]
+        if any(cell is not None for cell in cells):
+            result.add_row(name, *[Text("–" if cell is None else cell) for cell in cells])
     return result
 
 
-def _rows(analysed: Analysis) -> list[tuple[str, str]]:
+def _rows(analysed: Analysis) -> list[tuple[str, str | None]]:
+    """Rows of one model in the order of the table, None where it has no such figure."""
     info, found = analysed.info, analysed
     same = found.consistency.within_shared is not None
     rows: list[tuple[str, Measured | str | None]] = [
@@ -342,16 +345,18 @@ def _rows(analysed: Analysis) -> list[tuple[str, str]]:
             ("expert tells domain, chance-corrected", _mean(found.domains.corrected)),
             ("path tells domain, I / H", found.path_domains),
         ]
+    topology_entropy = None
     if found.topologies:
         trained = np.mean([t.row_entropy for t in found.topologies])
         untrained = np.mean([t.untrained_row_entropy for t in found.topologies])
-        rows.append(("row entropy of S (untrained), nats", f"{trained:.3f} ({untrained:.3f})"))
+        topology_entropy = f"{trained:.3f} ({untrained:.3f})"
+    rows.append(("row entropy of S (untrained), nats", topology_entropy))
     ablated = [p for p in found.robustness if p.kind == "random depth"]
     if ablated:
         worst = max(ablated, key=lambda p: p.rise)
-        each = f"{worst.rise:+.3f} (depth {worst.setting:g}), mean "
+        each = f"worst {worst.rise:+.3f} (depth {worst.setting:g}), mean "
         each += f"{np.mean([p.rise for p in ablated]):+.3f}"
-        rows.append(("loss with one depth random, worst, nats", each))
+        rows.append(("rise of loss: one depth random, nats", each))
     for perturbed in found.robustness:
         if perturbed.kind == "random depth":
             continue
@@ -359,8 +364,8 @@ def _rows(analysed: Analysis) -> list[tuple[str, str]]:
         spread = "" if perturbed.spread is None else f" ± {perturbed.spread:.3f}"
         percent = 100 * (perturbed.perplexity_ratio - 1)
         rise = f"{perturbed.rise:+.3f}{spread} ({percent:+.0f} % PPL)"
-        rows.append((f"loss with {perturbed.kind}{setting}, nats", rise))
-    return [(name, _shown(value)) for name, value in rows if value is not None]
+        rows.append((f"rise of loss: {perturbed.kind}{setting}, nats", rise))
+    return [(name, None if value is None else _shown(value)) for name, value in rows]
 
 
 def _structure(info: TraceInfo) -> str:

@@ -21,12 +21,13 @@ def page(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> str:
         f"figure-{i}-{j}": figure
         for i, section in enumerate(shown)
         for j, figure in enumerate(section.figures)
+        if not section.html
     }
     summary = table(analyses)
     return render(
         "routing.html.j2",
         figures,
-        page_title="Routing of " + " and ".join(found.info.model for found in analyses),
+        page_title="Routing of " + ", ".join(found.info.model for found in analyses),
         sample=str(summary.title),
         caption=str(summary.caption),
         table=html_table(analyses),
@@ -34,6 +35,7 @@ def page(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> str:
         sections=[
             {
                 "title": section.title,
+                "html": section.html,
                 "figures": [(f, f"figure-{i}-{j}") for j, f in enumerate(section.figures)],
             }
             for i, section in enumerate(shown)

@@ -6,6 +6,8 @@ Models that are compared share a figure where lines or bars can; maps are drawn 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from markupsafe import Markup
+
 from plait.report.figure import Figure, Section
 from plait.report.palette import Series, series
 from plait.routing.analysis import Analysis
@@ -15,25 +17,31 @@ from plait.routing.figures.load import coactivation_figures, load_figures, load_
 from plait.routing.figures.paths import coverage_figure, window_figure
 from plait.routing.figures.robustness import robustness_figures
 from plait.routing.figures.specialisation import domain_figure, expert_domain_figures
-from plait.routing.figures.tokens import shown, tokens_figure
+from plait.routing.figures.tokens import shown, tokens_figure, tokens_table
 from plait.routing.figures.topology import topology_figures
 
 __all__ = ["comparison_figures", "sections", "shown"]
 
 
+CARRIED = "What paths carry"
+
+
 def sections(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> list[Section]:
     """Every figure that the analyses have data for, in the sections of a report.
+
+    What paths carry comes as tables too, which a page shows in place of the figures.
 
     Args:
         analyses: one for each model, over the same tokens; their names differ.
         decode: a token's text, not yet made safe.
     """
     looks = series([found.info.model for found in analyses], baseline="")
+    tables = [tokens_table(found, decode) for found in analyses]
     tokens = [tokens_figure(found, decode, number) for number, found in enumerate(analyses)]
     parts: list[tuple[str, Sequence[Figure | None]]] = [
         ("Paths", [coverage_figure(analyses, looks), window_figure(analyses, looks)]),
         ("Path flow", flow_figures(analyses)),
-        ("What paths carry", tokens),
+        (CARRIED, tokens),
         (
             "Consistency over depth",
             [*consistency_figures(analyses, looks), *consistency_maps(analyses)],
@@ -57,7 +65,8 @@ def sections(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> list
     for title, figures in parts:
         known = [figure for figure in figures if figure is not None]
         if known:
-            made.append(Section(title, figures=known))
+            html = Markup("").join(tables) if title == CARRIED else Markup("")
+            made.append(Section(title, figures=known, html=html))
     return made
 
 

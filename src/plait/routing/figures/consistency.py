@@ -42,11 +42,11 @@ def consistency_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -
 
 def consistency_maps(analyses: Sequence[Analysis]) -> list[Figure]:
     """Consistency and information between all pairs of depths of each model."""
-    made = []
-    for number, found in enumerate(analyses):
-        if len(found.info.routed) > 2:
-            made += [_consistency_map(found, number), _information_map(found, number)]
-    return made
+    many = [(n, found) for n, found in enumerate(analyses) if len(found.info.routed) > 2]
+    return [
+        *[_consistency_map(found, number) for number, found in many],
+        *[_information_map(found, number) for number, found in many],
+    ]
 
 
 def _consistency_map(found: Analysis, number: int) -> Figure:

@@ -81,7 +81,7 @@ def _flow_figure(found: Analysis, number: int) -> Figure:
             title=f"{label(found.info.domains[0])} ← carries more of → "
             f"{label(found.info.domains[1])}",
             scale=alt.Scale(scheme="blueorange", domain=[-1, 1]),
-            legend=alt.Legend(gradientLength=160, gradientThickness=8, tickCount=3),
+            legend=alt.Legend(titleLimit=400, gradientLength=160, gradientThickness=8, tickCount=3),
         )
         if two
         else alt.value("#3d9fd6")

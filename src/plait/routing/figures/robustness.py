@@ -38,7 +38,7 @@ def robustness_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) ->
     if bars:
         order = list(dict.fromkeys(row["perturbation"] for row in bars))
         base = alt.Chart(chart_data(bars)).encode(
-            y=alt.Y("perturbation:N", sort=order, title=None),
+            y=alt.Y("perturbation:N", sort=order, title=None, axis=alt.Axis(labelLimit=260)),
             yOffset=alt.YOffset("model:N", sort=[look.name for look in looks]),
             tooltip=[
                 "model:N",

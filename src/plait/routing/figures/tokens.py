@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import altair as alt
+from markupsafe import Markup
 
 from plait.explore.visible import pieces
 from plait.report.figure import Figure, chart_data
@@ -86,6 +87,28 @@ def tokens_figure(found: Analysis, decode: Callable[[int], str], number: int) ->
         "are shown by name.",
         span="full",
     )
+
+
+def tokens_table(found: Analysis, decode: Callable[[int], str]) -> Markup:
+    """The same as HTML, which fits any width; everything in it is escaped."""
+    total = sum(found.tokens_by_domain.values())
+    rows = Markup("")
+    for path in found.paths:
+        tokens = Markup("\u2002 ").join(
+            Markup("<code>{}</code>").format(shown(decode(token)))
+            for token in path.distinctive.token_ids
+        )
+        rows += Markup('<tr><th scope="row" class="name">{}</th><td>{}</td>{}</tr>').format(
+            "→".join(str(expert) for expert in path.experts),
+            f"{path.distinctive.tokens / total:.1%}",
+            Markup('<td class="words">{}</td>').format(tokens),
+        )
+    return Markup(
+        '<h3>{}</h3><div class="scroll" tabindex="0" role="region" aria-label="Paths and tokens">'
+        '<table class="plain"><thead><tr><th scope="col" class="name">Path</th>'
+        '<th scope="col">Share</th><th scope="col" class="words">Most distinctive tokens, the most '
+        "telling first</th></tr></thead><tbody>{}</tbody></table></div>"
+    ).format(found.info.model, rows)
 
 
 def _mark(name: str) -> str:
