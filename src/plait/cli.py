@@ -209,6 +209,7 @@ def study_report(
     runs: Path = RUNS,
     out: Path | None = None,
     figures: tuple[Literal["svg", "png", "pdf"], ...] = (),
+    routing_tokens: int = 20_000,
 ) -> None:
     """Write the report of a study: one HTML file that needs no network.
 
@@ -217,10 +218,16 @@ def study_report(
         runs: folder of all runs.
         out: the HTML file; by default report.html in the study's folder.
         figures: also write every figure in these formats.
+        routing_tokens: held-out tokens traced for the section on routing; 0: no such section.
     """
     from plait.report.study_report import write_report
+    from plait.routing.study import study_section
 
-    path = write_report(runs / _study_name(name), out, figure_formats=figures)
+    folder = runs / _study_name(name)
+    with console.status("routing"):
+        section = study_section(folder, routing_tokens) if routing_tokens else None
+    sections = [section] if section is not None else []
+    path = write_report(folder, out, sections=sections, figure_formats=figures)
     console.print(f"report: {path}", soft_wrap=True)
 
 

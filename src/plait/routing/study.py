@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from plait.report.figure import Section
 from plait.report.palette import series
-from plait.routing.analysis import analyse, topologies
+from plait.routing.analysis import Analysis, analyse, topologies
 from plait.routing.figures import comparison_figures
 from plait.routing.page import html_table
 from plait.routing.record import trace_model
@@ -22,7 +22,8 @@ def study_section(
 ) -> Section | None:
     """Trace the first seed of each finished variant and compare their routing.
 
-    Variants without a router are left out; None if none is left.
+    Variants without a router are left out, and so is, with a note, one whose weights or corpus are
+    gone; None if nothing is left to say.
 
     Args:
         folder: of the study, `runs/<study>`.
@@ -30,9 +31,14 @@ def study_section(
         progress: called with each variant's name.
     """
     study = read_study(folder)
-    found, notes = [], []
+    found: list[Analysis] = []
+    notes: list[str] = []
     for variant in study.finished_variants:
-        target = open_target(study.of(variant)[0].folder, variant)
+        try:
+            target = open_target(study.of(variant)[0].folder, variant)
+        except FileNotFoundError as missing:
+            notes.append(f"{variant} was not traced: {missing}")
+            continue
         try:
             watched = watch(target.model, variant, target.tokenizer.fingerprint)
         except ValueError:
@@ -42,7 +48,7 @@ def study_section(
         found.append(analyse(trace, topologies=topologies(target.model), draws=50))
         notes += [f"{variant}: {note}" for note in found[-1].notes]
     if not found:
-        return None
+        return Section("Routing", notes) if notes else None
     names = [analysed.info.model for analysed in found]
     looks = [look for look in series(study.finished_variants, study.baseline) if look.name in names]
     seed = study.of(names[0])[0].seed
