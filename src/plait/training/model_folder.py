@@ -41,17 +41,26 @@ def read_config(folder: Path) -> ModelConfig:
     return load_yaml(ModelConfig, path)
 
 
+def read_training(folder: Path) -> TrainConfig | None:
+    """Read how a run's folder was trained; None for a model folder."""
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not there: give a run's folder or a model folder")
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return from_dict(TrainConfig, data) if isinstance(data, dict) and "model" in data else None
+
+
 def read_tokenizer(folder: Path) -> Tokenizer | None:
     """Read the tokenizer of a model folder, or of the corpus that a run was trained on, if any."""
     folder = Path(folder)
     if (folder / TOKENIZER).is_file():
         return Tokenizer.load(folder)
-    data = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    if "model" not in data:
+    trained = read_training(folder)
+    if trained is None:
         return None
     from plait.training.loop import open_corpus
 
-    return open_corpus(from_dict(TrainConfig, data).data.corpus).tokenizer
+    return open_corpus(trained.data.corpus).tokenizer
 
 
 def read_state(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
