@@ -15,10 +15,6 @@ from tyro.conf import Positional
 from plait import recipes
 from plait.overrides import UsageError, override, split_options
 
-# Threads that wait by spinning stand still with every other program that wants a core; asleep they
-# cost nothing measurable. Read by torch's OpenMP when it is loaded, which is after this.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 console = Console(quiet=os.environ.get("RANK", "0") != "0")  # one voice under torchrun
 errors = Console(stderr=True)
 RUNS = Path("runs")
@@ -466,6 +462,32 @@ def untie(folder: Positional[Path], out: Positional[Path], /, text: Path | None 
     console.print(surgery_summary(surgery.untie(folder, out, text)))
 
 
+# ------------------------------------------------------------------ speed
+
+
+def bench(
+    shapes: str = "A,B,C,D",
+    precision: str = "fp32,bf16",
+    rounds: int = 5,
+    json: Path | None = None,
+    memory: bool = True,
+    extras: bool = True,
+) -> None:
+    """Measure our speed against transformers' on this machine, in one run.
+
+    Args:
+        shapes: names of shapes, with commas.
+        precision: fp32, bf16 or both, with commas.
+        rounds: timed training steps of each contestant; medians are printed.
+        json: file to write the figures to.
+        memory: measure peak memory too, each side in a process of its own.
+        extras: measure decoding, tied and shared twins and collaboration too.
+    """
+    from plait import bench as benchmark
+
+    benchmark.run(shapes.split(","), precision.split(","), json, rounds, memory, extras, console)
+
+
 # ------------------------------------------------------------------ the rest
 
 
@@ -491,6 +513,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "tie": tie,
     "untie": untie,
+    "bench": bench,
 }
 
 
@@ -514,6 +537,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int | None:
+    if arguments[:1] != ["bench"]:
+        # Threads that wait by spinning stand still with every other program that wants a core, and
+        # asleep they cost next to nothing. Read by torch's OpenMP when torch is loaded, after this.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if arguments[:1] in (["plan"], ["train"]) and arguments[1:2] and arguments[1][:1] != "-":
         # the options depend on the configuration, so its name comes first
         command, config, *options = arguments
