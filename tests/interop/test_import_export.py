@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from toy_models import VOCABULARY, lively, tokens
@@ -13,6 +14,7 @@ from transformers import (
     Dots1Config,
     MixtralConfig,
     OlmoeConfig,
+    PreTrainedTokenizerFast,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
@@ -21,6 +23,7 @@ from plait.config import AttentionConfig, ExpertConfig, ModelConfig, RouterConfi
 from plait.interop import PlaitForCausalLM
 from plait.interop.exporting import export_model
 from plait.interop.importing import import_model
+from plait.interop.surgery import tie
 from plait.sharing import Sharing
 from plait.training.model_folder import load_model, read_config, read_tokenizer, save_model
 
@@ -268,6 +271,30 @@ def test_any_other_structure_goes_out_as_its_own_class(woven, woven_folder, tmp_
     assert tokenizer(text).input_ids == read_tokenizer(woven_folder).encode(text)
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert theirs.config.eos_token_id == tokenizer.eos_token_id
+
+
+def test_what_lies_beside_the_weights_goes_along(tmp_path):
+    """A tokenizer of a kind that Plait does not train with, and the ids that end a text."""
+    theirs = random_model(ARCHITECTURES["mixtral"])
+    theirs.generation_config.eos_token_id = [7, 8]
+    theirs.save_pretrained(tmp_path / "theirs")
+    words = {word: i for i, word in enumerate(("<unk>", "<s>", "</s>", "the", "cat", "sat"))}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    tokenizer.save_pretrained(tmp_path / "theirs")
+
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat. " * 30)
+    tie(tmp_path / "ours", tmp_path / "tied", "1x2 + 1", merge="mean", text=text)
+    export_model(tmp_path / "tied", tmp_path / "out", untie=True)
+    back = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert back("the cat").input_ids == [3, 4]
+    assert back.eos_token == "</s>"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert type(model) is type(theirs)
+    assert model.generation_config.eos_token_id == [7, 8]
 
 
 def test_a_tied_model_goes_out_untied_as_transformers_own(tmp_path):

@@ -8,8 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from plait.data.build import cache_folder
 from plait.evaluation.task_files import TASKS, task_configuration, task_data
 from plait.training.checkpoint import write_json
@@ -89,7 +87,12 @@ def _shots(task: str, fewshot: int | None) -> int:
 
 
 def _scorer(folder: Path, device: str) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PreTrainedTokenizerBase,
+        PreTrainedTokenizerFast,
+    )
 
     from plait.evaluation.scorer import CachedScorer
     from plait.interop import PlaitForCausalLM
@@ -100,13 +103,15 @@ def _scorer(folder: Path, device: str) -> Any:
         model = AutoModelForCausalLM.from_pretrained(folder, device_map=device)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         return CachedScorer(model, tokenizer, model.config.max_position_embeddings)
-    own = read_tokenizer(folder)
-    if own is None:
-        raise ValueError(f"{folder}: no tokenizer.json to read the tasks with: put it there")
-    with torch.no_grad():
-        skin = PlaitForCausalLM.of(load_model(folder, device))
+    skin = PlaitForCausalLM.of(load_model(folder, device))
     context = skin.model.config.context
-    return CachedScorer(skin, hub_tokenizer(own, context), context)
+    if (folder / "tokenizer_config.json").is_file():  # an imported model's own
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    elif (own := read_tokenizer(folder)) is not None:
+        tokenizer = hub_tokenizer(own, context)
+    else:
+        raise ValueError(f"{folder}: no tokenizer.json to read the tasks with: put it there")
+    return CachedScorer(skin, tokenizer, context)
 
 
 def _simple_evaluate(

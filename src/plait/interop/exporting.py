@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from plait.config import BalanceConfig, ModelConfig, to_dict
+from plait.data.tokenizer import Tokenizer
 from plait.interop.architectures import ARCHITECTURES, Architecture, Option
 from plait.interop.banks import untied
 from plait.interop.configuration import PlaitConfig
@@ -19,7 +20,7 @@ from plait.interop.naming import Naming
 from plait.interop.tensor_files import INDEX, WEIGHTS, Shape, write_tensors
 from plait.interop.tokenization import hub_tokenizer
 from plait.sharing import Sharing
-from plait.training.model_folder import new_folder, read_state, read_tokenizer
+from plait.training.model_folder import copy_companions, new_folder, read_state, read_tokenizer
 
 SHARD_BYTES = 5_000_000_000
 
@@ -52,10 +53,9 @@ def export_model(
     config, weights = read_state(source)
     if untie:
         config, weights = untied(config, weights)
-    tokenizer = read_tokenizer(source)
-    special: dict[str, Any] = {}
-    if tokenizer is not None:
-        special = {f"{kind}_token_id": tokenizer.end_of_text for kind in ("bos", "eos", "pad")}
+    source = Path(source)
+    tokenizer = _own_tokenizer(source)
+    special = _special_tokens(source, tokenizer)
     architecture = match(config)
     if architecture is None:
         theirs: Any = PlaitConfig.of(config, **special)
@@ -72,9 +72,32 @@ def export_model(
     with new_folder(Path(out)) as partial:
         theirs.save_pretrained(partial)
         size = _write(partial, tensors, shard_bytes)
-        if tokenizer is not None:
+        if tokenizer is None:
+            copy_companions(source, partial)
+        else:
             hub_tokenizer(tokenizer, config.context).save_pretrained(partial)
     return Exported(theirs.architectures[0], size)
+
+
+def _own_tokenizer(source: Path) -> Tokenizer | None:
+    """Return the tokenizer to describe for transformers; None where files go out as they came."""
+    if (source / "tokenizer_config.json").is_file():
+        return None
+    try:
+        return read_tokenizer(source)
+    except (FileNotFoundError, ValueError):  # its corpus is gone, or it is of another kind
+        return None
+
+
+def _special_tokens(source: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """Return the ids that begin, end and pad, as far as they are known."""
+    names = [f"{kind}_token_id" for kind in ("bos", "eos", "pad")]
+    if tokenizer is not None:
+        return dict.fromkeys(names, tokenizer.end_of_text)
+    if (source / "generation_config.json").is_file():
+        known = json.loads((source / "generation_config.json").read_text(encoding="utf-8"))
+        return {name: known[name] for name in names if name in known}
+    return {}
 
 
 def match(config: ModelConfig) -> Architecture | None:

@@ -15,7 +15,7 @@ from plait.config import ModelConfig, from_dict, save_yaml
 from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture, Option
 from plait.interop.naming import Naming
 from plait.interop.tensor_files import WEIGHTS, Shape, TensorFiles, write_tensors
-from plait.training.model_folder import new_folder
+from plait.training.model_folder import COMPANIONS, new_folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def import_model(folder: Path, out: Path) -> Imported:
     Args:
         folder: with `config.json` and safetensors files, of an architecture in `ARCHITECTURES`.
         out: folder to make: `config.yaml`, `model.safetensors` (in the files' own precision), and
-            `tokenizer.json` where there is one.
+            the tokenizer's files where there are any.
 
     Raises:
         ValueError, FileNotFoundError: an architecture or option that is not supported (by name), a
@@ -51,8 +51,9 @@ def import_model(folder: Path, out: Path) -> Imported:
         shapes = _checked(naming, sources, files)
         save_yaml(config, partial / "config.yaml")
         write_tensors(partial / WEIGHTS, shapes, _pieces(sources, files))
-        if (folder / "tokenizer.json").is_file():
-            shutil.copyfile(folder / "tokenizer.json", partial / "tokenizer.json")
+        for name in COMPANIONS:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, partial / name)
     elements = sum(torch.Size(shape.size).numel() for shape in shapes.values())
     return Imported(architecture.model_type, config, elements, (out / WEIGHTS).stat().st_size)
 

@@ -1,17 +1,17 @@
 """Tying and untying a trained model: other plans of sharing for weights that exist."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import tokenizers
 import torch
 from torch import Tensor
 
 from plait.config import ModelConfig
 from plait.data import formats
-from plait.data.tokenizer import Tokenizer
 from plait.interop import alignment
 from plait.interop.banks import MERGES, Weights, rebank, untied
 from plait.model import LanguageModel
@@ -64,7 +64,7 @@ def tie(
         ValueError: a plan does not fit, or the model lacks what the options need.
     """
     config, weights = read_state(folder)
-    windows = _windows(config, read_tokenizer(folder), text, tokens)
+    windows = _windows(config, folder, text, tokens)
     if match == "outputs" and (windows is None or merge != "aligned"):
         raise ValueError("match outputs: give text, and merge aligned")
     sharing = replace(
@@ -84,7 +84,7 @@ def tie(
 def untie(folder: Path, out: Path, text: Path | None = None, tokens: int = 65_536) -> Tied:
     """Give each depth copies of the banks that it shares: the same function, nothing shared."""
     config, weights = read_state(folder)
-    windows = _windows(config, read_tokenizer(folder), text, tokens)
+    windows = _windows(config, folder, text, tokens)
     new, state = untied(config, weights)
     if new.plans.decision.count < new.depth:
         logger.warning("shared decisions stay shared: their depths have no routing of their own")
@@ -100,13 +100,9 @@ def _finish(
     out: Path,
     windows: Sequence[Tensor] | None,
 ) -> Tied:
-    tokenizer = Path(folder) / TOKENIZER
-    own = read_tokenizer(folder)
     # banks that several depths were given are written once for each
     owned = {name: tensor.clone() for name, tensor in state.items()}
-    save_model(out, new, owned, tokenizer if tokenizer.is_file() else None)
-    if own is not None and not tokenizer.is_file():
-        own.save(Path(out) / TOKENIZER)
+    save_model(out, new, owned, companions=folder)
     return Tied(
         new,
         sum(tensor.numel() for tensor in weights.values()),
@@ -223,16 +219,15 @@ def _expert_inputs(
 
 
 def _windows(
-    config: ModelConfig, tokenizer: Tokenizer | None, text: Path | None, tokens: int
+    config: ModelConfig, folder: Path, text: Path | None, tokens: int
 ) -> list[Tensor] | None:
     """Cut a text into sequences of the model's context, one token of overlap."""
     if text is None:
         return None
-    if tokenizer is None:
-        raise ValueError("this model folder has no tokenizer.json to read the text with: add it")
+    encode = _encoder(folder)
     stream: list[int] = []
     for document in _documents(text):
-        stream += [tokenizer.end_of_text, *tokenizer.encode(document)]
+        stream += encode(document)
         if len(stream) > tokens:
             break
     if len(stream) < 2:
@@ -240,6 +235,18 @@ def _windows(
     ids = torch.tensor(stream[: tokens + 1])
     cuts = range(0, len(ids) - 1, config.context)
     return [ids[cut : cut + config.context + 1] for cut in cuts]
+
+
+def _encoder(folder: Path) -> Callable[[str], list[int]]:
+    """Return what turns a document into tokens, the mark of its beginning included."""
+    try:
+        own = read_tokenizer(folder)
+    except ValueError:  # of a kind that bits per byte cannot be had for; here it will do
+        theirs = tokenizers.Tokenizer.from_file(str(Path(folder) / TOKENIZER))
+        return lambda text: list(theirs.encode(text).ids)
+    if own is None:
+        raise ValueError(f"{folder} has no tokenizer.json to read the text with: add it")
+    return lambda text: [own.end_of_text, *own.encode(text)]
 
 
 def _documents(text: Path) -> Iterable[str]:

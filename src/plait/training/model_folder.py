@@ -1,10 +1,11 @@
 """A model on disk: a training run's folder, or one with just configuration and weights.
 
 A model folder holds `config.yaml` (a `ModelConfig`), `model.safetensors` and, where there is text
-to encode, `tokenizer.json`. Imports and surgery write it, `initial_weights` of a run starts from
-it, and what reads a run reads it as well.
+to encode, `tokenizer.json`; an imported one also what else transformers keeps beside it. Imports
+and surgery write it, `initial_weights` of a run starts from it, and what reads a run reads it too.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,17 @@ from plait.training.checkpoint import WEIGHTS, read_weights
 from plait.training.config import TrainConfig
 from plait.training.run import CONFIG, find_weights
 
+logger = logging.getLogger(__name__)
+
 TOKENIZER = "tokenizer.json"
+COMPANIONS = (
+    TOKENIZER,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""files that go along unread when a model is imported, changed or exported"""
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -63,6 +74,21 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     return open_corpus(trained.data.corpus).tokenizer
 
 
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the files that go along; a run's tokenizer is that of its corpus."""
+    for name in COMPANIONS:
+        if (Path(source) / name).is_file():
+            shutil.copyfile(Path(source) / name, target / name)
+    if not (target / TOKENIZER).is_file():
+        try:
+            tokenizer = read_tokenizer(source)
+        except FileNotFoundError as error:
+            logger.warning("written without a tokenizer: %s", error)
+            return
+        if tokenizer is not None:
+            tokenizer.save(target / TOKENIZER)
+
+
 def read_state(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read configuration and weights, mapped from the disk, and make sure that they fit.
 
@@ -98,15 +124,29 @@ def load_model(
 
 
 def save_model(
-    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], tokenizer: Path | None = None
+    folder: Path,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Path | None = None,
+    companions: Path | None = None,
 ) -> None:
-    """Write a model folder, whole or not at all; it must not be there yet."""
+    """Write a model folder, whole or not at all; it must not be there yet.
+
+    Args:
+        folder: to make.
+        config: of the model.
+        weights: its state.
+        tokenizer: a `tokenizer.json` to copy.
+        companions: the run's or model's folder whose tokenizer and the like to copy.
+    """
     with new_folder(Path(folder)) as partial:
         save_yaml(config, partial / CONFIG)
         own = {name: tensor.contiguous() for name, tensor in weights.items()}
         save_file(own, partial / WEIGHTS, metadata={"format": "pt"})
         if tokenizer is not None:
             shutil.copyfile(tokenizer, partial / TOKENIZER)
+        if companions is not None:
+            copy_companions(companions, partial)
 
 
 @contextmanager
