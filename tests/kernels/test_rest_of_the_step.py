@@ -75,16 +75,17 @@ def test_rms_norm(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_linear_cross_entropy(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("width", "vocabulary"), [(40, 300), (96, 1376)])
+def test_linear_cross_entropy(dtype: torch.dtype, width: int, vocabulary: int) -> None:
     torch.manual_seed(0)
-    targets = torch.randint(0, 300, (150,))
+    targets = torch.randint(0, vocabulary, (700,))
     targets[::7] = -100
 
     def fast(h: Tensor, weight: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=dtype == torch.bfloat16):
             return linear_cross_entropy(h, weight, targets, chunk=64)
 
-    inputs = {"h": normal(150, 40, dtype=dtype), "weight": normal(300, 40)}
+    inputs = {"h": normal(700, width, dtype=dtype), "weight": normal(vocabulary, width)}
     compare(fast, lambda h, weight: F.cross_entropy(h @ weight.T, targets), inputs)
     with torch.no_grad():
         assert fast(**inputs).isfinite()

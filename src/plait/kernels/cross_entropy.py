@@ -45,11 +45,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient: bool,
     ) -> Tensor:
         count = (targets_T != IGNORED).sum()
+        scale = 1 / max(int(count), 1)
+        ctx.input_dtype = h_TD.dtype
+        if _covered(h_TD, weight_VD, dtype):
+            h, targets = h_TD.to(dtype).contiguous(), targets_T.contiguous()
+            losses_T, dh_TD, dweight_VD = torch.ops.plait.linear_cross_entropy(
+                h, weight_VD, targets, scale, gradient
+            )
+            ctx.save_for_backward(dh_TD, dweight_VD)
+            return losses_T.sum() / count  # type: ignore[no-any-return]
         weight = weight_VD.to(dtype)
         dh_TD = torch.empty_like(h_TD) if gradient else None
         dweight_VD = torch.zeros_like(weight_VD) if gradient else None
         loss = torch.zeros((), dtype=torch.float32, device=h_TD.device)
-        scale = 1 / max(int(count), 1)
         for first in range(0, h_TD.shape[0], chunk):
             rows = slice(first, first + chunk)
             h_CD = h_TD[rows].to(dtype)
@@ -62,13 +70,28 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 else:
                     dweight_VD += logits_CV.T @ h_CD
         ctx.save_for_backward(dh_TD, dweight_VD)
+        ctx.input_dtype = h_TD.dtype
         return loss / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor | None, ...]:
         dh_TD, dweight_VD = ctx.saved_tensors
-        return dh_TD * dloss.to(dh_TD), dweight_VD * dloss.to(dweight_VD), None, None, None, None
+        dh_TD = dh_TD.to(ctx.input_dtype) * dloss.to(ctx.input_dtype)
+        return dh_TD, dweight_VD * dloss.to(dweight_VD), None, None, None, None
+
+
+def _covered(h_TD: Tensor, weight_VD: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the C++ version, which takes widths and vocabularies in multiples of 32, applies."""
+    return (
+        kernels.compiled(h_TD)
+        and len(h_TD) > 0
+        and (dtype == torch.bfloat16 or weight_VD.dtype == torch.float32)
+        and weight_VD.dtype in (torch.float32, torch.bfloat16)
+        and weight_VD.shape[0] % 32 == 0
+        and weight_VD.shape[1] % 32 == 0
+        and weight_VD.is_contiguous()
+    )
 
 
 def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:

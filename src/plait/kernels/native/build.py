@@ -11,7 +11,10 @@ from pathlib import Path
 
 import torch
 
-SOURCES = ("products.h", "vectors.h", "experts.cpp", "attention.cpp", "rows.cpp")
+SOURCES = (
+    *("products.h", "vectors.h"),
+    *("experts.cpp", "attention.cpp", "cross_entropy.cpp", "rows.cpp"),
+)
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
 # they change no result.
 FLAGS = (

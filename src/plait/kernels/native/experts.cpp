@@ -292,20 +292,6 @@ Sizes sizes_of(const at::Tensor& x, const at::Tensor& up, const at::Tensor& down
   return s;
 }
 
-// Calls work<T, W>() for the types of the products and of the weights.
-template <typename Work>
-void with_types(const at::Tensor& x, const at::Tensor& up, Work work) {
-  bool bf16 = x.scalar_type() == at::kBFloat16, bf16_weights = up.scalar_type() == at::kBFloat16;
-  TORCH_CHECK(bf16 || (x.scalar_type() == at::kFloat && !bf16_weights), "types do not fit");
-  if (!bf16) {
-    work(float{}, float{});
-  } else if (bf16_weights) {
-    work(BFloat16{}, BFloat16{});
-  } else {
-    work(BFloat16{}, float{});
-  }
-}
-
 template <typename T>
 at::Tensor combined(const at::Tensor& o, const Sorted& sorted, const Sizes& s, at::ScalarType out) {
   auto y = at::empty({s.T, s.D}, o.options().dtype(out));

@@ -164,10 +164,11 @@ void transpose_rows(Rows rows, int64_t K, int64_t N, T* out) {
         if constexpr (kUnit<T> == 1) {
           std::memcpy(&v[i], rows(row) + n, 64);
         } else {
-          uint16_t even[16], odd[16] = {};
-          std::memcpy(even, rows(row) + n, 32);
-          if (row + 1 < K) std::memcpy(odd, rows(row + 1) + n, 32);
-          for (int l = 0; l < 16; ++l) v[i][l] = uint32_t(even[l]) | uint32_t(odd[l]) << 16;
+          typedef uint16_t Halves __attribute__((vector_size(32)));
+          Halves even, odd{};
+          std::memcpy(&even, rows(row) + n, 32);
+          if (row + 1 < K) std::memcpy(&odd, rows(row + 1) + n, 32);
+          v[i] = __builtin_convertvector(even, Units) | __builtin_convertvector(odd, Units) << 16;
         }
       }
       transpose(v);
@@ -208,6 +209,20 @@ void run(const Tasks& tasks, Work work) {
     for (size_t i = next++; i < tasks.size(); i = next++) work(tasks[i]);
     at::native::cpublas::brgemm_release(true);
   });
+}
+
+// Calls work<T, W>() for the types of the products and of the weights.
+template <typename Work>
+void with_types(const at::Tensor& x, const at::Tensor& weights, Work work) {
+  bool bf16 = x.scalar_type() == at::kBFloat16, bf16_weights = weights.scalar_type() == at::kBFloat16;
+  TORCH_CHECK(bf16 || (x.scalar_type() == at::kFloat && !bf16_weights), "types do not fit");
+  if (!bf16) {
+    work(float{}, float{});
+  } else if (bf16_weights) {
+    work(BFloat16{}, BFloat16{});
+  } else {
+    work(BFloat16{}, float{});
+  }
 }
 
 }  // namespace plait

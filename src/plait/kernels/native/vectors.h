@@ -1,6 +1,10 @@
 // Sixteen floats at a time. Left to themselves, compilers turn the clamps of an exponential into
 // masks, and what then runs in the masked lanes is denormal and ten times slower.
 #pragma once
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 
 #include "products.h"
@@ -25,18 +29,25 @@ typedef float Floats __attribute__((vector_size(64)));
 [[gnu::always_inline]] inline void store16(float* to, Floats x) { std::memcpy(to, &x, 64); }
 
 [[gnu::always_inline]] inline void store16(BFloat16* to, Floats x) {
+#ifdef __AVX512BF16__
+  auto halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+#else
   typedef uint16_t Halves __attribute__((vector_size(32)));
   Units u = reinterpret_cast<Units>(x);
   Units rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   rounded = (u & 0x7fffffffu) > 0x7f800000u ? Units{} + 0x7fc0u : rounded;
   Halves halves = __builtin_convertvector(rounded, Halves);
+#endif
   std::memcpy(to, &halves, 32);
 }
 
 [[gnu::always_inline]] inline float sum_of(Floats x) {
-  float sum = 0;
-  for (int lane = 0; lane < 16; ++lane) sum += x[lane];
-  return sum;
+  float lanes[16];
+  std::memcpy(lanes, &x, 64);
+  for (int half = 8; half; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+  }
+  return lanes[0];
 }
 
 [[gnu::always_inline]] inline Floats most_of(Floats a, Floats b) { return b > a ? b : a; }
