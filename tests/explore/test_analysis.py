@@ -103,7 +103,7 @@ def test_a_hugging_face_moe_opens_from_its_folder(models, tmp_path):
 
 def test_a_tokenizer_that_is_not_byte_level_reads_on_without_places_in_the_text(models):
     class Words:
-        fingerprint = "words"
+        encoding_fingerprint = "words"
 
         def encode(self, text):
             return [len(word) for word in text.split()]

@@ -146,3 +146,17 @@ def test_exported_model_gives_the_same_trace_from_both_sides(
     assert a.gates_NLK is not None
     assert b.gates_NLK is not None
     assert np.abs(a.gates_NLK.astype(float) - b.gates_NLK.astype(float)).max() < 2e-3
+    # also by the command, which has to see that their tokenizers are the same
+    found = run_trace(
+        [trained, tmp_path / "exported"],
+        out=tmp_path / "out",
+        tokens=600,
+        perturb_tokens=200,
+        draws=1,
+        formats=(),
+        console=silent(),
+    )
+    assert found[0].consistency.adjacent == found[1].consistency.adjacent
+    for here, there in zip(found[0].robustness, found[1].robustness, strict=True):
+        assert (here.kind, here.setting) == (there.kind, there.setting)
+        assert here.losses == pytest.approx(there.losses, abs=1e-4)

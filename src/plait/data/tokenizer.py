@@ -109,6 +109,16 @@ class Tokenizer:
         canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
+    @cached_property
+    def encoding_fingerprint(self) -> str:
+        """16 hex digits of what decides the ids of plain text.
+
+        Equal before and after a way through transformers, which adds a post-processor.
+        """
+        whole = json.loads(self._backend.to_str())
+        kept = {key: whole[key] for key in ("added_tokens", "normalizer", "pre_tokenizer", "model")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without an end-of-text token."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)

@@ -44,7 +44,7 @@ def describe(model: nn.Module, tokenizer: Encoder, name: str) -> dict[str, Any]:
         "experts": [counts.get(depth, 0) for depth in range(info.depth)],
         "top_k": info.top_k,
         "vocabulary": _vocabulary(model),
-        "tokenizer": tokenizer.fingerprint,
+        "tokenizer": tokenizer.encoding_fingerprint,
         "max_bytes": MAX_BYTES,
         "max_tokens": token_limit(info),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from plait.model import Routing
-from plait.routing.record import BATCH_TOKENS, Passage
+from plait.routing.record import BATCH_TOKENS, LONGEST_WINDOW, Passage
 from plait.routing.subject import Decide, Subject
 
 NOISE = (0.1, 0.3, 1.0)
@@ -86,6 +86,7 @@ def robustness(
     watched: Subject,
     passages: Iterable[Passage],
     *,
+    context: int | None = None,
     frequent_paths: npt.NDArray[np.integer] | None = None,
     noise: Sequence[float] = NOISE,
     allowed: Sequence[int] = ALLOWED,
@@ -98,6 +99,7 @@ def robustness(
     Args:
         watched: the model.
         passages: held-out documents.
+        context: window that documents are cut into, tokens; None: the model's, at most 2048.
         frequent_paths: (n, L), most frequent first, counted on *other* text; None leaves (e) out.
         noise: σ values; those that a model's routers do not allow raise.
         allowed: numbers of allowed paths; those above n are left out.
@@ -108,7 +110,8 @@ def robustness(
     Raises:
         ValueError: no text of two tokens or more; or noise on a router whose rule is not known.
     """
-    text = list(_batches(passages, watched.info.context))
+    window = min(context or LONGEST_WINDOW, watched.info.context)
+    text = list(_batches(passages, window))
     tokens = sum(int((targets != -100).sum()) for _, targets in text)
     if not tokens:
         raise ValueError("perturbations need documents of at least two tokens: give more text")

@@ -12,6 +12,8 @@ from torch import nn
 from plait.routing.subject import Subject, watch
 from plait.routing.trace import Trace, TraceWriter
 
+LONGEST_WINDOW = 2048
+"""tokens of a window unless told otherwise, where a model's context is longer"""
 BATCH_TOKENS = 8192
 BATCHES_IN_PART = 8
 
@@ -48,7 +50,7 @@ def trace_model(
         model: ours, a transformers MoE, or a `Subject`.
         passages: documents; those longer than `context` tokens are cut into windows, each of which
             begins anew, as the model's forward does.
-        context: longest window; None takes the model's own.
+        context: longest window, tokens; None takes the model's own, at most 2048.
         logits: record router logits too.
         name: what to call the model.
         tokenizer: a fingerprint of the tokenizer, kept in the trace's `info`.
@@ -98,7 +100,7 @@ def record(
     padding; padded rows are dropped. `info.domains` grows as new domains appear.
     """
     watched = watch(model, name, tokenizer) if isinstance(model, nn.Module) else model
-    longest = min(context or watched.info.context, watched.info.context)
+    longest = min(context or LONGEST_WINDOW, watched.info.context)
     domains: dict[str, int] = {}
     waiting: list[_Window] = []
     tokens = 0

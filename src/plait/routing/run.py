@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,11 +14,11 @@ from plait.routing.figures import sections
 from plait.routing.metrics.paths import most_frequent
 from plait.routing.page import page
 from plait.routing.perturb import ALLOWED, NOISE, Robustness, robustness
-from plait.routing.record import Passage, trace_to_file
-from plait.routing.subject import Subject, watch
+from plait.routing.record import LONGEST_WINDOW, Passage, trace_to_file
+from plait.routing.subject import watch
 from plait.routing.targets import Target, open_targets
 from plait.routing.text import passages
-from plait.routing.trace import Trace, read_trace
+from plait.routing.trace import read_trace
 
 
 def run_trace(
@@ -66,8 +66,8 @@ def run_trace(
     folder = Path(out)
     opened = open_targets([Path(target) for target in targets], device)
     text_tokens = list(passages(text, opened[0], tokens, split))
-    watched = [watch(t.model, t.name, t.tokenizer.fingerprint) for t in opened]
-    window = min(context or 2**31, *[subject.info.context for subject in watched], 2**31)
+    watched = [watch(t.model, t.name, t.tokenizer.encoding_fingerprint) for t in opened]
+    window = min([context or LONGEST_WINDOW, *[subject.info.context for subject in watched]])
     analyses = []
     for target, subject in zip(opened, watched, strict=True):
         place = folder / _slug(target.name) if len(opened) > 1 else folder
@@ -78,7 +78,7 @@ def run_trace(
 
             path = trace_to_file(
                 subject,
-                text_tokens,
+                _counted(text_tokens, progress),
                 place / "trace.parquet",
                 context=window,
                 logits=logits,
@@ -86,8 +86,17 @@ def run_trace(
             trace = read_trace(path, columns=("entropy",))
             changed: list[Robustness] = []
             if perturb_tokens:
-                changed = _perturb(
-                    subject, trace, text_tokens, perturb_tokens, draws, noise, progress
+                held_out = _every_second(text_tokens, perturb_tokens)
+                others = trace.select(trace.document_N % 2 == 0)
+                frequent, _ = most_frequent(others, max(ALLOWED))
+                changed = robustness(
+                    subject,
+                    held_out,
+                    context=window,
+                    frequent_paths=frequent if len(text_tokens) > 1 else None,
+                    noise=noise if subject.can_reroute else (),
+                    draws=draws,
+                    progress=progress,
                 )
             analyses.append(
                 analyse(
@@ -101,32 +110,31 @@ def run_trace(
     return _written(analyses, opened[0], folder, formats, printed)
 
 
-def _perturb(
-    subject: Subject,
-    trace: Trace,
-    text_tokens: Sequence[Passage],
-    limit: int,
-    draws: int,
-    noise: Sequence[float],
-    progress: Callable[[str], None],
-) -> list[Robustness]:
-    """Perturb every second document; frequent paths are counted on the others."""
-    counted = trace.select(trace.document_N % 2 == 0)
-    held_out, left = [], limit
+def _counted(text_tokens: Sequence[Passage], progress: Callable[[str], None]) -> Iterator[Passage]:
+    """Say how far the text was read."""
+    read, total = 0, sum(len(passage.token_ids) for passage in text_tokens)
+    for passage in text_tokens:
+        read += len(passage.token_ids)
+        progress(f"tracing {read:,} of {total:,} tokens")
+        yield passage
+
+
+def _every_second(text_tokens: Sequence[Passage], limit: int) -> list[Passage]:
+    """Keep the documents to perturb, at most `limit` tokens of every domain together.
+
+    The others count the frequent paths. Domains take turns, so that a limit leaves out none.
+    """
+    held_out: list[Passage] = []
+    by_domain: dict[str, list[Passage]] = {}
     for passage in text_tokens[1::2] or text_tokens[:1]:
-        if left <= 0:
-            break
-        held_out.append(Passage(passage.token_ids[:left], passage.domain))
-        left -= len(passage.token_ids)
-    frequent, _ = most_frequent(counted, max(ALLOWED))
-    return robustness(
-        subject,
-        held_out,
-        frequent_paths=frequent if len(text_tokens) > 1 else None,
-        noise=noise if subject.can_reroute else (),
-        draws=draws,
-        progress=progress,
-    )
+        by_domain.setdefault(passage.domain, []).append(passage)
+    for passages_of_domain in by_domain.values():
+        left = limit // len(by_domain)
+        for passage in passages_of_domain:
+            if left > 0:
+                held_out.append(Passage(passage.token_ids[:left], passage.domain))
+                left -= len(passage.token_ids)
+    return held_out
 
 
 def _written(

@@ -40,7 +40,7 @@ def study_section(
             notes.append(f"{variant} was not traced: {missing}")
             continue
         try:
-            watched = watch(target.model, variant, target.tokenizer.fingerprint)
+            watched = watch(target.model, variant, target.tokenizer.encoding_fingerprint)
         except ValueError:
             continue  # dense
         progress(variant)

@@ -1,6 +1,7 @@
 """What is traced: a run of Plait or a folder of a Hugging Face MoE, with its tokenizer."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,18 @@ from typing import Any, Protocol
 from torch import nn
 
 from plait.data.tokenizer import Tokenizer
-from plait.training.config import TrainConfig
-from plait.training.loop import open_corpus
-from plait.training.run import CONFIG, load_run
+from plait.training.model_folder import load_model, read_tokenizer, read_training
+from plait.training.run import CONFIG
+
+_HASH = re.compile(r"-[0-9a-f]{12}$")
 
 
 class Encoder(Protocol):
     """What a trace needs of a tokenizer."""
 
     @property
-    def fingerprint(self) -> str:
-        """Hex digits that change with anything that changes the encoding."""
+    def encoding_fingerprint(self) -> str:
+        """Hex digits of what decides the ids of plain text."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -51,7 +53,7 @@ class PretrainedTokenizer:
         self.backend: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     @property
-    def fingerprint(self) -> str:
+    def encoding_fingerprint(self) -> str:
         """Hash of the vocabulary."""
         vocabulary = sorted(self.backend.get_vocab().items())
         return hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16]
@@ -66,7 +68,7 @@ class PretrainedTokenizer:
 
 
 def open_targets(folders: Sequence[Path], device: str = "cpu") -> list[Target]:
-    """Open every folder; names are the folders' own, numbered where they repeat.
+    """Open every folder; names are theirs without the run's hash, numbered where they repeat.
 
     Raises:
         FileNotFoundError: a folder holds neither a run nor a model, or its corpus is not built.
@@ -74,12 +76,12 @@ def open_targets(folders: Sequence[Path], device: str = "cpu") -> list[Target]:
     """
     if not folders:
         raise ValueError("nothing to trace: name the folder of a run or of a Hugging Face model")
+    names = [_HASH.sub("", Path(folder).resolve().name) for folder in folders]
     targets: list[Target] = []
-    for folder in folders:
-        name = folder.resolve().name
-        repeats = sum(t.name == name or t.name.startswith(f"{name} (") for t in targets)
-        targets.append(open_target(folder, f"{name} ({repeats + 1})" if repeats else name, device))
-        if targets[-1].tokenizer.fingerprint != targets[0].tokenizer.fingerprint:
+    for place, (folder, name) in enumerate(zip(folders, names, strict=True)):
+        number = f" ({names[:place].count(name) + 1})" if names.count(name) > 1 else ""
+        targets.append(open_target(Path(folder), name + number, device))
+        if not _same_tokens(targets[0].tokenizer, targets[-1].tokenizer):
             raise ValueError(
                 f"{targets[-1].name} and {targets[0].name} have different tokenizers, so there are "
                 "no same tokens to compare them on: trace them apart"
@@ -90,10 +92,11 @@ def open_targets(folders: Sequence[Path], device: str = "cpu") -> list[Target]:
 def open_target(folder: Path, name: str, device: str = "cpu") -> Target:
     """Open one folder; errors as for `open_targets`."""
     if (folder / CONFIG).is_file():
-        loaded: tuple[TrainConfig, nn.Module] = load_run(folder, device)
-        config, model = loaded
-        tokenizer = open_corpus(config.data.corpus).tokenizer
-        return Target(name, model, tokenizer, tokenizer.end_of_text, config.data.corpus)
+        tokenizer, trained = read_tokenizer(folder), read_training(folder)
+        if tokenizer is None:
+            raise FileNotFoundError(f"{folder} has no tokenizer.json: put there this model's")
+        corpus = None if trained is None else trained.data.corpus
+        return Target(name, load_model(folder, device), tokenizer, tokenizer.end_of_text, corpus)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds neither {CONFIG} (a run of plait train) nor config.json (a Hugging "
@@ -109,6 +112,10 @@ def open_target(folder: Path, name: str, device: str = "cpu") -> Target:
         ) from None
     pretrained: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     return Target(name, pretrained.to(device).eval(), *_tokenizer(folder))
+
+
+def _same_tokens(a: Encoder, b: Encoder) -> bool:
+    return a is b or a.encoding_fingerprint == b.encoding_fingerprint
 
 
 def _tokenizer(folder: Path) -> tuple[Encoder, int | None]:

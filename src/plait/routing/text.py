@@ -40,7 +40,7 @@ def passages(
             domain, path = _domain_and_path(source)
             streams[domain] = _file_tokens(domain, path, target.tokenizer, target.first)
             continue
-        if corpus.tokenizer.fingerprint != target.tokenizer.fingerprint:
+        if corpus.tokenizer.encoding_fingerprint != target.tokenizer.encoding_fingerprint:
             raise ValueError(
                 f"corpus {source} was encoded with another tokenizer than {target.name}'s: give "
                 "files, which are encoded anew"
