@@ -6,14 +6,17 @@ Trainer and generation see an ordinary model, whatever its layers share.
 
 # mypy: allow-untyped-calls, allow-untyped-decorators
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.utils.generic import can_return_tuple
@@ -21,6 +24,13 @@ from transformers.utils.generic import can_return_tuple
 from plait.interop.configuration import PlaitConfig
 from plait.model import LanguageModel, Routing
 from plait.model.parameters import initialise
+
+
+class _Depth(GradientCheckpointingLayer):
+    """One step of the walk, which transformers recomputes in its own way when it is asked to."""
+
+    def forward(self, step: Callable[..., Any], *stream: Tensor | None) -> Any:
+        return step(*stream)
 
 
 class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
@@ -37,7 +47,7 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: PlaitConfig):
         super().__init__(config)
         self.model = LanguageModel(config.structure())
-        self.gradient_checkpointing = False
+        self.depth = _Depth()
         for tensor in self.model.state_dict(keep_vars=True).values():
             if not tensor.is_meta:  # the model has set it
                 tensor._is_hf_initialized = True
@@ -68,6 +78,18 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
         if missing:
             c = self.model.config
             initialise(self.model, 0, c.init, c.init_std, c.depth, only=missing)
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        """Recompute without re-entering: only so gradients flow through a routing handed on."""
+        func: Any = gradient_checkpointing_func
+        func = partial(getattr(func, "func", func), **getattr(func, "keywords", {}))
+        func = partial(func, use_reentrant=False)
+        super()._set_gradient_checkpointing(enable, func, every_n_layers)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the embedding of tokens."""
@@ -145,8 +167,9 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
             output_router_logits = config.output_router_logits
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
-        self.model.checkpointing = self.gradient_checkpointing and self.training
+        self.model.checkpointing = self.depth.gradient_checkpointing and self.training
         if self.model.checkpointing:
+            self.model.recompute = self.depth.__call__
             use_cache, past_key_values = False, None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=config)

@@ -72,6 +72,8 @@ class LanguageModel(nn.Module):
         self.config = config
         self.checkpointing = False
         """recompute each depth in the backward pass instead of keeping its activations"""
+        self.recompute: Callable[..., object] = partial(checkpoint, use_reentrant=False)
+        """what then runs a depth"""
         width, plans = config.width, config.plans
         self.embedding = nn.Embedding(config.vocab_size, width)
         self.embedding.role = "embedding"  # type: ignore[assignment]
@@ -180,7 +182,7 @@ class LanguageModel(nn.Module):
             if self.checkpointing and torch.is_grad_enabled():
                 assert decide is None, "recomputation would call it twice"
                 assert cache is None, "recomputation would extend it twice"
-                done = cast(_Step, checkpoint(step, x_BSD, memory_TM, use_reentrant=False))
+                done = cast(_Step, self.recompute(step, x_BSD, memory_TM))
             else:
                 done = step(x_BSD, memory_TM)
             x_BSD, memory_TM = done.x_BSD, done.memory_TM
