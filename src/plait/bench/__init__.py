@@ -5,7 +5,7 @@ every step, with the same mathematics, weights, optimizer and clipping on both s
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,17 @@ def _speed(shape: Shape, precision: str, rounds: int) -> Result:
         "best": best,
         "seconds": seconds,
     }
+
+
+def interleaved_steps(
+    shapes: Mapping[str, Shape], precision: str, rounds: int = 5
+) -> dict[str, float]:
+    """Return the median seconds of our whole training step at each shape."""
+    contestants = {
+        name: _timed(ours(shape.config(), precision), shape.batches(), tuned=True)
+        for name, shape in shapes.items()
+    }
+    return measuring.interleaved(contestants, rounds)
 
 
 def _timed(

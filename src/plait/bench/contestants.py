@@ -74,6 +74,7 @@ def their_model(shape: Shape) -> Any:
     """Return transformers' own class, loaded from an export of ours; raises if it cannot be."""
     try:
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
         from plait.interop.exporting import export_model
     except ImportError:
@@ -82,6 +83,8 @@ def their_model(shape: Shape) -> Any:
         ) from None
     from plait.training.model_folder import save_model
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     config = shape.config()
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "ours", config, LanguageModel(config).state_dict())
