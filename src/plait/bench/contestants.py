@@ -83,8 +83,8 @@ def their_model(shape: Shape) -> Any:
         ) from None
     from plait.training.model_folder import save_model
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = shape.config()
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "ours", config, LanguageModel(config).state_dict())
