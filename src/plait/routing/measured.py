@@ -108,10 +108,12 @@ class Resampler:
         *,
         chance: float | None = None,
         ceiling: float | None = None,
+        floor: float = 0.0,
     ) -> Measured:
         """Measure the mean over tokens of one value per token."""
         totals_R = self.totals(self.per_block(values_N))
-        return self.measure(totals_R / self.token_totals(), chance=chance, ceiling=ceiling)
+        means_R = totals_R / self.token_totals()
+        return self.measure(means_R, chance=chance, ceiling=ceiling, floor=floor)
 
     def token_totals(self) -> npt.NDArray[np.float64]:
         """Tokens in the sample and each resample, (1+R,)."""
@@ -123,16 +125,21 @@ class Resampler:
         *,
         chance: float | None = None,
         ceiling: float | None = None,
+        floor: float = 0.0,
     ) -> Measured:
-        """Turn the estimate (row 0) and its resamples into a figure with its interval."""
+        """Turn the estimate (row 0) and its resamples into a figure with its interval.
+
+        The interval ends at `floor` and `ceiling`, beyond which no value is possible.
+        """
         value = float(values_R[0])
         spread = values_R[1:][np.isfinite(values_R[1:])]
         half = 1.96 * float(spread.std()) if len(spread) > 1 else None
+        most = np.inf if ceiling is None else ceiling
         return Measured(
             value=value,
             chance=chance,
-            low=None if half is None else value - half,
-            high=None if half is None else value + half,
+            low=None if half is None else max(value - half, min(floor, value)),
+            high=None if half is None else min(value + half, max(most, value)),
             ceiling=ceiling,
             tokens=self.tokens,
             documents=self.documents,

@@ -26,7 +26,9 @@ def passages(
         sources: files, folders or glob patterns, each as PATH or DOMAIN=PATH; or corpora, by name
             or folder. Empty: the corpus that the target was trained on.
         target: its tokenizer encodes, and its first token stands before each document.
-        tokens: limit over all domains; the last document of a domain is cut at its share.
+        tokens: limit over all domains; the last document of a domain is cut at its share. From a
+            corpus no document gives more than a twentieth of it (but 512 tokens): intervals are
+            taken over documents, so many of them say more than a few long ones.
         split: of corpora, "test" unless told otherwise.
 
     Raises:
@@ -34,6 +36,7 @@ def passages(
         ValueError: a corpus of another tokenizer, or no source at all.
     """
     streams: dict[str, Iterator[list[int]]] = {}
+    longest: dict[str, int] = {}
     for source in sources or _own_corpus(target):
         corpus = _corpus(source)
         if corpus is None:
@@ -47,13 +50,15 @@ def passages(
             )
         for domain in corpus.manifest["splits"][split]:
             streams[domain] = _corpus_tokens(corpus, split, domain)
+            longest[domain] = max(512, tokens // (20 * len(corpus.manifest["splits"][split])))
     for domain, documents in streams.items():
         left = tokens // len(streams)
         for document in documents:
             if left <= 0:
                 break
-            yield Passage(document[:left], domain)
-            left -= len(document)
+            taken = document[: min(left, longest.get(domain, left))]
+            yield Passage(taken, domain)
+            left -= len(taken)
 
 
 def _own_corpus(target: Target) -> list[str]:

@@ -144,6 +144,7 @@ def engagement(trace: Trace, resampler: Resampler) -> Engagement:
             longest_N,
             chance=float((expected * lengths).sum()),
             ceiling=float(len(trace.info.routed)),
+            floor=1.0,
         ),
         four=resampler.mean(longest_N >= 4, chance=float(expected[4:].sum()), ceiling=1.0),
     )

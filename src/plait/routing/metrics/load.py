@@ -69,6 +69,7 @@ def load(trace: Trace, resampler: Resampler) -> Load:
                 share_RE.max(axis=1) * experts,
                 chance=chance.max_over_mean(tokens, experts, top_k),
                 ceiling=experts / top_k,
+                floor=1.0,
             )
         )
         dead.append(

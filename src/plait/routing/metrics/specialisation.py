@@ -74,7 +74,9 @@ def by_domain(trace: Trace, resampler: Resampler) -> DomainSpecialisation | None
             resampler.measure(known_R / entropy_R, chance=expected / float(entropy_R[0]), ceiling=1)
         )
         corrected.append(
-            resampler.measure((known_R - expected) / (entropy_R - expected), chance=0.0, ceiling=1)
+            resampler.measure(
+                (known_R - expected) / (entropy_R - expected), chance=0.0, ceiling=1, floor=-np.inf
+            )
         )
         if two:
             index_LE[row, :experts] = _index(shares_RDE)[0]
