@@ -96,7 +96,8 @@ def their_model(shape: Shape) -> Any:
 
 @contextmanager
 def settings(tuned: bool) -> Iterator[None]:
-    """Run with the processor settings that `processor.configure` chose, or with torch's own."""
+    """Run with the settings that `processor.configure` chose, or with torch's and glibc's own."""
     setting = processor.configure().fp32_setting if tuned else "none"
+    processor.keep_freed_memory(tuned)
     with processor.products_under(setting):
         yield

@@ -49,7 +49,7 @@ def configure() -> Processor:
     setting rounds to bfloat16. So each setting's accuracy is measured here before it may be chosen.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
-    keeps_memory = _keep_freed_memory()
+    keeps_memory = keep_freed_memory(True)
     candidates: list[str] = []
     seconds: dict[str, list[float]] = {}
     for name in _settings():
@@ -123,16 +123,18 @@ def _seconds(setting: str) -> float:
         return time.perf_counter() - start
 
 
-def _keep_freed_memory() -> bool:
-    """Tell glibc not to map large tensors afresh each time: their page faults cost more than use.
+def keep_freed_memory(keep: bool) -> bool:
+    """Tell glibc whether to keep large tensors' memory when they are freed; whether it obeyed.
 
-    Only where the C library is glibc; elsewhere nothing is done.
+    By itself it maps each of them afresh, and their page faults cost more than their use. False
+    sets what its own adaptation ends at. Nothing is done where the C library is not glibc.
     """
+    thresholds = (2**30, 2**30) if keep else (2**25, 2**26)
     try:
         libc = ctypes.CDLL(None)
         if not hasattr(libc, "gnu_get_libc_version"):
             return False
-        options = (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD)
-        return all([libc.mallopt(option, 2**30) == 1 for option in options])
+        options = zip((M_MMAP_THRESHOLD, M_TRIM_THRESHOLD), thresholds, strict=True)
+        return all([libc.mallopt(option, threshold) == 1 for option, threshold in options])
     except (OSError, AttributeError):
         return False
