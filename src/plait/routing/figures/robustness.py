@@ -56,7 +56,7 @@ def robustness_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) ->
             Figure(
                 "robustness",
                 "Loss when the routing is changed",
-                chart.properties(height=max(160, 16 * len(order) * max(1, len(looks)))),
+                chart.properties(height=max(160, len(order) * (10 + 10 * len(looks)))),
                 f"Same held-out tokens ({analyses[0].robustness[0].tokens:,}); whiskers: one "
                 "standard deviation over draws.",
                 span="full",
