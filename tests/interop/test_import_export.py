@@ -120,6 +120,18 @@ def test_logits_and_text_are_transformers_own_both_ways(name, tmp_path):
     assert before | {"bos_token_id": None} == after | {"bos_token_id": None}
 
 
+def test_the_precision_of_the_files_is_kept(tmp_path):
+    theirs = random_model(ARCHITECTURES["dots1"]).to(torch.bfloat16)
+    theirs.save_pretrained(tmp_path / "theirs")
+    summary = import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert summary.bytes < 2.5 * summary.parameters
+    export_model(tmp_path / "ours", tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "theirs" / "model.safetensors").items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name], tensor)
+
+
 def test_files_with_fused_experts_are_read_too(tmp_path):
     theirs = random_model(ARCHITECTURES["mixtral"])
     theirs.save_pretrained(tmp_path / "theirs", save_original_format=False)

@@ -23,7 +23,7 @@ print([peak() - before, summary.bytes])
 
 
 def test_an_import_needs_no_second_copy_of_the_weights(tmp_path):
-    experts, width, inner, depth = 32, 512, 512, 3
+    experts, width, inner, depth = 48, 512, 512, 1
     OlmoeConfig(
         vocab_size=512,
         hidden_size=width,
@@ -54,5 +54,5 @@ def test_an_import_needs_no_second_copy_of_the_weights(tmp_path):
     grown, weights = json.loads(done.stdout)
     for file in tmp_path.rglob("*.safetensors"):
         file.unlink()  # a finished test's folder is kept
-    assert weights > 300e6
+    assert weights > 150e6
     assert grown < 1.3 * weights
