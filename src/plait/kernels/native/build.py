@@ -1,11 +1,11 @@
 """Compiles the C++ kernels with the machine's compiler: once per processor, torch and source."""
 
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SOURCES = (
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
 # they change no result.
 FLAGS = (
-    *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-shared", "-w"),
+    *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-w"),
     *("-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
 )
 
@@ -41,42 +41,70 @@ def load() -> str | None:
         torch.ops.load_library(str(_built(compiler)))  # type: ignore[no-untyped-call]
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             _probe()
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        lines = [line for line in detail.splitlines() if "error" in line] or detail.splitlines()
-        return lines[0] if lines else type(error).__name__
+    except (OSError, RuntimeError, ImportError) as error:
+        return (str(error) or type(error).__name__).splitlines()[0]
     return None
 
 
 def _built(compiler: str) -> Path:
+    """Return the library, compiled now if it is not there; a failure is remembered beside it."""
+    import fcntl  # not on every system
+
     folder = Path(os.environ.get("PLAIT_CACHE", Path.home() / ".cache" / "plait")) / "kernels"
     here = Path(__file__).parent
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
-    key = hashlib.sha256("\n".join((version.stdout, torch.__version__, *FLAGS, _flags())).encode())
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    key = hashlib.sha256("\n".join((version, torch.__version__, *FLAGS, _flags())).encode())
     for name in SOURCES:
         key.update((here / name).read_bytes())
     library = folder / f"plait-{key.hexdigest()[:16]}.so"
+    failure = library.with_suffix(".failed")
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if failure.exists():
+            raise RuntimeError(f"{failure.read_text()} (delete {failure} to try again)")
         if not library.exists():
-            log.info("compiling the kernels for this processor, once (about 30 s)")
-            _compile(compiler, here, library)
+            log.warning("compiling the kernels for this processor, once (under a minute)")
+            try:
+                _compile(compiler, here, library)
+            except RuntimeError as error:
+                failure.write_text(str(error))
+                raise
     return library
 
 
 def _compile(compiler: str, here: Path, library: Path) -> None:
     root = Path(torch.__file__).parent
-    unfinished = library.with_suffix(f".{os.getpid()}")
-    command = [compiler, *FLAGS]
-    command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
-    command += [str(here / name) for name in SOURCES if name.endswith(".cpp")]
-    command += [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
-    command += [f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10", "-o", str(unfinished)]
-    subprocess.run(command, capture_output=True, text=True, check=True)
-    os.replace(unfinished, library)
+    include = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        sources = [here / name for name in SOURCES if name.endswith(".cpp")]
+        objects = [str(Path(scratch) / source.with_suffix(".o").name) for source in sources]
+        compiling = [
+            _start([compiler, *FLAGS, abi, *include, "-c", str(source), "-o", made])
+            for source, made in zip(sources, objects, strict=True)
+        ]
+        for process in compiling:
+            _finish(process)
+        made = str(Path(scratch) / "plait.so")
+        link = [compiler, *FLAGS, "-shared", *objects, f"-L{root / 'lib'}"]
+        _finish(_start([*link, "-ltorch_cpu", "-lc10", "-o", made]))
+        os.replace(made, library)
+
+
+def _start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def _finish(process: subprocess.Popen[str]) -> None:
+    _, said = process.communicate()
+    if process.returncode < 0:
+        raise OSError("the compiler was killed")  # which says nothing about the next try
+    if process.returncode:
+        lines = [line for line in said.splitlines() if "error" in line] or said.splitlines()
+        raise RuntimeError(lines[0] if lines else f"the compiler ended with {process.returncode}")
 
 
 def _flags() -> str:
