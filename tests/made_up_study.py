@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plait.config import CollaborationConfig, ExpertConfig, ModelConfig, save_yaml
+from plait.config import CollaborationConfig, ExpertConfig, ModelConfig
+from plait.config_file import save_yaml
 from plait.sharing import Sharing
 from plait.training.config import ScheduleConfig, TrainConfig
 

@@ -17,12 +17,8 @@ from plait.config import (
     ExpertConfig,
     ModelConfig,
     RouterConfig,
-    config_hash,
-    from_dict,
-    load_yaml,
-    save_yaml,
-    to_dict,
 )
+from plait.config_file import config_hash, from_dict, load_yaml, save_yaml, to_dict
 from plait.sharing import Sharing
 
 BASE = ModelConfig(vocab_size=64, depth=8, width=32)

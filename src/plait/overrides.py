@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from plait.config import from_dict, to_dict
+from plait.config_file import from_dict, to_dict
 
 C = TypeVar("C")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from plait import recipes
-from plait.config import config_hash
+from plait.config_file import config_hash
 
 STUDIES = ("demo", "nano", "ct-moe", "expert-tying", "looped")
 
@@ -49,7 +49,7 @@ def test_a_study_from_a_file(tmp_path):
 
 
 def test_a_model_from_a_run_configuration(tmp_path):
-    from plait.config import save_yaml
+    from plait.config_file import save_yaml
 
     config = recipes.train_config("nano")
     save_yaml(config, tmp_path / "config.yaml")

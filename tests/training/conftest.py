@@ -11,8 +11,8 @@ from plait.config import (
     ExpertConfig,
     ModelConfig,
     RouterConfig,
-    config_hash,
 )
+from plait.config_file import config_hash
 from plait.data.corpora import tiny
 from plait.sharing import Sharing
 from plait.training import TrainConfig, train

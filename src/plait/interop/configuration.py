@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from plait.config import ModelConfig, from_dict, to_dict
+from plait.config import ModelConfig
+from plait.config_file import from_dict, to_dict
 
 
 class PlaitConfig(PreTrainedConfig):

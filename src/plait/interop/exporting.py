@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from plait.config import BalanceConfig, ModelConfig, to_dict
+from plait.config import BalanceConfig, ModelConfig
+from plait.config_file import to_dict
 from plait.data.tokenizer import Tokenizer
 from plait.interop.architectures import ARCHITECTURES, Architecture, Option
 from plait.interop.banks import untied

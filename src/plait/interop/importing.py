@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from plait.config import ModelConfig, from_dict, save_yaml
+from plait.config import ModelConfig
+from plait.config_file import from_dict, save_yaml
 from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture, Option
 from plait.interop.naming import Naming
 from plait.interop.tensor_files import WEIGHTS, Shape, TensorFiles, write_tensors

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from plait.config import ModelConfig, load_yaml
+from plait.config import ModelConfig
+from plait.config_file import load_yaml
 from plait.recipes import models
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from safetensors import safe_open
 
-from plait.config import CollaborationConfig, from_dict
+from plait.config import CollaborationConfig
+from plait.config_file import from_dict
 from plait.model.collaboration import topology
 from plait.report.figure import Figure, Section
 from plait.report.figures import heatmap, variant_and_seed

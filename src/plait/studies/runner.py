@@ -24,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from plait.config import save_yaml
+from plait.config_file import save_yaml
 from plait.studies.results import is_finished
 from plait.studies.study import PlannedRun, Study, planned_runs, write_plan
 

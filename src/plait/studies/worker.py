@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from plait.config import load_yaml
+from plait.config_file import load_yaml
 from plait.training import CheckpointError, Interrupted, TrainConfig, train
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from plait import kernels
-from plait.config import config_hash, to_dict
+from plait.config_file import config_hash, to_dict
 from plait.counts import count
 from plait.data.corpora import default_path
 from plait.data.corpus import MANIFEST, Corpus

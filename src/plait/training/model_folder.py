@@ -17,7 +17,8 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from plait.config import ModelConfig, from_dict, load_yaml, save_yaml
+from plait.config import ModelConfig
+from plait.config_file import from_dict, load_yaml, save_yaml
 from plait.data.tokenizer import Tokenizer
 from plait.model import LanguageModel
 from plait.training.checkpoint import WEIGHTS, read_weights

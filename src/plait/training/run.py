@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from plait.config import config_hash, load_yaml, save_yaml, to_dict
+from plait.config_file import config_hash, load_yaml, save_yaml, to_dict
 from plait.model import LanguageModel
 from plait.training.checkpoint import WEIGHTS, newest_whole, read_weights, write_json
 from plait.training.config import TrainConfig
