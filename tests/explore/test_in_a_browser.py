@@ -45,13 +45,14 @@ class Opened:
         self.page = browser.new_context(
             viewport={"width": 1440, "height": 900}, **context
         ).new_page()
+        self.page.set_default_timeout(180_000)  # a busy machine is no failure
         self.asked: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.goto(address)
-        self.page.wait_for_selector("html[data-ready]", timeout=60_000)
+        self.page.wait_for_selector("html[data-ready]")
 
     def trace(self, text: str) -> None:
         self.page.fill("#text", text)

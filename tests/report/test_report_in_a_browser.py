@@ -49,13 +49,14 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, report: Path, width: int = 1200) -> tuple[Any, list[str], list[str]]:
     """The page with its charts drawn, everything that it asked for, and what it complained of."""
     page = browser.new_page(viewport={"width": width, "height": 900})
+    page.set_default_timeout(180_000)  # a busy machine is no failure
     asked: list[str] = []
     complaints: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(report.as_uri())
-    page.wait_for_selector("html[data-charts=drawn]", timeout=60_000)
+    page.wait_for_selector("html[data-charts=drawn]")
     return page, asked, complaints
 
 
