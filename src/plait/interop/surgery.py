@@ -1,22 +1,19 @@
 """Tying and untying a trained model: other plans of sharing for weights that exist."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import tokenizers
 import torch
 from torch import Tensor
 
 from plait.config import ModelConfig
-from plait.data import formats
-from plait.interop import alignment
+from plait.interop import alignment, text_loss
 from plait.interop.banks import MERGES, Weights, rebank, untied
-from plait.model import LanguageModel
 from plait.sharing import Sharing
-from plait.training.model_folder import TOKENIZER, read_state, read_tokenizer, save_model
+from plait.training.model_folder import built_model, read_state, save_model
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +61,7 @@ def tie(
         ValueError: a plan does not fit, or the model lacks what the options need.
     """
     config, weights = read_state(folder)
-    windows = _windows(config, folder, text, tokens)
+    windows = text_loss.windows(config, folder, text, tokens)
     if match == "outputs" and (windows is None or merge != "aligned"):
         raise ValueError("match outputs: give text, and merge aligned")
     sharing = replace(
@@ -84,7 +81,7 @@ def tie(
 def untie(folder: Path, out: Path, text: Path | None = None, tokens: int = 65_536) -> Tied:
     """Give each depth copies of the banks that it shares: the same function, nothing shared."""
     config, weights = read_state(folder)
-    windows = _windows(config, folder, text, tokens)
+    windows = text_loss.windows(config, folder, text, tokens)
     new, state = untied(config, weights)
     if new.plans.decision.count < new.depth:
         logger.warning("shared decisions stay shared: their depths have no routing of their own")
@@ -107,8 +104,8 @@ def _finish(
         new,
         sum(tensor.numel() for tensor in weights.values()),
         sum(tensor.numel() for tensor in state.values()),
-        _loss(config, weights, windows),
-        _loss(new, state, windows),
+        text_loss.loss(config, weights, windows),
+        text_loss.loss(new, state, windows),
     )
 
 
@@ -129,7 +126,7 @@ def _aligned(
                 f"merge aligned: this model shares {kind} over depths already, so their experts "
                 "have one order and cannot be put into another one by one: use merge mean"
             )
-    if config.router.kind in ("low-rank",):
+    if config.router.kind == "low-rank":
         raise ValueError(
             "merge aligned: low-rank routers have a base for all depths, which knows the experts "
             "by one order: use merge mean"
@@ -137,39 +134,31 @@ def _aligned(
     target = sharing.plans(config.depth)
     own, state = untied(config, weights, keep=("attention", "norms"))
     inputs = _expert_inputs(own, state, windows) if windows else {}
-    stacked = 2 if config.experts.activation == "swiglu" else 1
+    activation = config.experts.activation
+    stacked = 2 if activation == "swiglu" else 1
     for depth in range(config.depth):
-        bank = _bank(state, depth)
-        leader = target.experts.uses(target.experts.banks[depth])[0]
+        bank, order_E = _bank(state, depth), None
         routed = own.experts_at(depth) > 1
-        if leader == depth and routed:  # its experts are its own: order them by a shared router
-            leader = target.router.uses(target.router.banks[depth])[0]
-            if leader == depth:
-                continue
-            rows = [_router_rows(state, d) for d in (leader, depth)]
-            order_E = alignment.assignment(rows[0] @ rows[1].T)
+        leader = target.experts.uses(target.experts.banks[depth])[0]
+        routes = target.router.uses(target.router.banks[depth])[0]
+        to = _bank(state, leader)
+        if leader < depth and routed:
+            if windows:
+                h_TD = torch.cat((inputs[leader], inputs[depth]))
+                similarity_EE = alignment.similarity_of_outputs(to, bank, h_TD, activation)
+            else:
+                similarity_EE = alignment.similarity_of_weights(to, bank, stacked)
+            order_E = alignment.assignment(similarity_EE)
+        elif routes < depth and routed:  # its experts stay its own: into the shared router's order
+            order_E = alignment.assignment(
+                _router_rows(state, routes) @ _router_rows(state, depth).T
+            )
+        if order_E is not None:
             bank = alignment.permuted(bank, order_E)
-        elif leader == depth:
-            continue
-        else:
-            to = _bank(state, leader)
-            if routed:
-                similarity_EE = (
-                    alignment.similarity_of_outputs(
-                        to,
-                        bank,
-                        torch.cat((inputs[leader], inputs[depth])),
-                        config.experts.activation,
-                    )
-                    if windows
-                    else alignment.similarity_of_weights(to, bank, stacked)
-                )
-                order_E = alignment.assignment(similarity_EE)
-                bank = alignment.permuted(bank, order_E)
+            _reorder(state, depth, order_E)
+        if leader < depth:
             bank = alignment.units_aligned(bank, to, stacked)
         state.update({f"experts.{depth}.{name}": tensor for name, tensor in bank.items()})
-        if routed:
-            _reorder(state, depth, order_E)
     return own, state
 
 
@@ -205,7 +194,7 @@ def _expert_inputs(
     """Return by depth what the experts of an untied model receive, for the first tokens of text."""
     experts = max(config.experts_at(depth) for depth in range(config.depth))
     enough = max(1, MATCHING_ELEMENTS // (2 * experts * config.width))
-    model = _model(config, state)
+    model = built_model(config, state)
     kept: dict[int, Tensor] = {}
     for name, bank in model.experts.items():
         bank.register_forward_pre_hook(
@@ -213,65 +202,3 @@ def _expert_inputs(
         )
     model(windows[0][None, :enough])
     return kept
-
-
-# ------------------------------------------------------------------ the loss on text
-
-
-def _windows(
-    config: ModelConfig, folder: Path, text: Path | None, tokens: int
-) -> list[Tensor] | None:
-    """Cut a text into sequences of the model's context, one token of overlap."""
-    if text is None:
-        return None
-    encode = _encoder(folder)
-    stream: list[int] = []
-    for document in _documents(text):
-        stream += encode(document)
-        if len(stream) > tokens:
-            break
-    if len(stream) < 2:
-        raise ValueError(f"{text}: no text to measure the loss on")
-    ids = torch.tensor(stream[: tokens + 1])
-    cuts = range(0, len(ids) - 1, config.context)
-    return [ids[cut : cut + config.context + 1] for cut in cuts]
-
-
-def _encoder(folder: Path) -> Callable[[str], list[int]]:
-    """Return what turns a document into tokens, the mark of its beginning included."""
-    try:
-        own = read_tokenizer(folder)
-    except ValueError:  # of a kind that bits per byte cannot be had for; here it will do
-        theirs = tokenizers.Tokenizer.from_file(str(Path(folder) / TOKENIZER))
-        return lambda text: list(theirs.encode(text).ids)
-    if own is None:
-        raise ValueError(f"{folder} has no tokenizer.json to read the text with: add it")
-    return lambda text: [own.end_of_text, *own.encode(text)]
-
-
-def _documents(text: Path) -> Iterable[str]:
-    if not Path(text).is_file():
-        raise FileNotFoundError(f"{text}: no such text file")
-    return formats.texts(Path(text))
-
-
-def _model(config: ModelConfig, state: Weights) -> LanguageModel:
-    with torch.device("meta"):
-        model = LanguageModel(config)
-    model.load_state_dict({name: t.float() for name, t in state.items()}, assign=True)
-    return model.eval()
-
-
-@torch.no_grad()
-def _loss(config: ModelConfig, state: Weights, windows: Sequence[Tensor] | None) -> float | None:
-    """Return the mean cross-entropy in nats per token."""
-    if windows is None:
-        return None
-    model = _model(config, state)
-    total, count = 0.0, 0
-    for window in windows:
-        output = model(window[None, :-1], window[None, 1:])
-        assert output.loss is not None
-        total += output.loss.item() * (len(window) - 1)
-        count += len(window) - 1
-    return total / count

@@ -116,11 +116,19 @@ def load_model(
     folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> LanguageModel:
     """Load a model, in eval mode, from a run's newest whole checkpoint or a model folder."""
-    config, weights = read_state(folder)
+    return built_model(*read_state(folder), device, dtype)
+
+
+def built_model(
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LanguageModel:
+    """Return a model, in eval mode, that holds these very weights where they need no conversion."""
     with torch.device("meta"):
         model = LanguageModel(config)
-    cast = {name: t.to(device, dtype) for name, t in weights.items()}
-    model.load_state_dict(cast, assign=True)
+    model.load_state_dict({n: t.to(device, dtype) for n, t in weights.items()}, assign=True)
     return model.eval()
 
 
