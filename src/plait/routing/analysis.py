@@ -291,6 +291,15 @@ def topologies(model: nn.Module, trace: Trace | None = None) -> list[Topology]:
     return found
 
 
+def notes(analyses: Sequence[Analysis]) -> list[tuple[str, str]]:
+    """What a reader has to know, each note once: the models it is about, and the note."""
+    about: dict[str, list[str]] = {}
+    for found in analyses:
+        for note in found.notes:
+            about.setdefault(note, []).append(found.info.model)
+    return [(", ".join(names), note) for note, names in about.items()]
+
+
 def table(analyses: Sequence[Analysis]) -> Table:
     """One row per metric, one column per model: value, its 95 % interval, and chance."""
     first = analyses[0]

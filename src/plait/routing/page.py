@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from plait.report.page import render
-from plait.routing.analysis import Analysis, table
+from plait.routing.analysis import Analysis, notes, table
 from plait.routing.figures import sections
 
 
@@ -31,7 +31,7 @@ def page(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> str:
         sample=str(summary.title),
         caption=str(summary.caption),
         table=html_table(analyses),
-        notes=[(found.info.model, note) for found in analyses for note in found.notes],
+        notes=notes(analyses),
         sections=[
             {
                 "title": section.title,
@@ -49,12 +49,20 @@ def html_table(analyses: Sequence[Analysis]) -> Markup:
     heads = _joined('<th scope="col">{}</th>', [str(column.header) for column in columns])
     rows = Markup("")
     for name, *cells in zip(*[column.cells for column in columns], strict=True):
-        values = _joined("<td>{}</td>", [str(cell) for cell in cells])
+        values = Markup("").join(_cell(str(cell)) for cell in cells)
         rows += Markup('<tr><th scope="row" class="name">{}</th>{}</tr>').format(str(name), values)
     return Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="Routing metrics">'
         '<table class="plain"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
     ).format(heads, rows)
+
+
+def _cell(text: str) -> Markup:
+    """A value, its interval and its chance under it in small."""
+    place = text.find(" [") if " [" in text else text.find(" · chance")
+    if place < 0:
+        return Markup("<td>{}</td>").format(text)
+    return Markup("<td>{}<small>{}</small></td>").format(text[:place], text[place:].lstrip(" ·"))
 
 
 def _joined(form: str, texts: Sequence[str]) -> Markup:

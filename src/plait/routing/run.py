@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from plait.report.figure import Format, write_figures
-from plait.routing.analysis import Analysis, analyse, table, topologies
+from plait.routing.analysis import Analysis, analyse, notes, table, topologies
 from plait.routing.figures import sections
 from plait.routing.metrics.paths import most_frequent
 from plait.routing.page import page
@@ -145,9 +145,8 @@ def _written(
     printed: Console,
 ) -> list[Analysis]:
     printed.print(table(analyses))
-    for analysed in analyses:
-        for note in analysed.notes:
-            printed.print(f"{analysed.info.model}: {note}", markup=False, highlight=False)
+    for names, note in notes(analyses):
+        printed.print(f"{names}: {note}", markup=False, highlight=False)
     decode = target.tokenizer.token
     summary = {"models": [analysed.to_dict(decode) for analysed in analyses]}
     (folder / "routing.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from plait.report.figure import Section
 from plait.report.palette import series
-from plait.routing.analysis import Analysis, analyse, topologies
+from plait.routing.analysis import Analysis, analyse, notes, topologies
 from plait.routing.figures import comparison_figures
 from plait.routing.page import html_table
 from plait.routing.record import trace_model
@@ -32,12 +32,12 @@ def study_section(
     """
     study = read_study(folder)
     found: list[Analysis] = []
-    notes: list[str] = []
+    missing: list[str] = []
     for variant in study.finished_variants:
         try:
             target = open_target(study.of(variant)[0].folder, variant)
-        except FileNotFoundError as missing:
-            notes.append(f"{variant} was not traced: {missing}")
+        except FileNotFoundError as error:
+            missing.append(f"{variant} was not traced: {error}")
             continue
         try:
             watched = watch(target.model, variant, target.tokenizer.encoding_fingerprint)
@@ -46,9 +46,8 @@ def study_section(
         progress(variant)
         trace = trace_model(watched, passages((), target, tokens))
         found.append(analyse(trace, topologies=topologies(target.model), draws=50))
-        notes += [f"{variant}: {note}" for note in found[-1].notes]
     if not found:
-        return Section("Routing", notes) if notes else None
+        return Section("Routing", missing) if missing else None
     names = [analysed.info.model for analysed in found]
     looks = [look for look in series(study.finished_variants, study.baseline) if look.name in names]
     seed = study.of(names[0])[0].seed
@@ -56,5 +55,6 @@ def study_section(
         f"Where {found[0].tokens:,} held-out tokens went, seed {seed} of each variant: value, 95 % "
         "interval over documents, and what independent uniform choice gives.",
     ]
-    html = html_table(found) + Markup("").join(Markup("<p>{}</p>").format(n) for n in notes)
+    below = [*[f"{names}: {note}" for names, note in notes(found)], *missing]
+    html = html_table(found) + Markup("").join(Markup("<p>{}</p>").format(said) for said in below)
     return Section("Routing", text, comparison_figures(found, looks), html)

@@ -111,7 +111,7 @@ def colour(looks: Sequence[Series], chance: bool = False) -> alt.Color:
     names, colours = [look.name for look in looks], [look.colour for look in looks]
     if chance:
         names, colours = [*names, "chance"], [*colours, MUTED]
-    legend: Any = alt.Legend() if len(names) > 1 else None
+    legend: Any = alt.Undefined if len(names) > 1 else None
     scale = alt.Scale(domain=names, range=colours)
     return alt.Color("model:N", title=None, sort=names, scale=scale, legend=legend)
 
@@ -121,7 +121,7 @@ def dash(looks: Sequence[Series], chance: bool = False) -> alt.StrokeDash:
     names, dashes = [look.name for look in looks], [list(look.dash) for look in looks]
     if chance:
         names, dashes = [*names, "chance"], [*dashes, [4, 3]]
-    legend: Any = alt.Legend() if len(names) > 1 else None
+    legend: Any = alt.Undefined if len(names) > 1 else None
     scale = alt.Scale(domain=names, range=dashes)
     return alt.StrokeDash("model:N", title=None, sort=names, scale=scale, legend=legend)
 
@@ -129,7 +129,7 @@ def dash(looks: Sequence[Series], chance: bool = False) -> alt.StrokeDash:
 def shape(looks: Sequence[Series]) -> alt.Shape:
     """Point shapes by model."""
     names = [look.name for look in looks]
-    legend: Any = alt.Legend() if len(names) > 1 else None
+    legend: Any = alt.Undefined if len(names) > 1 else None
     scale = alt.Scale(domain=names, range=[look.shape for look in looks])
     return alt.Shape("model:N", title=None, sort=names, scale=scale, legend=legend)
 
