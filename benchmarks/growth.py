@@ -12,7 +12,7 @@ import torch
 
 from plait.bench import interleaved_steps
 from plait.bench.measuring import machine
-from plait.bench.shapes import SHAPES
+from plait.bench.shapes import SHAPES, Shape
 from plait.kernels import processor
 
 
@@ -20,7 +20,9 @@ def main(precision: str) -> None:
     processor.configure()
     print(machine(), precision)
     a = SHAPES["A"]
-    lines = {
+    dense = replace(a, experts=1, top_k=1, expert_width=a.top_k * a.expert_width)
+    lines: dict[str, dict[str | int, Shape]] = {
+        "dense of the same active width, then shape A": {"dense": dense, "A": a},
         "experts (K = 2)": {n: replace(a, experts=n) for n in (4, 16, 64)},
         "experts per token (E = 16)": {n: replace(a, top_k=n) for n in (1, 2, 4, 8)},
         "depth": {n: replace(a, layers=n) for n in (3, 6, 12)},
@@ -30,7 +32,7 @@ def main(precision: str) -> None:
     }
     for name, shapes in lines.items():
         seconds = interleaved_steps({str(n): s for n, s in shapes.items()}, precision, rounds=3)
-        speeds = {n: shapes[int(n)].tokens / t for n, t in seconds.items()}
+        speeds = {str(n): shape.tokens / seconds[str(n)] for n, shape in shapes.items()}
         first = next(iter(speeds.values()))
         print(
             name, {n: f"{v / first:.2f} ({v:.0f} tokens/s)" for n, v in speeds.items()}, flush=True
