@@ -53,6 +53,8 @@ class _Attention(torch.autograd.Function):
         sin_BSd: Tensor | None,
     ) -> Tensor:
         q, k, v = q_BSHd.contiguous(), k_BSGd.contiguous(), v_BSGd.contiguous()
+        if cos_BSd is not None and sin_BSd is not None:
+            cos_BSd, sin_BSd = cos_BSd.contiguous(), sin_BSd.contiguous()
         y_BSHd, lse_BHS = torch.ops.plait.attention_forward(q, k, v, cos_BSd, sin_BSd)
         ctx.save_for_backward(q, k, v, y_BSHd, lse_BHS, cos_BSd, sin_BSd)
         return y_BSHd  # type: ignore[no-any-return]
