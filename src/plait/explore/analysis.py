@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plait.data.tokenizer import Tokenizer
-from plait.explore.visible import pieces, pieces_of_bytes
 from plait.model import LanguageModel, Routing
 from plait.routing import Subject, TraceInfo, watch
 from plait.routing.subject import evaluating
 from plait.routing.targets import Encoder
+from plait.routing.visible import pieces, pieces_of_bytes
 from plait.sharing import Plan
 
 MAX_BYTES = 32_768

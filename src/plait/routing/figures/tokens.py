@@ -6,9 +6,9 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
-from plait.explore.visible import pieces
 from plait.report.figure import Figure, chart_data
 from plait.routing.analysis import Analysis
+from plait.routing.visible import pieces
 
 TOKENS_SHOWN = 7
 

@@ -3,7 +3,7 @@ import unicodedata
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from plait.explore.visible import pieces, pieces_of_bytes
+from plait.routing.visible import pieces, pieces_of_bytes
 
 
 @given(st.text())
