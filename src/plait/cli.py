@@ -170,7 +170,7 @@ def ensure_corpus(name: str) -> None:
 
 
 def study_run(name: Positional[str], /, runs: Path = RUNS, jobs: int = 1) -> int:
-    """Train every run of a study that is not finished yet, then show the table.
+    """Train every run of a study that is not finished yet.
 
     Args:
         name: a study's name, or FILE.py:FUNCTION.

@@ -81,7 +81,7 @@ class RouterConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CollaborationConfig:
-    """CT-MoE: the chosen experts exchange messages over a learned topology S (METHODS in docs)."""
+    """CT-MoE: the chosen experts exchange messages over a learned topology S (docs/methods.md)."""
 
     strength: float = 0.5
     """λ_c, how much of its neighbours' output an expert adds; 0: no messages. The paper's text has

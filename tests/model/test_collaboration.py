@@ -26,7 +26,7 @@ by_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
 
 def literal_topology(raw, config):
-    """S one entry at a time, as METHODS writes it."""
+    """S one entry at a time, as docs/methods.md writes it."""
     experts = len(raw)
     s = torch.zeros(experts, experts)
     for i in range(experts):
