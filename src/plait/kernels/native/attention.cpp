@@ -2,14 +2,12 @@
 // heads that share it, through all its blocks of queries on one thread. A block sees only the keys
 // up to its own. Rotary angles are applied while rows are read, and undone in the gradients as they
 // are written; probabilities are recomputed in the backward pass from the logarithm of their sums.
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <cmath>
 #include <tuple>
 
 #include "products.h"
-#include "vectors.h"
 
 namespace plait {
 namespace {
@@ -36,16 +34,17 @@ void turn(const Shape& shape, int64_t b, int64_t s, float factor, bool back,
           const From* __restrict from, To* __restrict to) {
   int64_t d = shape.d, half = d / 2;
   if (!shape.cos) {
-    for (int64_t i = 0; i < d; ++i) store(to[i], factor * load(from[i]));
+    for (int64_t i = 0; i < d; i += 16) store16(to + i, factor * load16(from + i));
     return;
   }
   const float* cos = shape.cos + b * shape.angle_stride + s * d;
   const float* sin = shape.sin + b * shape.angle_stride + s * d;
-  for (int64_t i = 0; i < half; ++i) {
-    float x = load(from[i]), y = load(from[half + i]);
-    float low = back ? sin[half + i] : -sin[i], high = back ? -sin[i] : sin[half + i];
-    store(to[i], factor * (x * cos[i] + y * low));
-    store(to[half + i], factor * (y * cos[half + i] + x * high));
+  for (int64_t i = 0; i < half; i += 16) {
+    Floats x = load16(from + i), y = load16(from + half + i);
+    Floats low = back ? load16(sin + half + i) : -load16(sin + i);
+    Floats high = back ? -load16(sin + i) : load16(sin + half + i);
+    store16(to + i, factor * (x * load16(cos + i) + y * low));
+    store16(to + half + i, factor * (y * load16(cos + half + i) + x * high));
   }
 }
 
@@ -58,57 +57,65 @@ void read_keys(const Shape& s, int64_t b, int64_t g, const T* k, T* keys) {
   std::memset(keys + s.S * s.d, 0, size_t((s.padded() - s.S) * s.d) * sizeof(T));
 }
 
+// A block's turned and scaled queries, plain and as the left-hand side of products.
 template <typename T>
 void read_queries(const Shape& s, int64_t b, int64_t head, int64_t first, int64_t rows, const T* q,
-                  T* queries) {
+                  T* queries, Rows<T> scoring) {
   for (int64_t r = 0; r < rows; ++r) {
-    turn(s, b, first + r, s.scale, false, q + s.row(b, first + r, head, s.H), queries + r * s.d);
+    T* row = queries + r * s.d;
+    turn(s, b, first + r, s.scale, false, q + s.row(b, first + r, head, s.H), row);
+    scoring.copy(r, row);
   }
-  std::memset(queries + rows * s.d, 0, size_t((kQueries - rows) * s.d) * sizeof(T));
+}
+
+// exp(scores − most) of the first `end` columns; the lanes after them are zero.
+[[gnu::always_inline]] inline Floats weights16(const float* scores, int64_t i, int64_t end,
+                                               float most) {
+  return first16(exp16(load16(scores + i) - most), end - i);
 }
 
 template <typename T>
 void forward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const T* v, T* out,
              float* lse) {
-  int64_t d = s.d, padded = s.padded();
+  int64_t d = s.d, padded = s.padded(), stride = stride_of<float>(padded);
   T* keys = scratch<T>(0, padded * d);
-  T* packed_keys = scratch<T>(1, padded * d);
-  T* packed_values = scratch<T>(2, padded * d);
+  auto* packed_keys = scratch<Packed<T>>(1, padded * d);
+  auto* packed_values = scratch<Packed<T>>(2, padded * d);
   T* queries = scratch<T>(3, kQueries * d);
-  float* scores = scratch<float>(4, kQueries * padded);
-  T* weights = scratch<T>(5, kQueries * padded);
-  float* summed = scratch<float>(6, kQueries * d);
+  auto scoring = Rows<T>::in_scratch(4, kQueries, d);
+  float* scores = scratch<float>(5, kQueries * stride);
+  auto weights = Rows<T>::in_scratch(6, kQueries, padded);
+  float* summed = scratch<float>(7, kQueries * d);
   read_keys(s, b, g, k, keys);
-  pack_transposed(keys, d, padded, packed_keys);
-  pack([&](int64_t i) { return v + s.row(b, i, g, s.G); }, s.S, d, packed_values);
+  pack_transposed<T>(keys, d, padded, packed_keys);
+  pack<T>([&](int64_t i) { return v + s.row(b, i, g, s.G); }, s.S, d, packed_values);
   for (int64_t head = g * s.H / s.G; head < (g + 1) * s.H / s.G; ++head) {
     for (int64_t first = 0; first < s.S; first += kQueries) {
       int64_t rows = std::min(kQueries, s.S - first), seen = std::min(first + kQueries, padded);
-      read_queries(s, b, head, first, rows, q, queries);
-      product(kQueries, seen, d, queries, d, packed_keys, scores, padded, false);
+      read_queries(s, b, head, first, rows, q, queries, scoring);
+      product<T>(kQueries, seen, d, scoring, packed_keys, scores, stride, false);
       float total[kQueries];
       for (int64_t r = 0; r < rows; ++r) {
-        float* row = scores + r * padded;
-        T* weight = weights + r * padded;
+        float* row = scores + r * stride;
         // whole vectors: what lies between the diagonal and the next multiple of 16 is masked
         int64_t end = first + r + 1, whole = round_up(end, 16);
         std::fill(row + end, row + whole, kMasked);
         float most = largest(row, whole);
         Floats sums{};
         for (int64_t i = 0; i < whole; i += 16) {
-          Floats e = exp16(load16(row + i) - most);
+          Floats e = weights16(row, i, end, most);
           sums += e;
-          store16(weight + i, e);
+          weights.put(r, i, e);
         }
-        float sum = sum_of(sums);
-        std::memset(weight + end, 0, size_t(seen - end) * sizeof(T));
-        total[r] = sum;
-        lse[(b * s.H + head) * s.S + first + r] = most + std::log(sum);
+        weights.clear(r, whole, seen);
+        total[r] = sum_of(sums);
+        lse[(b * s.H + head) * s.S + first + r] = most + std::log(total[r]);
       }
-      product(round_up(rows, 16), d, seen, weights, padded, packed_values, summed, d, false, padded);
+      product<T>(round_up(rows, 16), d, seen, weights, packed_values, summed, d, false, padded);
       for (int64_t r = 0; r < rows; ++r) {
         T* to = out + s.row(b, first + r, head, s.H);
-        for (int64_t i = 0; i < d; ++i) store(to[i], summed[r * d + i] / total[r]);
+        float share = 1 / total[r];
+        for (int64_t i = 0; i < d; i += 16) store16(to + i, load16(summed + r * d + i) * share);
       }
     }
   }
@@ -117,70 +124,65 @@ void forward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const
 template <typename T>
 void backward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const T* v,
               const T* out, const float* lse, const T* dout, T* dq, T* dk, T* dv) {
-  int64_t d = s.d, padded = s.padded();
+  int64_t d = s.d, padded = s.padded(), stride = stride_of<float>(padded);
   T* keys = scratch<T>(0, padded * d);
-  T* scoring_keys = scratch<T>(1, padded * d);
-  T* summing_keys = scratch<T>(2, padded * d);
+  auto* scoring_keys = scratch<Packed<T>>(1, padded * d);
+  auto* summing_keys = scratch<Packed<T>>(2, padded * d);
   T* values = scratch<T>(3, padded * d);
-  T* scoring_values = scratch<T>(4, padded * d);
+  auto* scoring_values = scratch<Packed<T>>(4, padded * d);
   T* queries = scratch<T>(5, kQueries * d);
-  T* douts = scratch<T>(6, kQueries * d);
-  T* packed = scratch<T>(7, kQueries * d);
-  float* scores = scratch<float>(8, kQueries * padded);
-  float* dweights = scratch<float>(9, kQueries * padded);
-  T* weights = scratch<T>(10, kQueries * padded);
-  T* dscores = scratch<T>(11, kQueries * padded);
-  T* transposed = scratch<T>(12, kQueries * padded);
+  auto scoring = Rows<T>::in_scratch(6, kQueries, d);
+  auto* packed = scratch<Packed<T>>(7, kQueries * d);
+  float* scores = scratch<float>(8, kQueries * stride);
+  float* dweights = scratch<float>(9, kQueries * stride);
+  auto weights = Rows<T>::in_scratch(10, kQueries, padded);
+  auto dscores = Rows<T>::in_scratch(11, kQueries, padded);
+  auto transposed = Rows<T>::in_scratch(12, padded, kQueries);
   float* dqueries = scratch<float>(13, kQueries * d);
   float* dkeys = scratch<float>(14, padded * d);
   float* dvalues = scratch<float>(15, padded * d);
   std::memset(dkeys, 0, size_t(padded * d) * sizeof(float));
   std::memset(dvalues, 0, size_t(padded * d) * sizeof(float));
   read_keys(s, b, g, k, keys);
-  pack_transposed(keys, d, padded, scoring_keys);
-  pack([&](int64_t i) { return keys + i * d; }, padded, d, summing_keys);
+  pack_transposed<T>(keys, d, padded, scoring_keys);
+  pack<T>([&](int64_t i) { return keys + i * d; }, padded, d, summing_keys);
   for (int64_t i = 0; i < s.S; ++i) copy_row(values + i * d, v + s.row(b, i, g, s.G), d);
   std::memset(values + s.S * d, 0, size_t((padded - s.S) * d) * sizeof(T));
-  pack_transposed(values, d, padded, scoring_values);
+  pack_transposed<T>(values, d, padded, scoring_values);
   for (int64_t head = g * s.H / s.G; head < (g + 1) * s.H / s.G; ++head) {
     for (int64_t first = 0; first < s.S; first += kQueries) {
       int64_t rows = std::min(kQueries, s.S - first), seen = std::min(first + kQueries, padded);
-      read_queries(s, b, head, first, rows, q, queries);
-      for (int64_t r = 0; r < rows; ++r) {
-        copy_row(douts + r * d, dout + s.row(b, first + r, head, s.H), d);
-      }
-      std::memset(douts + rows * d, 0, size_t((kQueries - rows) * d) * sizeof(T));
-      product(kQueries, seen, d, queries, d, scoring_keys, scores, padded, false);
-      product(kQueries, seen, d, douts, d, scoring_values, dweights, padded, false);
+      auto slope = [&](int64_t r) { return dout + s.row(b, first + r, head, s.H); };
+      read_queries(s, b, head, first, rows, q, queries, scoring);
+      product<T>(kQueries, seen, d, scoring, scoring_keys, scores, stride, false);
+      for (int64_t r = 0; r < rows; ++r) scoring.copy(r, slope(r));
+      product<T>(kQueries, seen, d, scoring, scoring_values, dweights, stride, false);
       for (int64_t r = 0; r < rows; ++r) {
         const T* o = out + s.row(b, first + r, head, s.H);
-        float* score = scores + r * padded;
-        const float* dweight = dweights + r * padded;
-        T* weight = weights + r * padded;
-        T* dscore = dscores + r * padded;
+        float* score = scores + r * stride;
+        const float* dweight = dweights + r * stride;
         float offset = lse[(b * s.H + head) * s.S + first + r];
         Floats products{};
-        for (int64_t i = 0; i < d; i += 16) products += load16(o + i) * load16(douts + r * d + i);
+        for (int64_t i = 0; i < d; i += 16) products += load16(o + i) * load16(slope(r) + i);
         float mean = sum_of(products);
         int64_t end = first + r + 1, whole = round_up(end, 16);
         std::fill(score + end, score + whole, kMasked);
         for (int64_t i = 0; i < whole; i += 16) {
-          Floats w = exp16(load16(score + i) - offset);
-          store16(weight + i, w);
-          store16(dscore + i, w * (load16(dweight + i) - mean));
+          Floats w = weights16(score, i, end, offset);
+          weights.put(r, i, w);
+          dscores.put(r, i, w * (load16(dweight + i) - mean));
         }
-        std::memset(weight + end, 0, size_t(seen - end) * sizeof(T));
-        std::memset(dscore + end, 0, size_t(seen - end) * sizeof(T));
+        weights.clear(r, whole, seen);
+        dscores.clear(r, whole, seen);
       }
       int64_t inner = round_up(rows, kGranule);
-      transpose_rows<T>([&](int64_t r) { return weights + r * padded; }, rows, seen, transposed);
-      pack([&](int64_t r) { return douts + r * d; }, rows, d, packed);
-      product(seen, d, inner, transposed, inner, packed, dvalues, d, true);
-      transpose_rows<T>([&](int64_t r) { return dscores + r * padded; }, rows, seen, transposed);
-      pack([&](int64_t r) { return queries + r * d; }, rows, d, packed);
-      product(seen, d, inner, transposed, inner, packed, dkeys, d, true);
-      product(round_up(rows, 16), d, seen, dscores, padded, summing_keys, dqueries, d, false,
-              padded);
+      transpose_rows(weights, rows, seen, transposed);
+      pack<T>(slope, rows, d, packed);
+      product<T>(seen, d, inner, transposed, packed, dvalues, d, true);
+      transpose_rows(dscores, rows, seen, transposed);
+      pack<T>([&](int64_t r) { return queries + r * d; }, rows, d, packed);
+      product<T>(seen, d, inner, transposed, packed, dkeys, d, true);
+      product<T>(round_up(rows, 16), d, seen, dscores, summing_keys, dqueries, d, false, padded);
       for (int64_t r = 0; r < rows; ++r) {
         turn(s, b, first + r, s.scale, true, dqueries + r * d,
              dq + s.row(b, first + r, head, s.H));
@@ -233,7 +235,7 @@ std::tuple<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const 
     const T *q_ = q.const_data_ptr<T>(), *k_ = k.const_data_ptr<T>(), *v_ = v.const_data_ptr<T>();
     T* out_ = out.mutable_data_ptr<T>();
     float* lse_ = lse.mutable_data_ptr<float>();
-    run(heads(s), [&](auto head) { forward(s, head.first, head.second, q_, k_, v_, out_, lse_); });
+    run<T>(heads(s), [&](auto head) { forward(s, head.first, head.second, q_, k_, v_, out_, lse_); });
   });
   return {out, lse};
 }
@@ -251,7 +253,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(
     const float* lse_ = lse.const_data_ptr<float>();
     T *dq_ = dq.mutable_data_ptr<T>(), *dk_ = dk.mutable_data_ptr<T>(),
       *dv_ = dv.mutable_data_ptr<T>();
-    run(heads(s), [&](auto head) {
+    run<T>(heads(s), [&](auto head) {
       backward(s, head.first, head.second, q_, k_, v_, out_, lse_, dout_, dq_, dk_, dv_);
     });
   });

@@ -1,20 +1,19 @@
 // Experts as tasks: each takes up to 512 rows of one expert through both projections on one thread,
 // block by block, so that everything between the products stays in its cache. Weight gradients are
 // tasks of their own, one matrix each.
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <numeric>
 #include <tuple>
 
 #include "products.h"
-#include "vectors.h"
 
 namespace plait {
 namespace {
 
 constexpr int64_t kBlock = 128;
 constexpr int64_t kTaskRows = 512;
+constexpr int64_t kFew = 2;  // rows of a task that are not worth packing a matrix
 
 // The normal distribution function, by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7);
 // `bell` is exp(−x²/2).
@@ -27,37 +26,39 @@ constexpr int64_t kTaskRows = 512;
   return x < 0.0f ? tail : 1.0f - tail;
 }
 
-// a = gate · activation(h) for one row.
-template <typename T>
-void activate(bool swiglu, const float* h, float gate, int64_t F, T* a) {
+// a(i, …) receives gate · activation(h) of one row, sixteen columns at a time.
+template <typename Sink>
+[[gnu::always_inline]] inline void activate(bool swiglu, const float* h, float gate, int64_t F,
+                                            Sink a) {
   for (int64_t i = 0; i < F; i += 16) {
     Floats x = load16(h + i);
     if (swiglu) {
-      store16(a + i, gate * x * sigmoid16(x) * load16(h + F + i));
+      a(i, gate * x * sigmoid16(x) * load16(h + F + i));
     } else {
-      store16(a + i, gate * x * normal_cdf(x, exp16(-0.5f * x * x)));
+      a(i, gate * x * normal_cdf(x, exp16(-0.5f * x * x)));
     }
   }
 }
 
-// From da (gradient of a) and h of one row: a again, dh, and the gradient of the gate.
-template <typename T>
-float activate_backward(bool swiglu, const float* da, const T* h, float gate, int64_t F, T* a,
-                        T* dh) {
+// From da (gradient of a) and h of one row: a again, dh, and the gradient of the gate, returned.
+template <typename T, typename Sink, typename OtherSink>
+[[gnu::always_inline]] inline float activate_backward(bool swiglu, const float* da, const T* h,
+                                                      float gate, int64_t F, Sink a,
+                                                      OtherSink dh) {
   Floats dgate{};
   for (int64_t i = 0; i < F; i += 16) {
     Floats slope = load16(da + i), x = load16(h + i);
     if (swiglu) {
       Floats up = load16(h + F + i), s = sigmoid16(x), silu = x * s, d = gate * slope;
       dgate += slope * silu * up;
-      store16(a + i, gate * silu * up);
-      store16(dh + i, d * up * s * (1.0f + x - silu));
-      store16(dh + F + i, d * silu);
+      a(i, gate * silu * up);
+      dh(i, d * up * s * (1.0f + x - silu));
+      dh(F + i, d * silu);
     } else {
       Floats bell = exp16(-0.5f * x * x), cdf = normal_cdf(x, bell);
       dgate += slope * x * cdf;
-      store16(a + i, gate * x * cdf);
-      store16(dh + i, gate * slope * (cdf + x * 0.39894228f * bell));
+      a(i, gate * x * cdf);
+      dh(i, gate * slope * (cdf + x * 0.39894228f * bell));
     }
   }
   return sum_of(dgate);
@@ -141,8 +142,7 @@ void combine(const T* o, const Sorted& sorted, int64_t tokens, int64_t D, Out* y
   });
 }
 
-// dot products of one input row with every row of a weight matrix: for tasks of very few rows,
-// where packing the matrix would cost more than using it once.
+// Dot products of one input row with every row of a weight matrix: for tasks of kFew rows.
 template <typename T, typename W>
 void matrix_times_row(const W* weights, const T* __restrict x, int64_t N, int64_t K, float* out) {
   for (int64_t n = 0; n < N; ++n) {
@@ -163,46 +163,45 @@ struct Sizes {
 template <typename T, typename W>
 void forward(const Sizes& s, const Sorted& sorted, const T* x, const float* gates, const W* up,
              const W* down, T* h, T* o) {
-  run(sorted.tasks(), [&](const Task& task) {
+  run<T>(sorted.tasks(), [&](const Task& task) {
     const W* up_e = up + task.expert * s.X * s.D;
     const W* down_e = down + task.expert * s.D * s.F;
-    bool few = task.last - task.first <= 2;
-    T* packed_up = scratch<T>(0, few ? 0 : s.X * s.D);
-    T* packed_down = scratch<T>(1, few ? 0 : s.D * s.F);
-    if (!few) {
-      pack_transposed(up_e, s.D, s.X, packed_up);
-      pack_transposed(down_e, s.F, s.D, packed_down);
+    if (task.last - task.first <= kFew) {
+      float* h_row = scratch<float>(0, s.X);
+      T* a_row = scratch<T>(1, s.F);
+      float* o_row = scratch<float>(2, s.D);
+      for (int64_t row = task.first; row < task.last; ++row) {
+        matrix_times_row(up_e, x + sorted.token(row) * s.D, s.X, s.D, h_row);
+        activate(s.swiglu, h_row, gates[sorted.pairs[size_t(row)]], s.F,
+                 [&](int64_t i, Floats a) { store16(a_row + i, a); });
+        if (h) copy_row(h + row * s.X, h_row, s.X);
+        matrix_times_row(down_e, a_row, s.D, s.F, o_row);
+        copy_row(o + row * s.D, o_row, s.D);
+      }
+      return;
     }
-    T* x_block = scratch<T>(2, kBlock * s.D);
-    float* h_block = scratch<float>(3, kBlock * s.X);
-    T* a_block = scratch<T>(4, kBlock * s.F);
-    float* o_block = scratch<float>(5, kBlock * s.D);
+    auto* packed_up = scratch<Packed<T>>(0, s.X * s.D);
+    auto* packed_down = scratch<Packed<T>>(1, s.D * s.F);
+    pack_transposed<T>(up_e, s.D, s.X, packed_up);
+    pack_transposed<T>(down_e, s.F, s.D, packed_down);
+    auto x_block = Rows<T>::in_scratch(2, kBlock, s.D);
+    auto a_block = Rows<T>::in_scratch(3, kBlock, s.F);
+    int64_t h_stride = stride_of<float>(s.X), o_stride = stride_of<float>(s.D);
+    float* h_block = scratch<float>(4, kBlock * h_stride);
+    float* o_block = scratch<float>(5, kBlock * o_stride);
     for (int64_t first = task.first; first < task.last; first += kBlock) {
       int64_t rows = std::min(kBlock, task.last - first), padded = round_up(rows, 16);
+      for (int64_t r = 0; r < rows; ++r) x_block.copy(r, x + sorted.token(first + r) * s.D);
+      product<T>(padded, s.X, s.D, x_block, packed_up, h_block, h_stride, false);
       for (int64_t r = 0; r < rows; ++r) {
-        copy_row(x_block + r * s.D, x + sorted.token(first + r) * s.D, s.D);
+        const float* h_row = h_block + r * h_stride;
+        activate(s.swiglu, h_row, gates[sorted.pairs[size_t(first + r)]], s.F,
+                 [&](int64_t i, Floats a) { a_block.put(r, i, a); });
+        if (h) copy_row(h + (first + r) * s.X, h_row, s.X);
       }
-      if (few) {
-        for (int64_t r = 0; r < rows; ++r) {
-          matrix_times_row(up_e, x_block + r * s.D, s.X, s.D, h_block + r * s.X);
-        }
-      } else {
-        product(padded, s.X, s.D, x_block, s.D, packed_up, h_block, s.X, false);
-      }
+      product<T>(padded, s.D, s.F, a_block, packed_down, o_block, o_stride, false);
       for (int64_t r = 0; r < rows; ++r) {
-        float gate = gates[sorted.pairs[size_t(first + r)]];
-        activate(s.swiglu, h_block + r * s.X, gate, s.F, a_block + r * s.F);
-        if (h) copy_row(h + (first + r) * s.X, h_block + r * s.X, s.X);
-      }
-      if (few) {
-        for (int64_t r = 0; r < rows; ++r) {
-          matrix_times_row(down_e, a_block + r * s.F, s.D, s.F, o_block + r * s.D);
-        }
-      } else {
-        product(padded, s.D, s.F, a_block, s.F, packed_down, o_block, s.D, false);
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        copy_row(o + (first + r) * s.D, o_block + r * s.D, s.D);
+        copy_row(o + (first + r) * s.D, o_block + r * o_stride, s.D);
       }
     }
   });
@@ -211,33 +210,36 @@ void forward(const Sizes& s, const Sorted& sorted, const T* x, const float* gate
 template <typename T, typename W>
 void backward_rows(const Sizes& s, const Sorted& sorted, const T* dy, const float* gates,
                    const W* up, const W* down, const T* h, T* a, T* dh, T* dx, float* dgates) {
-  run(sorted.tasks(), [&](const Task& task) {
+  run<T>(sorted.tasks(), [&](const Task& task) {
     const W* up_e = up + task.expert * s.X * s.D;
     const W* down_e = down + task.expert * s.D * s.F;
-    T* packed_up = scratch<T>(0, s.X * s.D);
-    T* packed_down = scratch<T>(1, s.D * s.F);
-    pack([&](int64_t k) { return up_e + k * s.D; }, s.X, s.D, packed_up);
-    pack([&](int64_t k) { return down_e + k * s.F; }, s.D, s.F, packed_down);
-    T* dy_block = scratch<T>(2, kBlock * s.D);
-    float* da_block = scratch<float>(3, kBlock * s.F);
-    T* dh_block = scratch<T>(4, kBlock * s.X);
-    float* dx_block = scratch<float>(5, kBlock * s.D);
+    auto* packed_up = scratch<Packed<T>>(0, s.X * s.D);
+    auto* packed_down = scratch<Packed<T>>(1, s.D * s.F);
+    pack<T>([&](int64_t k) { return up_e + k * s.D; }, s.X, s.D, packed_up);
+    pack<T>([&](int64_t k) { return down_e + k * s.F; }, s.D, s.F, packed_down);
+    auto dy_block = Rows<T>::in_scratch(2, kBlock, s.D);
+    auto dh_block = Rows<T>::in_scratch(3, kBlock, s.X);
+    int64_t a_stride = stride_of<float>(s.F), x_stride = stride_of<float>(s.D);
+    float* da_block = scratch<float>(4, kBlock * a_stride);
+    float* dx_block = scratch<float>(5, kBlock * x_stride);
     for (int64_t first = task.first; first < task.last; first += kBlock) {
       int64_t rows = std::min(kBlock, task.last - first), padded = round_up(rows, 16);
-      for (int64_t r = 0; r < rows; ++r) {
-        copy_row(dy_block + r * s.D, dy + sorted.token(first + r) * s.D, s.D);
-      }
-      product(padded, s.F, s.D, dy_block, s.D, packed_down, da_block, s.F, false);
+      for (int64_t r = 0; r < rows; ++r) dy_block.copy(r, dy + sorted.token(first + r) * s.D);
+      product<T>(padded, s.F, s.D, dy_block, packed_down, da_block, a_stride, false);
       for (int64_t r = 0; r < rows; ++r) {
         int32_t pair = sorted.pairs[size_t(first + r)];
-        dgates[pair] = activate_backward(s.swiglu, da_block + r * s.F, h + (first + r) * s.X,
-                                         gates[pair], s.F, a + (first + r) * s.F,
-                                         dh_block + r * s.X);
-        copy_row(dh + (first + r) * s.X, dh_block + r * s.X, s.X);
+        T *a_row = a + (first + r) * s.F, *dh_row = dh + (first + r) * s.X;
+        dgates[pair] = activate_backward(
+            s.swiglu, da_block + r * a_stride, h + (first + r) * s.X, gates[pair], s.F,
+            [&](int64_t i, Floats value) { store16(a_row + i, value); },
+            [&](int64_t i, Floats value) {
+              dh_block.put(r, i, value);
+              store16(dh_row + i, value);
+            });
       }
-      product(padded, s.D, s.X, dh_block, s.X, packed_up, dx_block, s.D, false);
+      product<T>(padded, s.D, s.X, dh_block, packed_up, dx_block, x_stride, false);
       for (int64_t r = 0; r < rows; ++r) {
-        copy_row(dx + (first + r) * s.D, dx_block + r * s.D, s.D);
+        copy_row(dx + (first + r) * s.D, dx_block + r * x_stride, s.D);
       }
     }
   });
@@ -250,26 +252,36 @@ void weight_gradient(const Task& task, int64_t M, int64_t N, Left left, Right ri
     std::memset(gradient, 0, size_t(M * N) * sizeof(W));
     return;
   }
-  T* transposed = scratch<T>(0, M * kTaskRows);
-  T* packed = scratch<T>(1, N * kTaskRows);
-  float* sum = reinterpret_cast<float*>(gradient);
-  if constexpr (!std::is_same_v<W, float>) sum = scratch<float>(2, M * N);
+  auto transposed = Rows<T>::in_scratch(0, M, kTaskRows);
+  auto* packed = scratch<Packed<T>>(1, N * kTaskRows);
+  int64_t stride = stride_of<float>(N);
+  float* block = scratch<float>(2, kBlock * stride);
+  float* sums = reinterpret_cast<float*>(gradient);
+  if constexpr (!std::is_same_v<W, float>) sums = scratch<float>(3, M * N);
   for (int64_t first = task.first; first < task.last; first += kTaskRows) {
-    int64_t rows = std::min(kTaskRows, task.last - first), padded = round_up(rows, kGranule);
+    int64_t rows = std::min(kTaskRows, task.last - first);
     transpose_rows<T>([&](int64_t k) { return left(first + k); }, rows, M, transposed);
-    pack([&](int64_t k) { return right(first + k); }, rows, N, packed);
+    pack<T>([&](int64_t k) { return right(first + k); }, rows, N, packed);
     for (int64_t m = 0; m < M; m += kBlock) {
-      product(std::min(kBlock, M - m), N, padded, transposed + m * padded, padded, packed,
-              sum + m * N, N, first > task.first);
+      int64_t count = std::min(kBlock, M - m);
+      product<T>(count, N, round_up(rows, kGranule), transposed.from(m), packed, block, stride,
+                 false);
+      for (int64_t r = 0; r < count; ++r) {
+        if (first == task.first) {
+          copy_row(sums + (m + r) * N, block + r * stride, N);
+        } else {
+          add_row(sums + (m + r) * N, block + r * stride, N);
+        }
+      }
     }
   }
-  if constexpr (!std::is_same_v<W, float>) copy_row(gradient, sum, M * N);
+  if constexpr (!std::is_same_v<W, float>) copy_row(gradient, sums, M * N);
 }
 
 template <typename T, typename W>
 void backward_weights(const Sizes& s, const Sorted& sorted, const T* x, const T* dy, const T* a,
                       const T* dh, W* dup, W* ddown) {
-  run(sorted.weight_tasks(), [&](const Task& task) {
+  run<T>(sorted.weight_tasks(), [&](const Task& task) {
     if (task.down) {
       weight_gradient<T>(
           task, s.D, s.F, [&](int64_t row) { return dy + sorted.token(row) * s.D; },

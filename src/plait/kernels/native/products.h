@@ -1,128 +1,129 @@
-// Matrix products on one thread through torch's brgemm, for float32 and for bfloat16 with float32
-// sums, and the packing of their right-hand sides. A right-hand side B (K × N) is stored in panels
-// of 64 columns; for bfloat16 two rows of a panel are interleaved, as matrix units want them.
+// Matrix products on one thread, for float32 and for bfloat16 with float32 sums, and the layout of
+// their operands. A right-hand side B (K × N) is packed in panels of 64 columns; for bfloat16 two
+// rows of a panel are interleaved, as matrix units want them. Products run on torch's brgemm, float32
+// on tiles where there are some (tiles.h): an operand then holds each number as three pieces.
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
 
-#include <algorithm>
 #include <atomic>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
 #include <vector>
+
+#include "tiles.h"
+#include "vectors.h"
 
 namespace plait {
 
-using at::BFloat16;
-
 constexpr int64_t kPanel = 64;
-// K and N of every product must be multiples of this; rows may be of any number.
+// K and N of every product must be multiples of this, M of 16.
 constexpr int64_t kGranule = 32;
+// Rows of a power of two of bytes share cache sets, so buffers are this much wider than their rows.
+constexpr int64_t kGapBytes = 128;
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-[[gnu::always_inline]] inline uint32_t bits_of(float x) {
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  return u;
+// From one row of `columns` numbers to the next in a buffer of our own.
+template <typename T>
+constexpr int64_t stride_of(int64_t columns) {
+  return columns + kGapBytes / int64_t(sizeof(T));
 }
 
-[[gnu::always_inline]] inline float float_of(uint32_t u) {
-  float x;
-  std::memcpy(&x, &u, 4);
-  return x;
-}
-
-[[gnu::always_inline]] inline float load(float x) { return x; }
-[[gnu::always_inline]] inline float load(BFloat16 x) { return float_of(uint32_t(x.x) << 16); }
-
-// The bit pattern of x as bfloat16, rounded to nearest even, in the low half.
-[[gnu::always_inline]] inline uint32_t bf16_bits(float x) {
-  uint32_t u = bits_of(x);
-  uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  return (u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded;
-}
-[[gnu::always_inline]] inline uint32_t bf16_bits(BFloat16 x) { return x.x; }
-
-[[gnu::always_inline]] inline void store(float& to, float x) { to = x; }
-[[gnu::always_inline]] inline void store(BFloat16& to, float x) { to.x = uint16_t(bf16_bits(x)); }
-
-template <typename To, typename From>
-inline void copy_row(To* __restrict to, const From* __restrict from, int64_t n) {
-  if constexpr (std::is_same_v<To, From>) {
-    std::memcpy(to, from, size_t(n) * sizeof(To));
-  } else {
-    for (int64_t i = 0; i < n; ++i) store(to[i], load(from[i]));
-  }
-}
-
+#ifdef PLAIT_TILES
+template <typename T>
+constexpr bool kSplit = std::is_same_v<T, float>;
+#else
+template <typename T>
+constexpr bool kSplit = false;
+#endif
+template <typename T>
+constexpr int kPieces = kSplit<T> ? 3 : 1;
+// What a number consists of as an operand.
+template <typename T>
+using Piece = std::conditional_t<kSplit<T>, BFloat16, T>;
 // A unit is 32 bits of one column: one float, or two consecutive rows in bfloat16.
 template <typename T>
-constexpr int64_t kUnit = 4 / int64_t(sizeof(T));
+constexpr int64_t kUnit = 4 / int64_t(sizeof(Piece<T>));
 
-typedef uint32_t Units __attribute__((vector_size(64)));
+struct Split {
+  BFloat16 pieces[3];
+};
+// What a number of a packed right-hand side takes.
+template <typename T>
+using Packed = std::conditional_t<kSplit<T>, Split, T>;
 
-template <int S>
-inline void transpose_stage(Units (&v)[16]) {
-  typedef int32_t Lanes __attribute__((vector_size(64)));
-  Lanes low{}, high{};
-  for (int lane = 0; lane < 16; ++lane) {
-    low[lane] = lane & S ? 16 + lane - S : lane;
-    high[lane] = lane & S ? 16 + lane : lane + S;
+// The pieces of sixteen floats as floats' bit patterns, largest piece first; exact. What is no
+// number, or infinite, comes out as pieces whose sum is no number.
+[[gnu::always_inline]] inline void split16(Floats x, Units (&pieces)[3]) {
+  for (int i = 0; i < 2; ++i) {
+    pieces[i] = (reinterpret_cast<Units>(x) + 0x8000u) & 0xffff0000u;
+    x -= reinterpret_cast<Floats>(pieces[i]);
   }
-  for (int i = 0; i < 16; ++i) {
-    if (i & S) continue;
-    Units a = v[i], b = v[i + S];
-    v[i] = __builtin_shuffle(a, b, low);
-    v[i + S] = __builtin_shuffle(a, b, high);
-  }
+  pieces[2] = reinterpret_cast<Units>(x) & 0xffff0000u;
 }
 
-inline void transpose(Units (&v)[16]) {
-  transpose_stage<1>(v);
-  transpose_stage<2>(v);
-  transpose_stage<4>(v);
-  transpose_stage<8>(v);
+// Sixteen floats rounded to bfloat16, as floats' bit patterns.
+[[gnu::always_inline]] inline Units rounded16(const float* x) {
+  Halves halves;
+  store16(reinterpret_cast<BFloat16*>(&halves), load16(x));
+  return __builtin_convertvector(halves, Units) << 16;
+}
+[[gnu::always_inline]] inline Units rounded16(const BFloat16* x) {
+  return reinterpret_cast<Units>(load16(x));
 }
 
-// 16 units that follow each other along a row: floats, or pairs of bfloat16.
+// Units of sixteen columns from two consecutive rows (for float from one, `odd` unused), by piece;
+// a row that is null is zero.
 template <typename T, typename From>
-inline Units units_along(const From* from) {
-  Units v;
-  if constexpr (std::is_same_v<T, From>) {
-    std::memcpy(&v, from, 64);
+[[gnu::always_inline]] inline void units_across(const From* even, const From* odd,
+                                                Units (&out)[kPieces<T>]) {
+  if constexpr (kUnit<T> == 1) {
+    out[0] = even ? reinterpret_cast<Units>(load16(even)) : Units{};
+  } else if constexpr (kSplit<T>) {
+    Units low[3], high[3];
+    split16(even ? load16(even) : Floats{}, low);
+    split16(odd ? load16(odd) : Floats{}, high);
+    for (int p = 0; p < 3; ++p) out[p] = low[p] >> 16 | high[p];
   } else {
-    static_assert(std::is_same_v<T, BFloat16>);
-    alignas(64) uint32_t u[16];
-    for (int i = 0; i < 16; ++i) {
-      u[i] = bf16_bits(from[2 * i]) | bf16_bits(from[2 * i + 1]) << 16;
-    }
-    std::memcpy(&v, u, 64);
+    out[0] = (even ? rounded16(even) >> 16 : Units{}) | (odd ? rounded16(odd) : Units{});
   }
-  return v;
+}
+
+// 16 units that follow each other along a row, by piece.
+template <typename T, typename From>
+[[gnu::always_inline]] inline void units_along(const From* from, Units (&out)[kPieces<T>]) {
+  if constexpr (kSplit<T>) {
+    for (int half = 0; half < 2; ++half) {
+      Units pieces[3];
+      split16(load16(from + 16 * half), pieces);
+      for (int p = 0; p < 3; ++p) {
+        Halves halves = __builtin_convertvector(pieces[p] >> 16, Halves);
+        std::memcpy(reinterpret_cast<char*>(&out[p]) + 32 * half, &halves, 32);
+      }
+    }
+  } else {
+    T numbers[16 * kUnit<T>];
+    copy_row(numbers, from, 16 * kUnit<T>);
+    std::memcpy(&out[0], numbers, 64);
+  }
 }
 
 // Packs B(k, n) = rows(k)[n]; rows from K on, up to the next multiple of 32, are zero.
-template <typename T, typename Rows>
-void pack(Rows rows, int64_t K, int64_t N, T* out) {
-  int64_t K_padded = round_up(K, kGranule);
+template <typename T, typename Source>
+void pack(Source rows, int64_t K, int64_t N, Packed<T>* out) {
+  int64_t depth = round_up(K, kGranule);
   for (int64_t j = 0; j < N; j += kPanel) {
-    int64_t width = std::min(kPanel, N - j);
-    for (int64_t k = 0; k < K_padded; k += kUnit<T>) {
-      uint32_t* __restrict to = reinterpret_cast<uint32_t*>(out + j * K_padded) + k / kUnit<T> * width;
-      if (k >= K) {
-        std::memset(to, 0, size_t(width) * 4);
-      } else if constexpr (kUnit<T> == 1) {
-        std::memcpy(to, rows(k) + j, size_t(width) * 4);
-      } else {
-        const auto* __restrict even = rows(k) + j;
-        if (k + 1 < K) {
-          const auto* __restrict odd = rows(k + 1) + j;
-          for (int64_t n = 0; n < width; ++n) to[n] = bf16_bits(even[n]) | bf16_bits(odd[n]) << 16;
-        } else {
-          for (int64_t n = 0; n < width; ++n) to[n] = bf16_bits(even[n]);
+    int64_t width = std::min(kPanel, N - j), piece = depth / kUnit<T> * width;
+    auto* panel = reinterpret_cast<uint32_t*>(out + j * depth);
+    for (int64_t k = 0; k < depth; k += kUnit<T>) {
+      auto* even = k < K ? rows(k) + j : nullptr;
+      auto* odd = k + 1 < K ? rows(k + 1) + j : nullptr;
+      for (int64_t n = 0; n < width; n += 16) {
+        Units units[kPieces<T>];
+        units_across<T>(even ? even + n : even, odd ? odd + n : odd, units);
+        for (int p = 0; p < kPieces<T>; ++p) {
+          std::memcpy(panel + p * piece + k / kUnit<T> * width + n, &units[p], 64);
         }
       }
     }
@@ -131,61 +132,27 @@ void pack(Rows rows, int64_t K, int64_t N, T* out) {
 
 // Packs B(k, n) = from[n * K + k]: a weight matrix (N × K) on the right-hand side, transposed.
 template <typename T, typename From>
-void pack_transposed(const From* from, int64_t K, int64_t N, T* out) {
+void pack_transposed(const From* from, int64_t K, int64_t N, Packed<T>* out) {
   constexpr int64_t step = 16 * kUnit<T>;
   for (int64_t j = 0; j < N; j += kPanel) {
-    int64_t width = std::min(kPanel, N - j);
-    uint32_t* panel = reinterpret_cast<uint32_t*>(out + j * K);
+    int64_t width = std::min(kPanel, N - j), piece = K / kUnit<T> * width;
+    auto* panel = reinterpret_cast<uint32_t*>(out + j * K);
     for (int64_t n = 0; n < width; n += 16) {
       for (int64_t k = 0; k < K; k += step) {
-        Units v[16];
-        for (int64_t i = 0; i < 16; ++i) v[i] = units_along<T>(from + (j + n + i) * K + k);
-        transpose(v);
+        Units v[kPieces<T>][16];
         for (int64_t i = 0; i < 16; ++i) {
-          std::memcpy(panel + (k / kUnit<T> + i) * width + n, &v[i], 64);
+          Units units[kPieces<T>];
+          units_along<T>(from + (j + n + i) * K + k, units);
+          for (int p = 0; p < kPieces<T>; ++p) v[p][i] = units[p];
+        }
+        for (int p = 0; p < kPieces<T>; ++p) {
+          transpose(v[p]);
+          for (int64_t i = 0; i < 16; ++i) {
+            std::memcpy(panel + p * piece + (k / kUnit<T> + i) * width + n, &v[p][i], 64);
+          }
         }
       }
     }
-  }
-}
-
-// Stores out(n, k) = rows(k)[n], the left-hand side of a weight gradient; K padded as in `pack`.
-template <typename T, typename Rows>
-void transpose_rows(Rows rows, int64_t K, int64_t N, T* out) {
-  constexpr int64_t step = 16 * kUnit<T>;
-  int64_t K_padded = round_up(K, kGranule);
-  for (int64_t k = 0; k < K_padded; k += step) {
-    for (int64_t n = 0; n < N; n += 16) {
-      Units v[16];
-      for (int64_t i = 0; i < 16; ++i) {
-        int64_t row = k + i * kUnit<T>;
-        v[i] = Units{};
-        if (row >= K) continue;
-        if constexpr (kUnit<T> == 1) {
-          std::memcpy(&v[i], rows(row) + n, 64);
-        } else {
-          typedef uint16_t Halves __attribute__((vector_size(32)));
-          Halves even, odd{};
-          std::memcpy(&even, rows(row) + n, 32);
-          if (row + 1 < K) std::memcpy(&odd, rows(row + 1) + n, 32);
-          v[i] = __builtin_convertvector(even, Units) | __builtin_convertvector(odd, Units) << 16;
-        }
-      }
-      transpose(v);
-      for (int64_t i = 0; i < 16; ++i) std::memcpy(out + (n + i) * K_padded + k, &v[i], 64);
-    }
-  }
-}
-
-// C (M × N, row stride ldc) = A (M × K) · packed B, added to C if `add`. `depth` is the K that B was
-// packed with, where only its first K rows are wanted.
-template <typename T>
-void product(int64_t M, int64_t N, int64_t K, const T* A, int64_t lda, const T* B, float* C,
-             int64_t ldc, bool add, int64_t depth = 0) {
-  for (int64_t j = 0; j < N; j += kPanel) {
-    int64_t width = std::min(kPanel, N - j);
-    at::native::cpublas::brgemm(M, width, K, lda, width, ldc, add, A, B + j * (depth ? depth : K),
-                                C + j, kUnit<T> == 2);
   }
 }
 
@@ -200,14 +167,149 @@ T* scratch(int slot, int64_t count) {
   return reinterpret_cast<T*>((address + 63) / 64 * 64);
 }
 
-// Runs the tasks on all threads, in order, each thread taking the next one as it gets free.
-// What a task writes must not depend on which thread runs it.
-template <typename Tasks, typename Work>
+// A left-hand side: rows of `columns` numbers, a multiple of 32.
+template <typename T>
+struct Rows {
+  Piece<T>* data;
+  int64_t columns;
+
+  static Rows in_scratch(int slot, int64_t rows, int64_t columns) {
+    return {scratch<Piece<T>>(slot, rows * stride_of<Piece<T>>(kPieces<T> * columns)), columns};
+  }
+
+  int64_t stride() const { return stride_of<Piece<T>>(kPieces<T> * columns); }
+  Rows from(int64_t row) const { return {data + row * stride(), columns}; }
+
+  [[gnu::always_inline]] void put(int64_t row, int64_t column, Floats x) const {
+    Piece<T>* to = data + row * stride() + column;
+    if constexpr (kSplit<T>) {
+      Units pieces[3];
+      split16(x, pieces);
+      for (int p = 0; p < 3; ++p) {
+        Halves halves = __builtin_convertvector(pieces[p] >> 16, Halves);
+        std::memcpy(to + p * columns, &halves, 32);
+      }
+    } else {
+      store16(to, x);
+    }
+  }
+
+  template <typename From>
+  void copy(int64_t row, const From* from) const {
+    if constexpr (std::is_same_v<From, Piece<T>>) {
+      copy_row(data + row * stride(), from, columns);
+    } else {
+      for (int64_t i = 0; i < columns; i += 16) put(row, i, load16(from + i));
+    }
+  }
+
+  // Zero from column `first` up to `last`, both multiples of 16.
+  void clear(int64_t row, int64_t first, int64_t last) const {
+    for (int p = 0; p < kPieces<T>; ++p) {
+      Piece<T>* to = data + row * stride() + p * columns;
+      std::memset(to + first, 0, size_t(last - first) * sizeof(Piece<T>));
+    }
+  }
+};
+
+// out(n, first + k) = rows(k)[n] for k < K and n < N, the left-hand side of a weight gradient; k from K
+// on, up to the next multiple of 32, is zero.
+template <typename T, typename Source>
+void transpose_rows(Source rows, int64_t K, int64_t N, Rows<T> out, int64_t first = 0) {
+  constexpr int64_t step = 16 * kUnit<T>;
+  for (int64_t k = 0; k < round_up(K, kGranule); k += step) {
+    for (int64_t n = 0; n < N; n += 16) {
+      Units v[kPieces<T>][16];
+      for (int64_t i = 0; i < 16; ++i) {
+        int64_t row = k + i * kUnit<T>;
+        Units units[kPieces<T>];
+        auto* even = row < K ? rows(row) + n : nullptr;
+        units_across<T>(even, row + 1 < K ? rows(row + 1) + n : decltype(even){}, units);
+        for (int p = 0; p < kPieces<T>; ++p) v[p][i] = units[p];
+      }
+      for (int p = 0; p < kPieces<T>; ++p) {
+        transpose(v[p]);
+        for (int64_t i = 0; i < 16; ++i) {
+          std::memcpy(out.data + (n + i) * out.stride() + p * out.columns + first + k, &v[p][i], 64);
+        }
+      }
+    }
+  }
+}
+
+// The same from what is a left-hand side already: its pieces need not be made again.
+template <typename T>
+void transpose_rows(Rows<T> from, int64_t K, int64_t N, Rows<T> out) {
+  using P = Piece<T>;
+  for (int p = 0; p < kPieces<T>; ++p) {
+    Rows<P> to{out.data + p * out.columns, out.columns};
+    constexpr int64_t step = 16 * kUnit<T>;
+    for (int64_t k = 0; k < round_up(K, kGranule); k += step) {
+      for (int64_t n = 0; n < N; n += 16) {
+        Units v[16];
+        for (int64_t i = 0; i < 16; ++i) {
+          int64_t row = k + i * kUnit<T>;
+          const P* even = from.data + row * from.stride() + p * from.columns + n;
+          Units units[1];
+          units_across<P>(row < K ? even : nullptr, row + 1 < K ? even + from.stride() : nullptr,
+                          units);
+          v[i] = units[0];
+        }
+        transpose(v);
+        for (int64_t i = 0; i < 16; ++i) {
+          std::memcpy(to.data + (n + i) * out.stride() + k, &v[i], 64);
+        }
+      }
+    }
+  }
+}
+
+// C (M × N, row stride ldc) = A (M × K) · packed B, added to C if `add`. `depth` is the K that B was
+// packed with, where only its first K rows are wanted.
+template <typename T>
+void product(int64_t M, int64_t N, int64_t K, Rows<T> A, const Packed<T>* B, float* C, int64_t ldc,
+             bool add, int64_t depth = 0) {
+  if (!depth) depth = K;
+  for (int64_t j = 0; j < N; j += kPanel) {
+    int64_t width = std::min(kPanel, N - j);
+#ifdef PLAIT_TILES
+    if constexpr (kSplit<T>) {
+      split_product(M, width, K, reinterpret_cast<const uint16_t*>(A.data), A.stride(), A.columns,
+                    reinterpret_cast<const uint16_t*>(B + j * depth), depth * width, C + j, ldc,
+                    add);
+      continue;
+    }
+#endif
+    at::native::cpublas::brgemm(M, width, K, A.stride(), width, ldc, add, A.data,
+                                reinterpret_cast<const Piece<T>*>(B + j * depth), C + j,
+                                kUnit<T> == 2);
+  }
+}
+
+// Room for a packed right-hand side of n numbers that several threads use.
+template <typename T>
+at::Tensor packed_room(int64_t n) {
+  return at::empty({n * int64_t(sizeof(Packed<T>))}, at::kByte);
+}
+
+// 0, step, 2 · step … below `end`: tasks by their first row or column.
+inline std::vector<int64_t> steps(int64_t end, int64_t step) {
+  std::vector<int64_t> all;
+  for (int64_t i = 0; i < end; i += step) all.push_back(i);
+  return all;
+}
+
+// Runs the tasks on all threads, in order, each thread taking the next one as it gets free; their
+// products are of type T. What a task writes must not depend on which thread runs it.
+template <typename T, typename Tasks, typename Work>
 void run(const Tasks& tasks, Work work) {
   std::atomic<size_t> next{0};
   at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+#ifdef PLAIT_TILES
+    [[maybe_unused]] std::conditional_t<kSplit<T>, Tiles, int> tiles{};
+#endif
     for (size_t i = next++; i < tasks.size(); i = next++) work(tasks[i]);
-    at::native::cpublas::brgemm_release(true);
+    if constexpr (!kSplit<T>) at::native::cpublas::brgemm_release(true);
   });
 }
 

@@ -1,12 +1,10 @@
 // What is done row by row between the products: the softmax of the loss with its gradient, RMSNorm.
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <cmath>
 #include <tuple>
 
 #include "products.h"
-#include "vectors.h"
 
 namespace plait {
 namespace {

@@ -1,17 +1,40 @@
-// Sixteen floats at a time. Left to themselves, compilers turn the clamps of an exponential into
-// masks, and what then runs in the masked lanes is denormal and ten times slower.
+// Sixteen floats at a time, and the units of 32 bits that operands of products are laid out in. Left
+// to themselves, compilers turn the clamps of an exponential into masks, and what then runs in the
+// masked lanes is denormal and ten times slower.
 #pragma once
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
+#include <c10/util/BFloat16.h>
 
 #include <algorithm>
-
-#include "products.h"
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 namespace plait {
 
+using c10::BFloat16;
+
 typedef float Floats __attribute__((vector_size(64)));
+typedef uint32_t Units __attribute__((vector_size(64)));
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+[[gnu::always_inline]] inline float load(float x) { return x; }
+[[gnu::always_inline]] inline float load(BFloat16 x) {
+  uint32_t u = uint32_t(x.x) << 16;
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+
+[[gnu::always_inline]] inline void store(float& to, float x) { to = x; }
+[[gnu::always_inline]] inline void store(BFloat16& to, float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  uint32_t rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  to.x = uint16_t((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
 
 [[gnu::always_inline]] inline Floats load16(const float* x) {
   Floats v;
@@ -20,7 +43,6 @@ typedef float Floats __attribute__((vector_size(64)));
 }
 
 [[gnu::always_inline]] inline Floats load16(const BFloat16* x) {
-  typedef uint16_t Halves __attribute__((vector_size(32)));
   Halves halves;
   std::memcpy(&halves, x, 32);
   return reinterpret_cast<Floats>(__builtin_convertvector(halves, Units) << 16);
@@ -28,17 +50,37 @@ typedef float Floats __attribute__((vector_size(64)));
 
 [[gnu::always_inline]] inline void store16(float* to, Floats x) { std::memcpy(to, &x, 64); }
 
+// Rounded to nearest even; a NaN stays one.
 [[gnu::always_inline]] inline void store16(BFloat16* to, Floats x) {
 #ifdef __AVX512BF16__
   auto halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
 #else
-  typedef uint16_t Halves __attribute__((vector_size(32)));
   Units u = reinterpret_cast<Units>(x);
   Units rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   rounded = (u & 0x7fffffffu) > 0x7f800000u ? Units{} + 0x7fc0u : rounded;
   Halves halves = __builtin_convertvector(rounded, Halves);
 #endif
   std::memcpy(to, &halves, 32);
+}
+
+// n numbers from one place to another, the type changed where it must be.
+template <typename To, typename From>
+inline void copy_row(To* __restrict to, const From* __restrict from, int64_t n) {
+  if constexpr (std::is_same_v<To, From>) {
+    std::memcpy(to, from, size_t(n) * sizeof(To));
+  } else {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) store16(to + i, load16(from + i));
+    for (; i < n; ++i) store(to[i], load(from[i]));
+  }
+}
+
+inline void add_row(float* __restrict to, const float* __restrict from, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] += from[i];
+}
+
+inline void scale_row(float* x, float factor, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] *= factor;
 }
 
 [[gnu::always_inline]] inline float sum_of(Floats x) {
@@ -50,13 +92,35 @@ typedef float Floats __attribute__((vector_size(64)));
   return lanes[0];
 }
 
-[[gnu::always_inline]] inline Floats most_of(Floats a, Floats b) { return b > a ? b : a; }
+typedef int32_t Ints __attribute__((vector_size(64)));
+constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// The first n lanes of x; the others are zero.
+[[gnu::always_inline]] inline Floats first16(Floats x, int64_t n) {
+  return kLanes < int32_t(std::min<int64_t>(n, 16)) ? x : Floats{};
+}
+
+// x, less `amount` in one lane, if there is such a lane.
+[[gnu::always_inline]] inline Floats less16(Floats x, int64_t lane, float amount) {
+  return lane < 0 || lane > 15 ? x : x - (kLanes == int32_t(lane) ? Floats{} + amount : Floats{});
+}
+
+[[gnu::always_inline]] inline Floats most_of(Floats a, Floats b) {
+#ifdef __AVX512F__
+  return Floats(_mm512_max_ps(__m512(a), __m512(b)));
+#else
+  return b > a ? b : a;
+#endif
+}
 
 // exp to about one unit in the last place; below −87 it is exp(−87), above 88 exp(88).
 [[gnu::always_inline]] inline Floats exp16(Floats x) {
-  typedef int32_t Ints __attribute__((vector_size(64)));
+#ifdef __AVX512F__
+  x = Floats(_mm512_min_ps(_mm512_max_ps(__m512(x), _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f)));
+#else
   x = x < -87.0f ? Floats{} - 87.0f : x;
   x = x > 88.0f ? Floats{} + 88.0f : x;
+#endif
   Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
   Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Floats p = 1.9875691500e-4f * r + 1.3981999507e-3f;
@@ -64,9 +128,12 @@ typedef float Floats __attribute__((vector_size(64)));
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
-  return p * reinterpret_cast<Floats>(exponent);
+  p = p * (r * r) + (r + 1.0f);
+#ifdef __AVX512F__
+  return Floats(_mm512_scalef_ps(__m512(p), __m512(n)));
+#else
+  return p * reinterpret_cast<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
+#endif
 }
 
 [[gnu::always_inline]] inline Floats sigmoid16(Floats x) { return 1.0f / (1.0f + exp16(-x)); }
@@ -87,6 +154,30 @@ float largest(const T* x, int64_t n) {
   }
   for (; i < n; ++i) most = std::max(most, load(x[i]));
   return most;
+}
+
+template <int S>
+inline void transpose_stage(Units (&v)[16]) {
+  typedef int32_t Lanes __attribute__((vector_size(64)));
+  Lanes low{}, high{};
+  for (int lane = 0; lane < 16; ++lane) {
+    low[lane] = lane & S ? 16 + lane - S : lane;
+    high[lane] = lane & S ? 16 + lane : lane + S;
+  }
+  for (int i = 0; i < 16; ++i) {
+    if (i & S) continue;
+    Units a = v[i], b = v[i + S];
+    v[i] = __builtin_shuffle(a, b, low);
+    v[i + S] = __builtin_shuffle(a, b, high);
+  }
+}
+
+// Of 16 × 16 units.
+inline void transpose(Units (&v)[16]) {
+  transpose_stage<1>(v);
+  transpose_stage<2>(v);
+  transpose_stage<4>(v);
+  transpose_stage<8>(v);
 }
 
 }  // namespace plait
