@@ -13,18 +13,22 @@ from plait.bench.shapes import Shape
 from plait.config import ModelConfig
 from plait.kernels import processor
 from plait.model import LanguageModel
+from plait.optim.clipping import clip_, total_norm
 
 IMPLEMENTATIONS = ("eager", "grouped_mm")
 """transformers' ways of computing experts on a CPU; batched_mm copies a weight per token"""
+LARGEST_NORM = 1.0
+"""of the gradients; above it they are scaled down"""
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Clip = Callable[[nn.Module], object]
 
 
 class Trained:
     """A model with its optimizer: one call of `step` is a whole training step."""
 
-    def __init__(self, model: nn.Module, loss: Loss, autocast: bool):
-        self.model, self.loss, self.autocast = model, loss, autocast
+    def __init__(self, model: nn.Module, loss: Loss, clip: Clip, autocast: bool):
+        self.model, self.loss, self.clip, self.autocast = model, loss, clip, autocast
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step(self, tokens_BS: Tensor, targets_BS: Tensor) -> float:
@@ -32,7 +36,7 @@ class Trained:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             loss = self.loss(tokens_BS, targets_BS)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.clip(self.model)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.item()
@@ -46,7 +50,11 @@ def ours(config: ModelConfig, precision: str) -> Trained:
         value: Tensor = model(tokens_BS, targets_BS).loss
         return value
 
-    return Trained(model, loss, autocast=precision == "bf16")
+    def clip(model: nn.Module) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        clip_(gradients, float(total_norm(gradients)), LARGEST_NORM)
+
+    return Trained(model, loss, clip, autocast=precision == "bf16")
 
 
 def theirs(shape: Shape, precision: str) -> Trained:
@@ -67,7 +75,10 @@ def theirs(shape: Shape, precision: str) -> Trained:
         value: Tensor = out.loss
         return value
 
-    return Trained(model, loss, autocast=precision == "bf16")
+    def clip(model: nn.Module) -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_NORM)
+
+    return Trained(model, loss, clip, autocast=precision == "bf16")
 
 
 def their_model(shape: Shape) -> Any:

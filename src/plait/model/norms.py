@@ -4,13 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plait.kernels.activation import compute_dtype
 from plait.kernels.norms import rms_norm
 
 
 class RMSNorm(nn.Module):
     """Divide by the root mean square over the last dimension, times a learned weight (1910.07467).
 
-    Shapes: (…, D) → (…, D), in the input's dtype.
+    Shapes: (…, D) → (…, D), in autocast's dtype where that is on, else the input's.
     """
 
     role = "norm"
@@ -28,7 +29,7 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """Subtract the mean, divide by the standard deviation, times weight plus bias (1607.06450).
 
-    Shapes: (…, D) → (…, D), in the input's dtype.
+    Shapes: (…, D) → (…, D), in autocast's dtype where that is on, else the input's.
     """
 
     role = "norm"
@@ -43,7 +44,7 @@ class LayerNorm(nn.Module):
         """Normalise `x` over its last dimension."""
         weight, bias = self.weight.float(), self.bias.float()
         y = F.layer_norm(x.float(), weight.shape, weight, bias, self.eps)
-        return y.to(x.dtype)
+        return y.to(compute_dtype(x))
 
 
 def norm(kind: str, width: int, eps: float) -> RMSNorm | LayerNorm:

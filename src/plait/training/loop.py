@@ -21,6 +21,7 @@ from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
+from plait.optim.clipping import clip_, total_norm
 from plait.optim.groups import set_rates
 from plait.training.checkpoint import Checkpoints
 from plait.training.config import TrainConfig
@@ -157,8 +158,7 @@ class _Run:
             self.world.sum(total)
 
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
-        gradient_norm = float(norm)
+        gradient_norm = float(whole(total_norm(gradients)))
         counters.step += 1
         counters.tokens += config.tokens_per_step
         # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
@@ -166,8 +166,7 @@ class _Run:
         factor = config.schedule.factor(middle, config.steps * config.tokens_per_step)
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             if config.clip is not None:
-                parameters = [p for p in state.model.parameters() if p.grad is not None]
-                torch.nn.utils.clip_grads_with_norm_(parameters, config.clip, norm)
+                clip_(gradients, gradient_norm, config.clip)
             set_rates(state.optimizers, factor)
             for optimizer in state.optimizers:
                 optimizer.step()

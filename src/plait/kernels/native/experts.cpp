@@ -197,7 +197,7 @@ void forward(const Sizes& s, const Sorted& sorted, const T* x, const float* gate
         const float* h_row = h_block + r * h_stride;
         activate(s.swiglu, h_row, gates[sorted.pairs[size_t(first + r)]], s.F,
                  [&](int64_t i, Floats a) { a_block.put(r, i, a); });
-        if (h) copy_row(h + (first + r) * s.X, h_row, s.X);
+        if (h) stream_row(h + (first + r) * s.X, h_row, s.X);
       }
       product<T>(padded, s.D, s.F, a_block, packed_down, o_block, o_stride, false);
       for (int64_t r = 0; r < rows; ++r) {
@@ -268,7 +268,7 @@ void weight_gradient(const Task& task, int64_t M, int64_t N, Left left, Right ri
                  false);
       for (int64_t r = 0; r < count; ++r) {
         if (first == task.first) {
-          copy_row(sums + (m + r) * N, block + r * stride, N);
+          stream_row(sums + (m + r) * N, block + r * stride, N);
         } else {
           add_row(sums + (m + r) * N, block + r * stride, N);
         }

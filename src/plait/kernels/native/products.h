@@ -310,6 +310,9 @@ void run(const Tasks& tasks, Work work) {
 #endif
     for (size_t i = next++; i < tasks.size(); i = next++) work(tasks[i]);
     if constexpr (!kSplit<T>) at::native::cpublas::brgemm_release(true);
+#ifdef __AVX512F__
+    _mm_sfence();
+#endif
   });
 }
 

@@ -75,6 +75,28 @@ inline void copy_row(To* __restrict to, const From* __restrict from, int64_t n) 
   }
 }
 
+// The same past the caches, for what is read again only much later: a line that is written whole need
+// not be fetched first. `run` waits for such writes before a task's thread ends.
+template <typename To>
+inline void stream_row(To* to, const float* from, int64_t n) {
+#ifdef __AVX512F__
+  if (n % 32 == 0 && reinterpret_cast<uintptr_t>(to) % 64 == 0) {
+    for (int64_t i = 0; i < n; i += 16) {
+      if constexpr (std::is_same_v<To, float>) {
+        _mm512_stream_ps(to + i, __m512(load16(from + i)));
+      } else {
+        alignas(32) To halves[16];
+        store16(halves, load16(from + i));
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),
+                            *reinterpret_cast<const __m256i*>(halves));
+      }
+    }
+    return;
+  }
+#endif
+  copy_row(to, from, n);
+}
+
 inline void add_row(float* __restrict to, const float* __restrict from, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
