@@ -65,9 +65,7 @@ using Packed = std::conditional_t<kSplit<T>, Split, T>;
 
 // Sixteen floats rounded to bfloat16, as floats' bit patterns.
 [[gnu::always_inline]] inline Units rounded16(const float* x) {
-  Halves halves;
-  store16(reinterpret_cast<BFloat16*>(&halves), load16(x));
-  return __builtin_convertvector(halves, Units) << 16;
+  return __builtin_convertvector(halves16(load16(x)), Units) << 16;
 }
 [[gnu::always_inline]] inline Units rounded16(const BFloat16* x) {
   return reinterpret_cast<Units>(load16(x));
@@ -90,22 +88,33 @@ template <typename T, typename From>
   }
 }
 
+// Two halves side by side, without a way through memory that would wait for both to be written.
+[[gnu::always_inline]] inline Units joined(Halves low, Halves high) {
+#ifdef __AVX512F__
+  return Units(_mm512_inserti64x4(_mm512_castsi256_si512(__m256i(low)), __m256i(high), 1));
+#else
+  Halves both[2] = {low, high};
+  Units units;
+  std::memcpy(&units, both, 64);
+  return units;
+#endif
+}
+
 // 16 units that follow each other along a row, by piece.
 template <typename T, typename From>
 [[gnu::always_inline]] inline void units_along(const From* from, Units (&out)[kPieces<T>]) {
-  if constexpr (kSplit<T>) {
-    for (int half = 0; half < 2; ++half) {
-      Units pieces[3];
-      split16(load16(from + 16 * half), pieces);
-      for (int p = 0; p < 3; ++p) {
-        Halves halves = __builtin_convertvector(pieces[p] >> 16, Halves);
-        std::memcpy(reinterpret_cast<char*>(&out[p]) + 32 * half, &halves, 32);
-      }
+  if constexpr (std::is_same_v<Piece<T>, From>) {
+    std::memcpy(&out[0], from, 64);
+  } else if constexpr (kSplit<T>) {
+    Units low[3], high[3];
+    split16(load16(from), low);
+    split16(load16(from + 16), high);
+    for (int p = 0; p < 3; ++p) {
+      out[p] = joined(__builtin_convertvector(low[p] >> 16, Halves),
+                      __builtin_convertvector(high[p] >> 16, Halves));
     }
   } else {
-    T numbers[16 * kUnit<T>];
-    copy_row(numbers, from, 16 * kUnit<T>);
-    std::memcpy(&out[0], numbers, 64);
+    out[0] = joined(halves16(load16(from)), halves16(load16(from + 16)));
   }
 }
 

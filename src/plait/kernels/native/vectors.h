@@ -50,16 +50,20 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 
 [[gnu::always_inline]] inline void store16(float* to, Floats x) { std::memcpy(to, &x, 64); }
 
-// Rounded to nearest even; a NaN stays one.
-[[gnu::always_inline]] inline void store16(BFloat16* to, Floats x) {
+// The bit patterns of x as bfloat16, rounded to nearest even; a NaN stays one.
+[[gnu::always_inline]] inline Halves halves16(Floats x) {
 #ifdef __AVX512BF16__
-  auto halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(x));
+  return Halves(_mm512_cvtneps_pbh(__m512(x)));
 #else
   Units u = reinterpret_cast<Units>(x);
   Units rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   rounded = (u & 0x7fffffffu) > 0x7f800000u ? Units{} + 0x7fc0u : rounded;
-  Halves halves = __builtin_convertvector(rounded, Halves);
+  return __builtin_convertvector(rounded, Halves);
 #endif
+}
+
+[[gnu::always_inline]] inline void store16(BFloat16* to, Floats x) {
+  Halves halves = halves16(x);
   std::memcpy(to, &halves, 32);
 }
 
@@ -85,10 +89,7 @@ inline void stream_row(To* to, const float* from, int64_t n) {
       if constexpr (std::is_same_v<To, float>) {
         _mm512_stream_ps(to + i, __m512(load16(from + i)));
       } else {
-        alignas(32) To halves[16];
-        store16(halves, load16(from + i));
-        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i),
-                            *reinterpret_cast<const __m256i*>(halves));
+        _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), __m256i(halves16(load16(from + i))));
       }
     }
     return;
