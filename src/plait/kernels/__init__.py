@@ -50,12 +50,16 @@ def select(name: str | None = None, device: str = "cpu") -> Backend:
 def compiled(x: Tensor) -> bool:
     """Whether what is done to `x` between the products goes through the C++ kernels."""
     return (
-        x.device.type == "cpu"
+        x.is_cpu
         and x.dtype in (torch.float32, torch.bfloat16)
         and not torch.compiler.is_compiling()
-        and _chosen("cpu") == "native"
-        and _missing() is None
+        and _compiled(os.environ.get("PLAIT_KERNEL"))
     )
+
+
+@cache  # decoding asks some sixty times a token
+def _compiled(wanted: str | None) -> bool:
+    return (wanted or _best_on_cpu()) == "native" and _missing() is None
 
 
 def _chosen(device: str) -> str:

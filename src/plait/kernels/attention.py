@@ -42,6 +42,39 @@ def causal_attention(
     return y.transpose(1, 2)
 
 
+def attend_one(
+    q_B1Hd: Tensor,
+    k_B1Gd: Tensor,
+    v_B1Gd: Tensor,
+    cos_B1d: Tensor | None,
+    sin_B1d: Tensor | None,
+    keys_BGRd: Tensor,
+    values_BGRd: Tensor,
+    held: int,
+) -> Tensor:
+    """Append one key and value to buffers with room for R, and attend to all: (B, 1, H, d).
+
+    Equal to turning queries and keys, writing at place `held`, and attending to held + 1 places.
+    Call it where `covers_one` says so.
+    """
+    q, k, v = q_B1Hd.contiguous(), k_B1Gd.contiguous(), v_B1Gd.contiguous()
+    y_B1Hd: Tensor = torch.ops.plait.attend_one(
+        q, k, v, cos_B1d, sin_B1d, keys_BGRd, values_BGRd, held
+    )
+    return y_B1Hd
+
+
+def covers_one(q_BSHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor) -> bool:
+    """Whether `attend_one` applies: one token in the C++ kernels, without gradients."""
+    return (
+        q_BSHd.shape[1] == 1
+        and not torch.is_grad_enabled()
+        and q_BSHd.dtype == k_BSGd.dtype == v_BSGd.dtype
+        and q_BSHd.shape[-1] % 32 == 0
+        and kernels.compiled(q_BSHd)
+    )
+
+
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(

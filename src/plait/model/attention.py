@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plait.config import ModelConfig
-from plait.kernels.attention import causal_attention, rotate
+from plait.kernels.attention import attend_one, causal_attention, covers_one, rotate
 from plait.model.norms import RMSNorm
 from plait.model.parameters import linear
 
@@ -34,10 +34,18 @@ class KVCache:
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
         """Append (B, H, S, d) keys and values at a depth; return all that it then holds."""
-        held = self.lengths.get(layer_idx, 0)
+        key_buffer, value_buffer, held = self.extend(keys, values, layer_idx)
         end = held + keys.shape[2]
+        key_buffer[:, :, held:end] = keys
+        value_buffer[:, :, held:end] = values
+        return key_buffer[:, :, :end], value_buffer[:, :, :end]
+
+    def extend(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor, int]:
+        """Make room for (B, H, S, d) keys and values; return the buffers and where to write."""
+        held = self.lengths.get(layer_idx, 0)
+        end = self.lengths[layer_idx] = held + keys.shape[2]
         if held == 0 or end > self.buffers[layer_idx][0].shape[2]:
-            room = max(64, 2 * end)
+            room = max(64, (2 * end + 15) // 16 * 16)
             grown = []
             for index, new in enumerate((keys, values)):
                 buffer = new.new_empty(*new.shape[:2], room, new.shape[3])
@@ -45,11 +53,7 @@ class KVCache:
                     buffer[:, :, :held] = self.buffers[layer_idx][index][:, :, :held]
                 grown.append(buffer)
             self.buffers[layer_idx] = (grown[0], grown[1])
-        key_buffer, value_buffer = self.buffers[layer_idx]
-        key_buffer[:, :, held:end] = keys
-        value_buffer[:, :, held:end] = values
-        self.lengths[layer_idx] = end
-        return key_buffer[:, :, :end], value_buffer[:, :, :end]
+        return *self.buffers[layer_idx], held
 
     def get_seq_length(self) -> int:
         """Return the number of tokens held."""
@@ -170,6 +174,14 @@ class Attention(nn.Module):
         cache: Cache | None,
     ) -> Tensor:
         """Attend with a mask or a cache, or both: (B, S, H, d)."""
+        if (
+            isinstance(cache, KVCache)
+            and positions.mask is None
+            and covers_one(q_BSHd, k_BSGd, v_BSGd)
+        ):
+            keys, values, held = cache.extend(k_BSGd.transpose(1, 2), v_BSGd.transpose(1, 2), depth)
+            cos, sin = positions.cos_BSd, positions.sin_BSd
+            return attend_one(q_BSHd, k_BSGd, v_BSGd, cos, sin, keys, values, held)
         q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))
         if positions.cos_BSd is not None and positions.sin_BSd is not None:
             q = rotate(q, positions.cos_BSd, positions.sin_BSd)

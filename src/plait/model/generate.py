@@ -56,7 +56,7 @@ def _sample(
     logits_V: Tensor, temperature: float, top_k: int | None, generator: torch.Generator
 ) -> int:
     if temperature == 0:
-        return int(logits_V.argmax())
+        return int(logits_V.max(-1).indices)  # argmax takes more than twice as long
     if top_k is not None and top_k < len(logits_V):
         logits_V = logits_V.masked_fill(logits_V < logits_V.topk(top_k).values[-1], -torch.inf)
     probabilities = (logits_V / temperature).softmax(-1)

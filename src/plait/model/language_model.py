@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from plait.config import ModelConfig
+from plait.kernels import few_rows
 from plait.kernels.cross_entropy import linear_cross_entropy
 from plait.model import parameters, router
 from plait.model.attention import Attention, Cache, Positions, QueryKeyLora, rotary
@@ -47,6 +48,18 @@ class Parts(NamedTuple):
     load_bias: router.LoadBias | None
     collaboration: nn.Module | None
     experts: nn.Module
+
+
+class _Names(NamedTuple):
+    """What `LanguageModel.parts_at` looks up: each bank by its name, None where there is none."""
+
+    norms: str
+    attention: str
+    lora: str | None
+    router: str | None
+    load_bias: str | None
+    collaboration: str | None
+    experts: str
 
 
 class _Step(NamedTuple):
@@ -106,6 +119,7 @@ class LanguageModel(nn.Module):
         if config.attention.lora_rank:
             for depth in range(config.depth):
                 self.lora[str(depth)] = QueryKeyLora(config)
+        self._names = tuple(self._names_at(depth) for depth in range(config.depth))
         self.final_norm = norm(config.norm, width, config.norm_eps)
         self.head: nn.Linear | None = None
         if not config.tied_head:
@@ -115,23 +129,32 @@ class LanguageModel(nn.Module):
 
     def parts_at(self, depth: int) -> Parts:
         """Return the banks that the plans name for this depth."""
+        names = self._names[depth]
+        return Parts(
+            attention_norm=self.attention_norm[names.norms],
+            attention=self.attention[names.attention],
+            lora=_optional(self.lora, names.lora),
+            expert_norm=self.expert_norm[names.norms],
+            router=_optional(self.router, names.router),
+            load_bias=cast(router.LoadBias | None, _optional(self.load_bias, names.load_bias)),
+            collaboration=_optional(self.collaboration, names.collaboration),
+            experts=self.experts[names.experts],
+        )
+
+    def _names_at(self, depth: int) -> _Names:
         plans = self.config.plans
-        norms = str(plans.norms.banks[depth])
         routed = self.config.experts_at(depth) > 1
         decides = routed and plans.decider(depth) == depth
         key = bias_key(self.config, depth)
         topology = str(plans.collaboration.banks[depth])
-        return Parts(
-            attention_norm=self.attention_norm[norms],
-            attention=self.attention[str(plans.attention.banks[depth])],
-            lora=self.lora[str(depth)] if self.config.attention.lora_rank else None,
-            expert_norm=self.expert_norm[norms],
-            router=self.router[str(plans.router.banks[depth])] if decides else None,
-            load_bias=cast(router.LoadBias, self.load_bias[key]) if key in self.load_bias else None,
-            collaboration=self.collaboration[topology]
-            if routed and topology in self.collaboration
-            else None,
-            experts=self.experts[str(plans.experts.banks[depth])],
+        return _Names(
+            norms=str(plans.norms.banks[depth]),
+            attention=str(plans.attention.banks[depth]),
+            lora=str(depth) if self.config.attention.lora_rank else None,
+            router=str(plans.router.banks[depth]) if decides else None,
+            load_bias=key if key in self.load_bias else None,
+            collaboration=topology if routed and topology in self.collaboration else None,
+            experts=str(plans.experts.banks[depth]),
         )
 
     def forward(
@@ -193,7 +216,7 @@ class LanguageModel(nn.Module):
         h_BSD = self.final_norm(x_BSD)
         weight = self.embedding.weight if self.head is None else self.head.weight
         if targets_BS is None:
-            logits = F.linear(h_BSD[:, -logits_to_keep:], weight)
+            logits = few_rows.linear(h_BSD[:, -logits_to_keep:], weight)
             return Output(logits, None, tuple(used))
         loss = linear_cross_entropy(h_BSD.flatten(0, 1), weight, targets_BS.reshape(-1))
         return Output(None, loss, tuple(used))
@@ -310,6 +333,10 @@ class LanguageModel(nn.Module):
     def load_biases(self) -> dict[str, Tensor]:
         """Return the loss-free balancing biases by key; empty where there are none."""
         return {key: cast(Tensor, module.bias_E) for key, module in self.load_bias.items()}
+
+
+def _optional(banks: nn.ModuleDict, name: str | None) -> nn.Module | None:
+    return None if name is None else banks[name]
 
 
 def _banks(plan: Plan, build: Callable[[int], nn.Module]) -> nn.ModuleDict:

@@ -27,6 +27,8 @@ class Router(nn.Module):
             common: the part that all routers of this model have in common, where the kind has one.
             memory_TM: what the router of the depth before handed on; None at the first.
         """
+        if not torch.is_autocast_enabled(h_TD.device.type):
+            return self.logits(h_TD.float(), common, memory_TM)
         with torch.autocast(h_TD.device.type, enabled=False):
             return self.logits(h_TD.float(), common, memory_TM)
 

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from plait.kernels import cpu
 from plait.kernels.activation import check, compute_dtype
+from plait.kernels.few_rows import FEW_ROWS
 from plait.kernels.native.build import load
 
 GRANULE = 32
@@ -36,6 +37,16 @@ def experts(
     dtype = compute_dtype(x_TD)
     if not _covers(x_TD, up_EXD, down_EDF, dtype):
         return cpu.experts(x_TD, expert_ids_TK, weights_TK, up_EXD, down_EDF, activation)
+    if not torch.is_grad_enabled() and len(x_TD) < FEW_ROWS and dtype == x_TD.dtype == up_EXD.dtype:
+        y_TD: Tensor = torch.ops.plait.few_rows_experts(
+            x_TD.contiguous(),
+            expert_ids_TK.contiguous(),
+            weights_TK.float().contiguous(),
+            up_EXD,
+            down_EDF,
+            activation == "swiglu",
+        )
+        return y_TD
     # asked here, since inside an autograd function it looks the same with and without no_grad
     keep = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (x_TD, weights_TK, up_EXD, down_EDF)

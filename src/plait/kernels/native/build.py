@@ -15,7 +15,7 @@ import torch
 
 SOURCES = (
     *("vectors.h", "tiles.h", "products.h"),
-    *("experts.cpp", "attention.cpp", "cross_entropy.cpp", "rows.cpp"),
+    *("experts.cpp", "attention.cpp", "cross_entropy.cpp", "decoding.cpp", "rows.cpp"),
 )
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
 # they change no result.
