@@ -77,3 +77,9 @@ def test_what_is_no_number_stays_visible(bad: float) -> None:
     y = kernels.select("native").experts(x, ids, gates, up, down, "gelu")
     assert not y[7].isfinite().any()
     assert torch.cat((y[:7], y[8:])).isfinite().all()
+
+
+def test_one_logit_that_is_no_number_stays_visible_in_the_loss() -> None:
+    h, head = torch.randn(64, 32), torch.randn(512, 32)
+    head[300, 5] = float("nan")
+    assert linear_cross_entropy(h, head, torch.zeros(64, dtype=torch.long)).isnan()

@@ -12,16 +12,16 @@ import torch
 def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return each one's median seconds over `rounds`, all of them in turn in every round.
 
-    A first round is not counted. The order alternates, so that none always follows the same one.
+    Each runs twice in its turn and the second run is timed: what the one before it left in memory
+    must not count. The order alternates, so that none always follows the same one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):
-        names = list(contestants)[:: 1 if turn % 2 else -1]
-        for name in names:
+    for turn in range(rounds):
+        for name in list(contestants)[:: -1 if turn % 2 else 1]:
+            contestants[name]()
             start = time.perf_counter()
             contestants[name]()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

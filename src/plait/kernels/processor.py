@@ -127,7 +127,8 @@ def keep_freed_memory(keep: bool) -> bool:
     """Tell glibc whether to keep large tensors' memory when they are freed; whether it obeyed.
 
     By itself it maps each of them afresh, and their page faults cost more than their use. False
-    sets what its own adaptation ends at. Nothing is done where the C library is not glibc.
+    sets what its own adaptation ends at, and gives back what was kept. Nothing is done where the C
+    library is not glibc.
     """
     thresholds = (2**30, 2**30) if keep else (2**25, 2**26)
     try:
@@ -135,6 +136,9 @@ def keep_freed_memory(keep: bool) -> bool:
         if not hasattr(libc, "gnu_get_libc_version"):
             return False
         options = zip((M_MMAP_THRESHOLD, M_TRIM_THRESHOLD), thresholds, strict=True)
-        return all([libc.mallopt(option, threshold) == 1 for option, threshold in options])
+        obeyed = all([libc.mallopt(option, threshold) == 1 for option, threshold in options])
+        if not keep:
+            libc.malloc_trim(0)
+        return obeyed
     except (OSError, AttributeError):
         return False

@@ -19,7 +19,7 @@ constexpr int64_t kDepth = 512;    // tokens in one product of the weight gradie
 constexpr int64_t kPart = 64;      // of them, whose gradients are made and transposed in one go
 constexpr int64_t kColumns = 256;  // columns of the vocabulary in one product
 constexpr int64_t kChunk = 1024;   // tokens whose logits exist at a time
-constexpr int64_t kCache = 1 << 19;  // bytes that a task's h and dh may take, about half of an L2
+constexpr int64_t kCache = 1 << 19;  // bytes that a task's h and dh may take of a cache of 2 MB
 
 // Asks for the part of n numbers that falls to one of `parts`, to be near when they are needed.
 template <typename T>

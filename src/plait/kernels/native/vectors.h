@@ -136,10 +136,12 @@ constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #endif
 }
 
-// exp to about one unit in the last place; below −87 it is exp(−87), above 88 exp(88).
+// exp to about one unit in the last place; below −87 it is exp(−87), above 88 exp(88), and of what is no
+// number none.
 [[gnu::always_inline]] inline Floats exp16(Floats x) {
 #ifdef __AVX512F__
-  x = Floats(_mm512_min_ps(_mm512_max_ps(__m512(x), _mm512_set1_ps(-87.0f)), _mm512_set1_ps(88.0f)));
+  // the second operand comes through where it is no number
+  x = Floats(_mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), __m512(x))));
 #else
   x = x < -87.0f ? Floats{} - 87.0f : x;
   x = x > 88.0f ? Floats{} + 88.0f : x;
