@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plait.config import CollaborationConfig, ExpertConfig, ModelConfig
-from plait.config_file import save_yaml
+from plait.config import CollaborationConfig, ExpertConfig, ModelConfig, ScheduleConfig, TrainConfig
+from plait.config.files import save_yaml
 from plait.sharing import Sharing
-from plait.training.config import ScheduleConfig, TrainConfig
 
 DEPTH, EXPERTS = 4, 8
 DOMAINS = {"code": 0.35, "encyclopaedia": -0.3}
@@ -146,6 +145,7 @@ def _write_run(
         "config_hash": "0" * 12,
         "steps": 500,
         "tokens": 2_000_000,
+        "skipped_steps": 0,
         "evaluation": {"split": "test", "domains": _evaluation(loss, domains)},
         "parameters": {
             "total": 3_400_000,

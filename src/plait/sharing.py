@@ -6,31 +6,32 @@ names the bank that each depth picks. Plans are written as text:
 =================== ======================================================= ==================
 text                meaning                                                 banks, by depth
 =================== ======================================================= ==================
-``3``               three depths, each with a bank of its own               0 1 2
-``1x4``             one bank, used at four consecutive depths               0 0 0 0
-``2x3``             two banks walked three times in turn                    0 1 0 1 0 1
-``2 + 1x4 + 2``     one after the other                                     0 1 2 2 2 2 3 4
-``(1x2 + 1)*2``     a group repeated, with new banks each time              0 0 1 2 2 3
-``own``             no sharing                                              0 1 2 3 …
-``all``             one bank for every depth                                0 0 0 0 …
-``blocks(4)``       one bank for each 4 depths, the last block may be short 0 0 0 0 1 1 1 1 …
-``groups(4,skip=2)``blocks of 4, but the first and last 2 depths keep own   0 1 2 2 2 2 … 8 9
+`3`               three depths, each with a bank of its own               0 1 2
+`1x4`             one bank, used at four consecutive depths               0 0 0 0
+`2x3`             two banks walked three times in turn                    0 1 0 1 0 1
+`2 + 1x4 + 2`     one after the other                                     0 1 2 2 2 2 3 4
+`(1x2 + 1)*2`     a group repeated, with new banks each time              0 0 1 2 2 3
+`own`             no sharing                                              0 1 2 3 …
+`all`             one bank for every depth                                0 0 0 0 …
+`blocks(4)`       one bank for each 4 depths, the last block may be short 0 0 0 0 1 1 1 1 …
+`groups(4,skip=2)`blocks of 4, but the first and last 2 depths keep own   0 1 2 2 2 2 … 8 9
 =================== ======================================================= ==================
 
-Sources: the sums and products are the topologies of Expert Tying (arXiv 2606.16825), ``blocks`` is
-PathMoE (arXiv 2603.18297), ``groups`` is Expert Tying.
+Sources: the sums and products are the topologies of Expert Tying (arXiv 2606.16825), `blocks` is
+PathMoE (arXiv 2603.18297), `groups` is Expert Tying.
 """
 
 import re
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
+from typing import Literal
 
 _SHORTHAND = re.compile(r"(blocks|groups)\((\d{1,6})(?:,skip=(\d{1,6}))?\)$")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A map from depth to bank: ``banks[depth]``, numbered from 0 in order of first use."""
+    """A map from depth to bank: `banks[depth]`, numbered from 0 in order of first use."""
 
     banks: tuple[int, ...]
 
@@ -174,7 +175,7 @@ def _ways(terms: tuple[str, ...]) -> list[str]:
 
 
 class _Reader:
-    """Recursive descent over ``sum = term {"+" term}``; ``term = n | n x n | ( sum ) * n``."""
+    """Recursive descent over `sum = term {"+" term}`; `term = n | n x n | ( sum ) * n`."""
 
     def __init__(self, text: str):
         self.text = text
@@ -244,6 +245,29 @@ class _Reader:
             raise self._error("no model is that deep")
         self.reached = before + length * times
         return length * times, segments * times
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part that can be shared over depth."""
+
+    modules: tuple[str, ...]
+    """the model's own modules that hold its banks, each bank under its number"""
+    where: Literal["every", "routed", "deciding"]
+    """depths that have such a part: every one, those with a router in front of their experts, or
+    of these the ones where a decision is made and not taken over"""
+
+
+KINDS = {
+    "experts": Kind(("experts",), "every"),
+    "router": Kind(("router",), "deciding"),
+    "decision": Kind((), "routed"),
+    "attention": Kind(("attention",), "every"),
+    "norms": Kind(("attention_norm", "expert_norm"), "every"),
+    "collaboration": Kind(("collaboration",), "routed"),
+}
+"""every kind of part that has a plan; the fields of `Sharing` and `Plans` are these"""
+KIND_OF_MODULE = {module: name for name, kind in KINDS.items() for module in kind.modules}
 
 
 @dataclass(frozen=True, kw_only=True)

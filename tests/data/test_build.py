@@ -189,7 +189,7 @@ def test_a_killed_build_is_no_corpus_and_the_next_one_clears_up(tmp_path, notes)
     assert killed.stdout.readline() == "encoding\n"
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert left_over(tmp_path) == [".out.building"]
+    assert left_over(tmp_path) == [".out.partial"]
     with pytest.raises(FileNotFoundError, match="no corpus here"):
         Corpus.open(out)
     build(spec(notes), out)

@@ -9,7 +9,7 @@ import uvicorn
 
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
 from plait.data import Tokenizer
-from plait.explore.models import ExploredModel
+from plait.explore.explored_model import ExploredModel
 from plait.explore.server import application
 from plait.model import LanguageModel
 from plait.sharing import Sharing

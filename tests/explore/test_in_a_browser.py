@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from plait.explore.models import ExploredModel
-from plait.explore.page import render
+from plait.explore.explored_model import ExploredModel
+from plait.explore.html import render
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 BROWSER = next(

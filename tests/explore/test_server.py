@@ -9,13 +9,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from plait.config import AttentionConfig, ExpertConfig, ModelConfig
+from plait.config import (
+    AttentionConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
+    TrainConfig,
+)
 from plait.data.corpora import tiny
 from plait.explore import serve, write_static
-from plait.explore.analysis import MAX_BYTES
 from plait.explore.server import LOOPBACK, MAX_BODY, _Guard
-from plait.training import TrainConfig, train
-from plait.training.config import DataConfig, EvaluationConfig
+from plait.explore.token_paths import MAX_BYTES
+from plait.training import train
 
 JSON = {"content-type": "application/json"}
 

@@ -23,9 +23,9 @@ from plait.config import AttentionConfig, ExpertConfig, ModelConfig, RouterConfi
 from plait.interop import PlaitForCausalLM
 from plait.interop.exporting import export_model
 from plait.interop.importing import import_model
-from plait.interop.surgery import tie
 from plait.sharing import Sharing
-from plait.training.model_folder import load_model, read_config, read_tokenizer, save_model
+from plait.storage.model_folder import load_model, read_config, read_tokenizer, save_model
+from plait.surgery.tying import tie
 
 SMALL = {
     "vocab_size": VOCABULARY,

@@ -6,7 +6,7 @@ from toy_models import VOCABULARY, lively, tokens
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
-from plait.counts import count
+from plait.config.counts import count
 from plait.interop import PlaitConfig, PlaitForCausalLM
 from plait.model import LanguageModel
 

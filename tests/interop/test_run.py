@@ -7,14 +7,21 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from plait.config import AttentionConfig, ExpertConfig, ModelConfig
+from plait.config import (
+    AttentionConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
 from plait.data.corpora import tiny
 from plait.interop.exporting import export_model
-from plait.interop.surgery import tie
 from plait.sharing import Sharing
-from plait.training import TrainConfig, train
-from plait.training.config import DataConfig, EvaluationConfig, OptimizerConfig
-from plait.training.model_folder import load_model, read_tokenizer
+from plait.storage.model_folder import load_model, read_tokenizer
+from plait.surgery.tying import tie
+from plait.training import train
 
 
 def first_loss(run):

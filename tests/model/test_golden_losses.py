@@ -1,7 +1,7 @@
 """Losses of five small trainings, kept: a refactor that moves them is a bug.
 
 After a change that is meant to move them, write them anew and say why in the commit:
-``python tests/model/test_golden_losses.py``.
+`python tests/model/test_golden_losses.py`.
 """
 
 import json

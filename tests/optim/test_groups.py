@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from plait.config import OptimizerConfig
 from plait.model.parameters import OwnedParameter
-from plait.optim.groups import OptimizerConfig, build_optimizers, set_rates
+from plait.optim.groups import build_optimizers, set_rates
 from plait.optim.muon import Muon
 
 

@@ -3,20 +3,18 @@
 import pytest
 
 from plait import recipes
-from plait.config_file import config_hash
-
-STUDIES = ("demo", "nano", "ct-moe", "expert-tying", "looped")
+from plait.config.files import config_hash
 
 
 @pytest.mark.filterwarnings("ignore:collaboration with row-normalised")
-@pytest.mark.parametrize("name", recipes.MODELS)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_gives_a_run(name):
     config = recipes.train_config(name)
     assert config.model == recipes.model_config(name)
     assert config.steps >= 100
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", recipes.STUDIES)
 def test_variants_of_a_study_differ_in_their_model_alone(name):
     study = recipes.study(name)
     configs = list(study.variants.values())
@@ -38,7 +36,9 @@ def test_the_demo_has_one_seed_and_three_experts_per_token():
 
 def test_a_study_from_a_file(tmp_path):
     file = tmp_path / "mine.py"
-    file.write_text("from plait.recipes.studies import demo\nmine = demo\nother = lambda: 3\n")
+    file.write_text(
+        "from plait.recipes.nano import demo_study\nmine = demo_study\nother = lambda: 3\n"
+    )
     assert recipes.study(f"{file}:mine").name == "demo"
     with pytest.raises(ValueError, match="returns a Study"):
         recipes.study(f"{file}:other")
@@ -49,7 +49,7 @@ def test_a_study_from_a_file(tmp_path):
 
 
 def test_a_model_from_a_run_configuration(tmp_path):
-    from plait.config_file import save_yaml
+    from plait.config.files import save_yaml
 
     config = recipes.train_config("nano")
     save_yaml(config, tmp_path / "config.yaml")

@@ -7,7 +7,7 @@ from made_up_models import LATENT, ours, text, theirs
 
 from plait.config import CollaborationConfig, ExpertConfig, RouterConfig
 from plait.model import Routing
-from plait.routing import Subject, trace_model, watch
+from plait.routing import WatchedModel, trace_model, watch
 from plait.routing.metrics.paths import most_frequent
 from plait.routing.perturb import (
     allowed_paths,
@@ -23,7 +23,7 @@ TOKENS = torch.arange(1, 31)[None]
 TARGETS = torch.arange(2, 32)[None]
 
 
-def seen(watched: Subject, change: object) -> dict[int, Routing]:
+def seen(watched: WatchedModel, change: object) -> dict[int, Routing]:
     """The routing at each depth under a change, as the experts get it."""
     result: dict[int, Routing] = {}
     decide = change(TOKENS)  # type: ignore[operator]

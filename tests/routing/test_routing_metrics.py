@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up_traces import by_hand, random
 
-from plait.routing import Measured, Resampler, Trace, chance
+from made_up_traces import by_hand, random
+from plait.routing import Trace, chance
 from plait.routing.metrics import consistency, load, paths, specialisation, topology
+from plait.statistics import Estimate, Resampler
 
 
 def resampled(trace: Trace, draws: int = 20) -> Resampler:
@@ -169,7 +170,7 @@ def _runs(draw: np.ndarray) -> list[list[int]]:
     return runs
 
 
-def meets_chance(figure: Measured | None, tolerance: float = 0.0) -> None:
+def meets_chance(figure: Estimate | None, tolerance: float = 0.0) -> None:
     assert figure is not None
     assert figure.chance is not None
     assert figure.low is not None
@@ -224,7 +225,7 @@ def test_label_free_metrics_ignore_labels(seed: int, routed: int, top_k: int) ->
         permuted[:, row] = generator.permutation(experts).astype(np.uint8)[permuted[:, row]]
     other = replace(trace, expert_ids_NLK=permuted)
 
-    def label_free(t: Trace) -> list[Measured | None]:
+    def label_free(t: Trace) -> list[Estimate | None]:
         r = resampled(t, draws=3)
         domains = specialisation.by_domain(t, r)
         assert domains is not None

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from made_up_models import LATENT, ours, text, theirs
 from made_up_traces import random
-
 from plait.config import (
     AttentionConfig,
     CollaborationConfig,
@@ -16,7 +16,6 @@ from plait.config import (
 )
 from plait.routing import (
     Passage,
-    Resampler,
     Trace,
     TraceWriter,
     read_parts,
@@ -28,6 +27,7 @@ from plait.routing import (
 from plait.routing.metrics import consistency
 from plait.routing.record import record
 from plait.sharing import Sharing
+from plait.statistics import Resampler
 
 
 @pytest.mark.parametrize(

@@ -16,22 +16,25 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from plait.config import ExpertConfig, ModelConfig
-from plait.data.corpora import tiny
-from plait.studies.results import read_study
-from plait.studies.runner import run
-from plait.studies.study import Study, planned_runs
-from plait.training import TrainConfig
-from plait.training.config import (
+from plait.config import (
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
     ScheduleConfig,
+    TrainConfig,
 )
+from plait.data.corpora import tiny
+from plait.studies.plan import planned_runs
+from plait.studies.results import read_study
+from plait.studies.runner import run
+from plait.studies.study import Study
 
 FAKE_TRAINER = """
 import json, os, sys, time
 from pathlib import Path
+from plait.storage.result import Result
 folder = Path(sys.argv[1])
 if folder.name.startswith("broken-s0"):
     print("something before"); sys.exit("the reason, in one line")
@@ -44,8 +47,12 @@ if {together}:  # ends only when two of us are alive at once
 (folder / "metrics.jsonl").write_text(json.dumps(
     {{"step": 1, "tokens": 4096, "loss": 5.0, "tokens_per_second": 1000.0}}) + "\\n")
 measures = {{"loss": 5.0, "perplexity": 148.4, "bits_per_byte": 2.0, "tokens": 9, "bytes": 30}}
-(folder / "result.json").write_text(json.dumps(
-    {{"seconds": 1.0, "evaluation": {{"split": "test", "domains": {{"all": measures}}}}}}))
+Result(
+    study="small", variant=folder.name, seed=0, config_hash="0" * 12, steps=1, tokens=4096,
+    skipped_steps=0, evaluation={{"split": "test", "domains": {{"all": measures}}}},
+    parameters={{}}, flops_per_token={{}}, gate_mass=None, load=[], seconds=1.0,
+    tokens_per_second=1000.0, corpus_fingerprint="0" * 16, environment={{}},
+).save(folder)
 """
 
 

@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console
 
 from made_up_study import write_study
+from plait.report.numbers import number, quantity, signed
+from plait.report.study.wording import headline
+from plait.report.terminal.study_table import show
 from plait.studies.results import read_study
-from plait.studies.show import show
-from plait.studies.tables import comparison_table, records
-from plait.studies.wording import headline, number, quantity, signed, verdict
+from plait.studies.tables import comparison_table, records, verdict
 
 
 def test_one_seed_is_said_to_be_one_seed(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_no_baseline_no_differences(tmp_path: Path) -> None:
 
 def test_perplexity_is_the_exponential_of_the_mean_loss(tmp_path: Path) -> None:
     [row] = comparison_table(read_study(write_study(tmp_path, {"plain": [0.0, 0.2, 0.1]})))
-    assert row.perplexity.mean == pytest.approx(math.exp(4.1))
+    assert row.perplexity.value == pytest.approx(math.exp(4.1))
     assert row.perplexity.low == pytest.approx(math.exp(row.loss.low or 0))
 
 
@@ -99,7 +100,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(999, "999"), (1234, "1.23 k"), (3_400_000, "3.40 M"), (12.54e9, "12.5 G"), (4e14, "400 T")],
+    [(999, "999"), (1234, "1.23 k"), (3_400_000, "3.40 M"), (12.54e9, "12.5 B"), (4e14, "400 T")],
 )
 def test_quantities_have_three_figures(value: float, text: str) -> None:
     assert quantity(value) == text

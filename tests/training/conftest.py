@@ -7,22 +7,21 @@ import torch
 from plait.config import (
     AttentionConfig,
     BalanceConfig,
-    CollaborationConfig,
-    ExpertConfig,
-    ModelConfig,
-    RouterConfig,
-)
-from plait.config_file import config_hash
-from plait.data.corpora import tiny
-from plait.sharing import Sharing
-from plait.training import TrainConfig, train
-from plait.training.config import (
     CheckpointConfig,
+    CollaborationConfig,
     DataConfig,
     EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
     OptimizerConfig,
+    RouterConfig,
     ScheduleConfig,
+    TrainConfig,
 )
+from plait.config.files import config_hash
+from plait.data.corpora import tiny
+from plait.sharing import Sharing
+from plait.training import train
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +58,7 @@ def config(corpus):
 
 @pytest.fixture(scope="session")
 def undisturbed(config, tmp_path_factory):
-    """The folder of a finished run of ``config`` that nothing interrupted."""
+    """The folder of a finished run of `config` that nothing interrupted."""
     folder = tmp_path_factory.mktemp("study") / f"variant-s0-{config_hash(config)}"
     train(config, folder, device="cpu")
     return folder

@@ -6,10 +6,9 @@ import torch
 from safetensors.torch import load_file
 from training_process import run_rank
 
-from plait.config import RouterConfig
+from plait.config import EvaluationConfig, OptimizerConfig, RouterConfig
+from plait.storage.metrics_file import read_rows
 from plait.training import train
-from plait.training.config import EvaluationConfig, OptimizerConfig
-from plait.training.metrics import read_rows
 
 
 def free_port():

@@ -6,11 +6,12 @@ import pytest
 import torch
 from training_process import run
 
-from plait.config import BalanceConfig
-from plait.training import Diverged, Interrupted, load_run, run_folder, train
-from plait.training.config import CheckpointConfig, EvaluationConfig, OptimizerConfig
+from plait.config import BalanceConfig, CheckpointConfig, EvaluationConfig, OptimizerConfig
+from plait.storage.metrics_file import read_rows
+from plait.storage.model_folder import load_model
+from plait.storage.run_folder import run_folder
+from plait.training import Diverged, Interrupted, train
 from plait.training.loop import _Run
-from plait.training.metrics import read_rows
 
 
 def losses(folder):
@@ -128,7 +129,7 @@ def test_past_the_limit_it_stops_and_names_the_last_good_checkpoint(plain, tmp_p
     config = replace(plain, skip_limit=3)
     with pytest.raises(Diverged, match=r"3 steps in a row, up to step 8,.* is .*step-8\. Lower"):
         train(config, tmp_path, device="cpu")
-    _, model = load_run(tmp_path)
+    model = load_model(tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 

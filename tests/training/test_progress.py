@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from plait.training.metrics import read_rows
+from plait.storage.metrics_file import read_rows
 from plait.training.progress import TrainingBar
 
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from training_process import run
 
+from plait.storage.metrics_file import read_rows
 from plait.training import train
-from plait.training.metrics import read_rows
 
 CLOCK = ("tokens_per_second",)
 

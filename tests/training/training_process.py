@@ -22,7 +22,7 @@ def run(config, folder, threads=1, largest_file=None):
 
 
 def run_rank(rank, world, port, config, folder, stop_after=None):
-    """Be one of the processes that torchrun would start; stop after ``stop_after`` steps."""
+    """Be one of the processes that torchrun would start; stop after `stop_after` steps."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

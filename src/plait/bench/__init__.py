@@ -17,7 +17,7 @@ from plait.bench import measuring
 from plait.bench.contestants import IMPLEMENTATIONS, Trained, ours, settings, their_model, theirs
 from plait.bench.memory import peak_above_model
 from plait.bench.shapes import SHAPES, Shape
-from plait.counts import count
+from plait.config.counts import count
 from plait.kernels import processor
 
 PRECISIONS = ("fp32", "bf16")

@@ -92,7 +92,7 @@ def their_model(shape: Shape) -> Any:
         raise ValueError(
             "plait bench compares with transformers: pip install 'plait[hf]'"
         ) from None
-    from plait.training.model_folder import save_model
+    from plait.storage.model_folder import save_model
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

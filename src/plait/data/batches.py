@@ -60,13 +60,13 @@ class Order:
 class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
     """Endless batches of packed sequences for training.
 
-    Step s holds sequences ``s·world·batch_size`` to ``(s+1)·world·batch_size`` of one global order,
+    Step s holds sequences `s·world·batch_size` to `(s+1)·world·batch_size` of one global order,
     of which each rank takes `batch_size` neighbours. So the order does not depend on `world` or
     `batch_size`, and both may change when training resumes.
 
     Args:
         corpus: an open corpus.
-        split: usually ``"train"``.
+        split: usually `"train"`.
         sequence_length: tokens of a sequence; must stay the same when training resumes.
         batch_size: sequences per rank and step.
         seed: names the order.
@@ -127,8 +127,8 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
     def state(self) -> dict[str, Any]:
         """Return where training stands, the same on each rank.
 
-        ``seed``, ``epoch`` (whole passes' worth of tokens), ``tokens_seen`` (by all ranks together,
-        from the very start) and the corpus' ``fingerprint``.
+        `seed`, `epoch` (whole passes' worth of tokens), `tokens_seen` (by all ranks together,
+        from the very start) and the corpus' `fingerprint`.
         """
         seen = self._next * self._length
         return {
@@ -183,13 +183,13 @@ def evaluation_batches(
     batch_size: int,
     tokens_per_domain: int | None = None,
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, int]]:
-    """Give the held-out text of each domain as ``(domain, tokens_BS, targets_BS, target_bytes)``.
+    """Give the held-out text of each domain as `(domain, tokens_BS, targets_BS, target_bytes)`.
 
     The targets are the first `tokens_per_domain` ones of each domain (all of them if None or if
     there are fewer): the same for every run, batch size and sequence length. Held-out documents
     lie in the order of their hashes, so these are a fair sample. What is left of the last sequence
     is filled with end-of-text tokens whose targets are -100; the last batch of a domain may have
-    fewer sequences. ``target_bytes`` are the UTF-8 bytes behind the targets, exact also where a
+    fewer sequences. `target_bytes` are the UTF-8 bytes behind the targets, exact also where a
     character is spread over tokens: bits per byte = sum of nats / (ln 2 · sum of bytes).
 
     Raises:

@@ -20,7 +20,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 import plait
-from plait.data.atomic_folder import own_folder, publish
+from plait.atomic import own_folder, publish, write_json
 from plait.data.corpus import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, file_sha256
 from plait.data.shards import token_dtype, write_shard
 from plait.data.specification import Specification
@@ -140,8 +140,7 @@ def _write(spec: Specification, folder: Path, wanted: dict[str, Any], progress: 
         "made_by": {"plait": plait.__version__, "python": sys.version.split()[0]},
     }
     manifest["fingerprint"] = _fingerprint(manifest)
-    text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, manifest)
 
 
 def _read(spec: Specification, spool: Spool, progress: Progress) -> list[Counts]:

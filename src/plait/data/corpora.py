@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from plait.data.build import build, cache_folder
-from plait.data.corpus import Corpus
+from plait.data.corpus import MANIFEST, Corpus
 from plait.data.packages import PythonPackage
 from plait.data.sources import StandardLibrary, StandardLibraryTopics
 from plait.data.specification import Specification
@@ -73,10 +73,16 @@ def default_path(name: str) -> Path:
     return cache_folder() / "corpora" / name
 
 
+def open_corpus(name: str) -> Corpus:
+    """Open a corpus by its folder, or by its name in the cache."""
+    folder = Path(name)
+    return Corpus.open(folder if (folder / MANIFEST).is_file() else default_path(name))
+
+
 def tiny(path: str | Path) -> Corpus:
     """Build a corpus of half a megabyte in a second or two, without network: for tests.
 
-    Two domains, ``code`` and ``prose``, and a vocabulary of 512.
+    Two domains, `code` and `prose`, and a vocabulary of 512.
     """
     spec = Specification(
         name="tiny",

@@ -20,9 +20,9 @@ TOKENIZER = "tokenizer.json"
 class Corpus:
     """A finished corpus, read through memory maps.
 
-    ``manifest`` has the keys ``format, name, fingerprint, specification, stamps, sources, splits,
-    weights, dtype, tokenizer, made_by``; ``splits[split][domain]`` has ``documents, tokens, bytes``
-    (UTF-8, end-of-text tokens not counted), ``file, sha256``.
+    `manifest` has the keys `format, name, fingerprint, specification, stamps, sources, splits,
+    weights, dtype, tokenizer, made_by`; `splits[split][domain]` has `documents, tokens, bytes`
+    (UTF-8, end-of-text tokens not counted), `file, sha256`.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:

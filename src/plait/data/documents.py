@@ -20,7 +20,7 @@ PIECE = 1 << 15
 class Document:
     """One text of a source, before cleaning.
 
-    Bytes that were not UTF-8 arrive as surrogates (Python's ``surrogateescape``), so that reading
+    Bytes that were not UTF-8 arrive as surrogates (Python's `surrogateescape`), so that reading
     never fails and `clean` is the one place that refuses.
     """
 

@@ -18,7 +18,7 @@ RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 
 
 def known(path: Path) -> bool:
-    """Whether a folder's reader takes this file: a known suffix, perhaps followed by ``.gz``."""
+    """Whether a folder's reader takes this file: a known suffix, perhaps followed by `.gz`."""
     return _suffix(path) in TEXT_SUFFIXES + RECORD_SUFFIXES
 
 
@@ -26,9 +26,9 @@ def texts(path: Path, fields: Sequence[str] = ("text",), cut: int | None = None)
     """Give the texts in a file: one for a text file, one per row for records.
 
     Args:
-        path: a text file of any suffix, ``.jsonl`` (one object a line), ``.json`` (a list of
-            objects, or an object of them; read whole) or ``.parquet``; all but the last
-            also as ``.gz``.
+        path: a text file of any suffix, `.jsonl` (one object a line), `.json` (a list of
+            objects, or an object of them; read whole) or `.parquet`; all but the last
+            also as `.gz`.
         fields: the fields that make up a record's text, in order; dots lead into nested ones.
         cut: characters at which every text is cut into several; by default only a text of more
             than 1 Mi characters is cut, into pieces of 32 Ki.
@@ -58,7 +58,7 @@ def flatten(value: Any) -> str:
     """Write a nested value as text: strings in reading order, with blank lines between.
 
     A mapping of equally long lists is a table by columns and is read by rows, so that
-    ``{"section": [s1, s2], "paragraphs": [[a, b], [c]]}`` reads s1, a, b, s2, c.
+    `{"section": [s1, s2], "paragraphs": [[a, b], [c]]}` reads s1, a, b, s2, c.
     """
     return "\n\n".join(_strings(value))
 

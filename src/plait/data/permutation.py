@@ -5,7 +5,7 @@ _MASK64 = (1 << 64) - 1
 
 
 def permute(index: int, size: int, key: int) -> int:
-    """Return where `index` lies in the permutation of ``range(size)`` that `key` names.
+    """Return where `index` lies in the permutation of `range(size)` that `key` names.
 
     A Feistel network over the smallest even number of bits that holds `size`, walked until it
     comes back into the range (Black and Rogaway, 2002: "Ciphers with arbitrary finite domains");

@@ -1,7 +1,6 @@
 """Token shards: texts encoded in bounded memory and written as plain arrays."""
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ _BATCH_TEXTS = 1 << 12
 
 
 def token_dtype(vocab_size: int) -> str:
-    """Return the smallest type that holds every id: ``uint16`` or ``uint32``, little-endian."""
+    """Return the smallest type that holds every id: `uint16` or `uint32`, little-endian."""
     return "<u2" if vocab_size <= 1 << 16 else "<u4"
 
 
@@ -34,7 +33,7 @@ def write_shard(
         advance: told of the UTF-8 bytes that were done.
 
     Returns:
-        The manifest's entry: ``documents, tokens, bytes, file, sha256``.
+        The manifest's entry: `documents, tokens, bytes, file, sha256`.
     """
     dtype = token_dtype(tokenizer.vocab_size)
     sha256 = hashlib.sha256()
@@ -50,8 +49,6 @@ def write_shard(
             done = sum(len(text.encode()) for text in batch)
             bytes_ += done
             advance(done)
-        file.flush()
-        os.fsync(file.fileno())
     return {
         "documents": documents,
         "tokens": tokens,

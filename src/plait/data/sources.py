@@ -75,7 +75,7 @@ def in_hash_order(folder: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
 def matching(
     names: Iterable[str], include: Iterable[str], exclude: Iterable[str] = ()
 ) -> Iterator[str]:
-    """Give the names that match a pattern of `include` and none of `exclude` (``*`` crosses /)."""
+    """Give the names that match a pattern of `include` and none of `exclude` (`*` crosses /)."""
     for name in names:
         if any(fnmatch.fnmatchcase(name, p) for p in include) and not any(
             fnmatch.fnmatchcase(name, p) for p in exclude
@@ -92,7 +92,7 @@ def file_names(folder: Path) -> Iterator[str]:
 
 
 def numbered(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pair each text with the file's name, numbered from the second on: ``a.txt``, ``a.txt#1``."""
+    """Pair each text with the file's name, numbered from the second on: `a.txt`, `a.txt#1`."""
     for number, text in enumerate(texts):
         yield (f"{name}#{number}" if number else name), text
 
@@ -102,7 +102,7 @@ class StandardLibrary(Source):
     """The Python files of the running interpreter's own standard library: code, no download.
 
     Args:
-        parts: top-level packages and modules to read, such as ``("json", "email")``; all if empty.
+        parts: top-level packages and modules to read, such as `("json", "email")`; all if empty.
         tests: whether its tests are read too: they are more than half of it.
     """
 
@@ -133,7 +133,7 @@ class StandardLibrary(Source):
 
 @dataclass(frozen=True)
 class StandardLibraryTopics(Source):
-    """The running interpreter's help topics (``pydoc_data.topics``): prose, no download."""
+    """The running interpreter's help topics (`pydoc_data.topics`): prose, no download."""
 
     kind: ClassVar[str] = "standard-library-topics"
 
@@ -153,11 +153,11 @@ class StandardLibraryTopics(Source):
 
 @dataclass(frozen=True)
 class Files(Source):
-    """Local files: text of any suffix, ``.jsonl``, ``.json``, ``.parquet``, also gzipped.
+    """Local files: text of any suffix, `.jsonl`, `.json`, `.parquet`, also gzipped.
 
     Args:
-        path: a file, a folder (its ``.txt``, ``.md``, ``.rst``, ``.tex`` and record files, also in
-            subfolders) or a glob pattern (``**`` crosses folders).
+        path: a file, a folder (its `.txt`, `.md`, `.rst`, `.tex` and record files, also in
+            subfolders) or a glob pattern (`**` crosses folders).
         fields: the fields of a record that make up its text; dots lead into nested records.
         cut: characters at which every text is cut into several documents, at a paragraph or
             line end; by default only a text of more than 1 Mi characters is cut.
@@ -227,7 +227,7 @@ class HubDataset(Source):
     """A data set that the `datasets` library can load, by name or folder; streamed.
 
     Args:
-        name: as in ``datasets.load_dataset``.
+        name: as in `datasets.load_dataset`.
         config: its configuration, if it has several.
         split: the split to read; ours are made anew, by document hash.
         revision: commit or tag; pin it, or the text may change between builds.

@@ -39,10 +39,10 @@ class Specification:
     Args:
         name: of the corpus.
         sources: where its text comes from. Sources of one domain share that domain's shards.
-        weights: share of each domain in training, such as ``{"code": 75, "notes": 25}``;
+        weights: share of each domain in training, such as `{"code": 75, "notes": 25}`;
             None mixes in proportion to size.
         vocab_size: entries of the byte-level BPE that is trained on the training split.
-        tokenizer: a ``tokenizer.json`` to use instead, or ``tiktoken:NAME``.
+        tokenizer: a `tokenizer.json` to use instead, or `tiktoken:NAME`.
         validation: share of the documents, by hash, held out for validation.
         test: share of the documents, by hash, held out for the test.
     """

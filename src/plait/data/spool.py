@@ -26,7 +26,7 @@ def split_of(position: float, validation: float, test: float) -> str:
 class Counts:
     """What became of a source's documents.
 
-    ``text_hash`` chains the hashes of those that were kept, and so pins the source's text.
+    `text_hash` chains the hashes of those that were kept, and so pins the source's text.
     """
 
     documents: int = 0

@@ -1,4 +1,4 @@
-"""What is in a corpus: the tables that ``plait data inspect`` prints."""
+"""What is in a corpus: the tables that `plait data inspect` prints."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ SAMPLE_TOKENS = 120
 class Summary:
     """A corpus in figures; rich prints it as tables.
 
-    ``rows`` has one mapping per split and domain: ``split, domain, documents, bytes, tokens,
-    bytes_per_token``; ``sources`` one per source: ``source, domain, licence, documents, bytes,
-    short, duplicates, not_text``; ``samples`` a piece of training text per domain.
+    `rows` has one mapping per split and domain: `split, domain, documents, bytes, tokens,
+    bytes_per_token`; `sources` one per source: `source, domain, licence, documents, bytes,
+    short, duplicates, not_text`; `samples` a piece of training text per domain.
     """
 
     path: Path

@@ -1,4 +1,4 @@
-"""tiktoken's encodings as `tokenizers` ones, so that every corpus holds a ``tokenizer.json``."""
+"""tiktoken's encodings as `tokenizers` ones, so that every corpus holds a `tokenizer.json`."""
 
 from itertools import pairwise
 from typing import Any
@@ -25,7 +25,7 @@ def encoding(name: str) -> Any:
 
 
 def convert(encoding: Any) -> tokenizers.Tokenizer:
-    """Return a tokenizer that gives the same ids as a ``tiktoken.Encoding``.
+    """Return a tokenizer that gives the same ids as a `tiktoken.Encoding`.
 
     tiktoken stores the rank of each token but not the two parts that were merged into it; they
     are what byte-pair encoding makes of the token's bytes when only lower ranks may merge.

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,23 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 END_OF_TEXT = "<|endoftext|>"
 _KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>")
+
+
+class Encoder(Protocol):
+    """What reading text with a model needs of a tokenizer."""
+
+    @property
+    def encoding_fingerprint(self) -> str:
+        """Hex digits of what decides the ids of plain text."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        ...
+
+    def token(self, id_: int) -> str:
+        """Return one token as text."""
+        ...
 
 
 class Tokenizer:
@@ -68,9 +86,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Load a ``tokenizer.json``, or the one in a folder (a corpus, a Hugging Face model).
+        """Load a `tokenizer.json`, or the one in a folder (a corpus, a Hugging Face model).
 
-        ``tiktoken:NAME`` loads an encoding of that library, if it is installed.
+        `tiktoken:NAME` loads an encoding of that library, if it is installed.
 
         Raises:
             FileNotFoundError: if there is none.
@@ -95,7 +113,7 @@ class Tokenizer:
             raise ValueError(f"{file}: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write ``tokenizer.json``, which `tokenizers` and `transformers` load too."""
+        """Write `tokenizer.json`, which `tokenizers` and `transformers` load too."""
         Path(path).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
 
     @cached_property

@@ -46,7 +46,7 @@ class HeldOut:
     meter: RoutingMeter
 
     def to_dict(self) -> dict[str, dict[str, float]]:
-        """Give each domain's readings, and those of all their tokens together as ``all``."""
+        """Give each domain's readings, and those of all their tokens together as `all`."""
         domains = {name: score.to_dict() for name, score in self.scores.items()}
         return {**domains, "all": sum(self.scores.values(), Score(0.0, 0, 0)).to_dict()}
 
@@ -62,7 +62,7 @@ def evaluate(
     batch_size: int = 16,
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> HeldOut:
-    """Score the first ``tokens_per_domain`` tokens of each domain of a split.
+    """Score the first `tokens_per_domain` tokens of each domain of a split.
 
     Args:
         model: in any mode; it is evaluated in eval mode and left as it was.

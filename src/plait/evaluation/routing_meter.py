@@ -16,7 +16,7 @@ class RoutingMeter:
     """Collects routings of one model and tells each depth's load, entropy and gate mass.
 
     Every list it returns runs over depths and has None at dense ones. The sums are tensors on the
-    model's device, so that collecting waits for nothing; ``sums`` holds them all, to be added up
+    model's device, so that collecting waits for nothing; `sums` holds them all, to be added up
     over processes before anything is read.
     """
 
@@ -30,7 +30,7 @@ class RoutingMeter:
 
     @torch.no_grad()
     def add(self, routings: Sequence[Routing | None], keep_T: Tensor | None = None) -> None:
-        """Take the routings of one forward, of the tokens that ``keep_T`` marks."""
+        """Take the routings of one forward, of the tokens that `keep_T` marks."""
         for depth, routing in enumerate(routings):
             if routing is None:
                 continue

@@ -17,9 +17,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from plait.explore.analysis import MAX_BYTES, TooLongError
-from plait.explore.models import ExploredModel, open_models
-from plait.explore.page import render
+from plait.explore.explored_model import ExploredModel, open_explored
+from plait.explore.html import render
+from plait.explore.token_paths import MAX_BYTES, TooLongError
 
 MAX_BODY = 6 * MAX_BYTES + 1024  # JSON may write a byte as \u00XX
 MAX_CONNECTIONS = 256
@@ -37,8 +37,8 @@ class _RefusedError(Exception):
 def application(models: list[ExploredModel], host: str = LOOPBACK) -> ASGIApp:
     """Build the server's application.
 
-    ``GET /`` is the page, ``GET /api/models`` gives {"models": [`describe`…]}, and
-    ``POST /api/analyse`` takes {"model": index, "text": str} and gives `analyse`. A refusal is
+    `GET /` is the page, `GET /api/models` gives {"models": [`describe`…]}, and
+    `POST /api/analyse` takes {"model": index, "text": str} and gives `analyse`. A refusal is
     {"error": message}.
     """
     described = {"models": [model.describe() for model in models]}
@@ -71,13 +71,16 @@ def application(models: list[ExploredModel], host: str = LOOPBACK) -> ASGIApp:
     return _Guard(inner, host)
 
 
-def serve(runs: list[Path], host: str = LOOPBACK, port: int = 8765) -> None:
+def serve(
+    runs: list[Path], host: str = LOOPBACK, port: int = 8765, device: str | None = None
+) -> None:
     """Serve the page until interrupted.
 
     Args:
         runs: folders of runs, or of Hugging Face models.
         host: address to listen on; anything but loopback lets others in, and is warned of.
         port: 0 takes a free one.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
 
     Raises:
         ValueError: the address cannot be used.
@@ -91,7 +94,7 @@ def serve(runs: list[Path], host: str = LOOPBACK, port: int = 8765) -> None:
             raise ValueError(
                 f"cannot listen on {host} port {port} ({error.strerror}): give another --port"
             ) from None
-        app = application(open_models(runs), host)
+        app = application(open_explored(runs, device), host)
         listener.listen()
         if not _is_loopback(host):
             print(

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from plait.config import ModelConfig
-from plait.config_file import from_dict, to_dict
+from plait.config.files import from_dict, to_dict
 
 
 class PlaitConfig(PreTrainedConfig):

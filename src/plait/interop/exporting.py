@@ -10,18 +10,20 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from plait.atomic import new_folder
 from plait.config import BalanceConfig, ModelConfig
-from plait.config_file import to_dict
+from plait.config.files import to_dict
 from plait.data.tokenizer import Tokenizer
 from plait.interop.architectures import ARCHITECTURES, Architecture, Option
-from plait.interop.banks import untied
 from plait.interop.configuration import PlaitConfig
 from plait.interop.importing import flat, nested, to_ours
 from plait.interop.naming import Naming
-from plait.interop.tensor_files import INDEX, WEIGHTS, Shape, write_tensors
 from plait.interop.tokenization import hub_tokenizer
 from plait.sharing import Sharing
-from plait.training.model_folder import copy_companions, new_folder, read_state, read_tokenizer
+from plait.storage.checkpoint import WEIGHTS
+from plait.storage.model_folder import copy_companions, read_state, read_tokenizer
+from plait.storage.tensor_files import INDEX, Shape, write_tensors
+from plait.surgery.banks import untied
 
 SHARD_BYTES = 5_000_000_000
 

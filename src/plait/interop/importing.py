@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
+from plait.atomic import new_folder
 from plait.config import ModelConfig
-from plait.config_file import from_dict, save_yaml
+from plait.config.files import from_dict, save_yaml
 from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture, Option
 from plait.interop.naming import Naming
-from plait.interop.tensor_files import WEIGHTS, Shape, TensorFiles, write_tensors
-from plait.training.model_folder import COMPANIONS, new_folder
+from plait.storage.checkpoint import WEIGHTS
+from plait.storage.model_folder import COMPANIONS
+from plait.storage.run_folder import CONFIG
+from plait.storage.tensor_files import Shape, TensorFiles, write_tensors
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def import_model(folder: Path, out: Path) -> Imported:
         naming = Naming(config, architecture.tensors)
         sources = _sources(naming, files)
         shapes = _checked(naming, sources, files)
-        save_yaml(config, partial / "config.yaml")
+        save_yaml(config, partial / CONFIG)
         write_tensors(partial / WEIGHTS, shapes, _pieces(sources, files))
         for name in COMPANIONS:
             if (folder / name).is_file():

@@ -10,8 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from plait.config import CollaborationConfig
-from plait.model.parameters import Role
+from plait.config import CollaborationConfig, Role
 from plait.model.routing import Routing
 
 

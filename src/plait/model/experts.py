@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plait import kernels
-from plait.config import ModelConfig
+from plait.config import ModelConfig, Role
 from plait.kernels.activation import activate
-from plait.model.parameters import Role, linear
+from plait.model.parameters import linear
 from plait.model.routing import Routing
 
 

@@ -20,7 +20,7 @@ from plait.model.collaboration import Collaboration, messages, reweight, routing
 from plait.model.experts import expert_bank
 from plait.model.norms import norm
 from plait.model.routing import Routing, choose
-from plait.sharing import Plan
+from plait.sharing import KIND_OF_MODULE, Plan
 
 Decide = Callable[[int, Routing], Routing]
 
@@ -305,25 +305,17 @@ class LanguageModel(nn.Module):
 
     def parameters_by_role(self) -> list[parameters.OwnedParameter]:
         """Return every parameter with its role and the number of depths that use its bank."""
-        plans, routed = self.config.plans, self.config.routed_depths
-        deciding = self.config.deciding_depths
-        depths_of = {
-            "attention": (plans.attention, range(self.config.depth)),
-            "attention_norm": (plans.norms, range(self.config.depth)),
-            "expert_norm": (plans.norms, range(self.config.depth)),
-            "experts": (plans.experts, range(self.config.depth)),
-            "router": (plans.router, deciding),
-            "collaboration": (plans.collaboration, routed),
-        }
         owned = []
         for path, module in self.named_modules():
-            kind, _, rest = path.partition(".")
+            part, _, rest = path.partition(".")
             uses = 1
-            if kind in depths_of and rest:
-                plan, depths = depths_of[kind]
-                uses = sum(plan.banks[depth] == int(rest.partition(".")[0]) for depth in depths)
-            elif kind == "router_common":
-                uses = len(deciding)
+            if part in KIND_OF_MODULE and rest:
+                kind = KIND_OF_MODULE[part]
+                banks = getattr(self.config.plans, kind).banks
+                bank = int(rest.partition(".")[0])
+                uses = sum(banks[depth] == bank for depth in self.config.depths_of(kind))
+            elif part == "router_common":
+                uses = len(self.config.deciding_depths)
             for name, parameter in module.named_parameters(recurse=False):
                 role, stack = parameters.role_of(module, name), parameters.stacked(module, name)
                 full = f"{path}.{name}"

@@ -14,7 +14,7 @@ from typing import Literal, cast
 import torch
 from torch import nn
 
-Role = Literal["embedding", "head", "matrix", "expert", "router", "norm", "topology", "bias"]
+from plait.config import Role
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plait.config import ModelConfig
-from plait.model.parameters import Role
+from plait.config import ModelConfig, Role
 
 
 class Router(nn.Module):

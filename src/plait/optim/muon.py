@@ -1,6 +1,6 @@
 """Muon, batched over banks of experts: momentum, then the nearest half-orthogonal matrix.
 
-``torch.optim.Muon`` refuses 3-D parameters. Here a parameter of shape (E, R, C) is E matrices,
+`torch.optim.Muon` refuses 3-D parameters. Here a parameter of shape (E, R, C) is E matrices,
 each orthogonalised on its own in one batched iteration; on a 2-D parameter the result is torch's,
 bit for bit. Under FSDP2 a bank is sharded over its experts, so each rank works on the experts it
 holds and nothing is sent; a sharded 2-D matrix is gathered first: its rows do not decide alone.
@@ -8,16 +8,16 @@ holds and nothing is sent; a sharded 2-D matrix is gathered first: its rows do n
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from plait.config import MuonScale
+
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients that make the slope at zero as steep as it may be (Jordan et al., 2024)."""
-
-Scale = Literal["original", "match-adamw"]
 
 
 def orthogonalise(
@@ -32,7 +32,7 @@ def orthogonalise(
         eps: floor of the Frobenius norm, so that a zero gradient (an unused expert) stays zero.
 
     Returns:
-        The same shape, in ``dtype``.
+        The same shape, in `dtype`.
 
     """
     a, b, c = QUINTIC
@@ -48,10 +48,10 @@ def orthogonalise(
     return x.mT if tall else x
 
 
-def rate_scale(rows: int, columns: int, scale: Scale) -> float:
+def rate_scale(rows: int, columns: int, scale: MuonScale) -> float:
     """Factor on the learning rate that makes updates of differently shaped matrices alike.
 
-    ``original`` is √max(1, rows/columns) (Jordan et al., 2024); ``match-adamw`` is 0.2·√max(rows,
+    `original` is √max(1, rows/columns) (Jordan et al., 2024); `match-adamw` is 0.2·√max(rows,
     columns), which gives an update the root mean square of AdamW's (arXiv 2502.16982, eq. 4).
     """
     if scale == "original":
@@ -64,14 +64,14 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         params: parameters or groups; each parameter is (R, C) or (E, R, C). A group may set
-            ``stacked``: how many matrices lie on top of one another in the rows of each parameter.
-            ``gate_up`` of shape (E, 2F, D) has 2, and is orthogonalised as (2E, F, D): gate and up
+            `stacked`: how many matrices lie on top of one another in the rows of each parameter.
+            `gate_up` of shape (E, 2F, D) has 2, and is orthogonalised as (2E, F, D): gate and up
             are two maps, and apart they are also cheaper.
-        lr: learning rate, before ``rate_scale``.
+        lr: learning rate, before `rate_scale`.
         momentum: decay of the momentum buffer; Nesterov's look-ahead is always on.
-        weight_decay: decoupled, times ``lr``.
+        weight_decay: decoupled, times `lr`.
         steps: Newton–Schulz iterations.
-        scale: see ``rate_scale``; of the single matrices, after ``stacked`` took them apart.
+        scale: see `rate_scale`; of the single matrices, after `stacked` took them apart.
         dtype: of the Newton–Schulz products.
 
     Raises:
@@ -87,7 +87,7 @@ class Muon(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.1,
         steps: int = 5,
-        scale: Scale = "original",
+        scale: MuonScale = "original",
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         defaults = {

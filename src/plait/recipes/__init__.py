@@ -1,85 +1,83 @@
-"""Recipes: the papers' configurations and ours, as plain functions, and their names."""
+"""Recipes: the papers' configurations and ours, a file for each source, and their names."""
 
+import difflib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from plait.config import ModelConfig
-from plait.config_file import load_yaml
-from plait.recipes import models
+from plait.config import ModelConfig, TrainConfig
+from plait.config.files import load_yaml
+from plait.recipes import architectures, ct_moe, expert_tying, nano, pathmoe
+from plait.studies.study import Study
 
-if TYPE_CHECKING:
-    from plait.studies.study import Study
-    from plait.training.config import TrainConfig
 
-MODELS: dict[str, Callable[[], ModelConfig]] = {
-    "nano": models.nano,
-    "nano-dense": models.nano_dense,
-    "olmoe": models.olmoe,
-    "olmoe-small": partial(models.olmoe, "small"),
-    "olmoe-tiny": partial(models.olmoe, "tiny"),
-    "qwen3-moe": models.qwen3_moe,
-    "qwen3-moe-small": partial(models.qwen3_moe, "small"),
-    "qwen3-moe-tiny": partial(models.qwen3_moe, "tiny"),
-    "deepseek-moe": models.deepseek_moe,
-    "deepseek-moe-small": partial(models.deepseek_moe, "small"),
-    "deepseek-moe-tiny": partial(models.deepseek_moe, "tiny"),
-    "ct-moe-65m": models.ct_moe_65m,
-    "pathmoe-0.9b": models.pathmoe_900m,
-    "pathmoe-16b": models.pathmoe_16b,
-    "looped-32-fine": partial(models.looped_32, "fine"),
-    "looped-32-coarse": partial(models.looped_32, "coarse"),
-    "looped-32-dense": partial(models.looped_32, "dense"),
+@dataclass(frozen=True)
+class Recipe:
+    """A named model and the way it is trained."""
+
+    model: Callable[[], ModelConfig]
+    training: Callable[[ModelConfig], TrainConfig]
+
+
+def _sizes(name: str, model: Callable[[architectures.Size], ModelConfig]) -> dict[str, Recipe]:
+    train = expert_tying.architecture_training
+    return {
+        name: Recipe(partial(model, "regular"), train),
+        f"{name}-small": Recipe(partial(model, "small"), train),
+        f"{name}-tiny": Recipe(partial(model, "tiny"), train),
+    }
+
+
+RECIPES: dict[str, Recipe] = {
+    "nano": Recipe(nano.model, nano.training),
+    "nano-dense": Recipe(nano.dense_model, nano.training),
+    **_sizes("olmoe", architectures.olmoe),
+    **_sizes("qwen3-moe", architectures.qwen3_moe),
+    **_sizes("deepseek-moe", architectures.deepseek_moe),
+    "ct-moe-65m": Recipe(ct_moe.model, ct_moe.training),
+    "pathmoe-0.9b": Recipe(pathmoe.model_900m, pathmoe.training),
+    "pathmoe-16b": Recipe(pathmoe.model_16b, pathmoe.training),
+    **{
+        f"looped-32-{grain}": Recipe(
+            partial(expert_tying.looped_32, grain), expert_tying.looped_training
+        )
+        for grain in expert_tying.GRAINS
+    },
+}
+
+STUDIES: dict[str, Callable[[], Study]] = {
+    "demo": nano.demo_study,
+    "nano": nano.nano_study,
+    "ct-moe": ct_moe.ablation,
+    "expert-tying": expert_tying.tied_study,
+    "looped": expert_tying.looped_study,
 }
 
 
 def model_config(name: str) -> ModelConfig:
     """Return the model that a recipe's name or a YAML file (of a model or a run) stands for."""
-    if name in MODELS:
-        return MODELS[name]()
     if _is_yaml(name):
         return load_yaml(ModelConfig, Path(name), part="model")
-    raise _unknown("model", name, MODELS)
+    return _recipe(name).model()
 
 
-def train_config(name: str) -> "TrainConfig":
+def train_config(name: str) -> TrainConfig:
     """Return the training run that a recipe's name or a YAML file stands for."""
-    from plait.recipes import training
-    from plait.training.config import TrainConfig
-
     if _is_yaml(name):
         return load_yaml(TrainConfig, Path(name))
-    model = model_config(name)
-    if name.startswith("ct-moe"):
-        return training.ct_moe(model)
-    if name.startswith("pathmoe"):
-        return training.pathmoe(model)
-    if name.startswith("nano"):
-        return training.nano(model)
-    if name.startswith("looped"):
-        return training.tying(model, sequence_length=512, tokens_per_step=131_072, steps=10_000)
-    return training.tying(model, sequence_length=2048, tokens_per_step=524_288, steps=10_000)
+    recipe = _recipe(name)
+    return recipe.training(recipe.model())
 
 
-def study(name: str) -> "Study":
-    """Return the study of this name, or the one that ``FILE.py:FUNCTION`` returns."""
-    from plait.recipes import studies
-    from plait.studies.study import Study
-
-    named = {
-        "demo": studies.demo,
-        "nano": studies.nano,
-        "ct-moe": studies.ct_moe_ablation,
-        "expert-tying": studies.expert_tying,
-        "looped": studies.looped,
-    }
-    if name in named:
-        return named[name]()
+def study(name: str) -> Study:
+    """Return the study of this name, or the one that `FILE.py:FUNCTION` returns."""
+    if name in STUDIES:
+        return STUDIES[name]()
     file, _, function = name.partition(".py:")
     if not function:
-        raise _unknown("study", name, named, "or FILE.py:FUNCTION")
+        raise _unknown("study", name, STUDIES, "or FILE.py:FUNCTION")
     path = Path(f"{file}.py")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: a study is named FILE.py:FUNCTION")
@@ -94,10 +92,17 @@ def study(name: str) -> "Study":
     return made
 
 
+def _recipe(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise _unknown("model", name, RECIPES)
+    return RECIPES[name]
+
+
 def _is_yaml(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _unknown(kind: str, name: str, known: object, more: str = "or FILE.yaml") -> ValueError:
-    assert isinstance(known, dict)
-    return ValueError(f"no {kind} is called {name!r}: choose {', '.join(known)}, {more}")
+def _unknown(kind: str, name: str, known: Iterable[str], more: str = "or FILE.yaml") -> ValueError:
+    near = difflib.get_close_matches(name, known, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}, {more}"
+    return ValueError(f"no {kind} is called {name!r}: {advice}")

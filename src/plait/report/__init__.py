@@ -1,1 +1,1 @@
-"""Reports: figures by altair, and one self-contained HTML file that needs no network."""
+"""What people look at: figures by altair, pages that need no network, tables of the terminal."""

@@ -20,8 +20,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from plait.report.figure import Figure, styled
+from plait.report.numbers import number, p_value, quantity
 from plait.report.palette import css_variables, themed
-from plait.studies.wording import number, p_value, quantity
 
 
 def render(template: str, figures: Mapping[str, Figure], **context: Any) -> str:

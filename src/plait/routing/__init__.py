@@ -1,11 +1,9 @@
-"""Routing analysis: traces of real forwards, path metrics, perturbations and figures.
+"""Routing analysis: traces of real forwards, metrics with their chance values, perturbations.
 
 Works on our models and on transformers MoE models alike; `docs/routing.md` defines the metrics.
 """
 
-from plait.routing.measured import Measured, Resampler
 from plait.routing.record import Passage, record, trace_model, trace_to_file
-from plait.routing.subject import Subject, watch
 from plait.routing.trace import (
     Trace,
     TraceInfo,
@@ -14,15 +12,15 @@ from plait.routing.trace import (
     read_parts,
     read_trace,
 )
+from plait.routing.watched_model import WatchedModel
+from plait.routing.watching import watch
 
 __all__ = [
-    "Measured",
     "Passage",
-    "Resampler",
-    "Subject",
     "Trace",
     "TraceInfo",
     "TraceWriter",
+    "WatchedModel",
     "read_info",
     "read_parts",
     "read_trace",

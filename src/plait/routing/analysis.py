@@ -1,19 +1,11 @@
-"""All metrics of one trace: as values for figures, as JSON, as rows of a table."""
+"""All metrics of one trace, as values for figures and as JSON."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from rich.table import Table
-from rich.text import Text
-from torch import nn
 
-from plait.model import LanguageModel
-from plait.model.collaboration import Collaboration
-from plait.model.collaboration import topology as topology_of
-from plait.routing.measured import Measured, Resampler, figures_to_dict
 from plait.routing.metrics.consistency import (
     Consistency,
     Engagement,
@@ -25,14 +17,7 @@ from plait.routing.metrics.consistency import (
 )
 from plait.routing.metrics.flow import Flow, flow
 from plait.routing.metrics.load import CoActivation, Load, coactivation, load, router_entropy
-from plait.routing.metrics.paths import (
-    Coverage,
-    Entropy,
-    coverage,
-    entropy,
-    mean_of,
-    window_entropy,
-)
+from plait.routing.metrics.paths import Coverage, Entropy, coverage, entropy, window_entropy
 from plait.routing.metrics.specialisation import (
     Distinctive,
     DomainSpecialisation,
@@ -42,9 +27,10 @@ from plait.routing.metrics.specialisation import (
     path_domain_information,
     path_tokens,
 )
-from plait.routing.metrics.topology import Topology, topology
+from plait.routing.metrics.topology import Topology
 from plait.routing.perturb import Robustness
 from plait.routing.trace import Trace, TraceInfo
+from plait.statistics import Estimate, Resampler
 
 WINDOWS = (2, 4, 8)
 PATHS = 10
@@ -74,14 +60,14 @@ class Analysis:
     consistency: Consistency
     information: Information
     engagement: Engagement
-    agreement: dict[tuple[int, ...], Measured]
+    agreement: dict[tuple[int, ...], Estimate]
     flow: Flow
     load: Load
-    router_entropy: tuple[Measured, ...] | None
+    router_entropy: tuple[Estimate, ...] | None
     coactivation: tuple[CoActivation, ...]
     domains: DomainSpecialisation | None
-    path_domains: Measured | None
-    token_information: tuple[Measured, ...]
+    path_domains: Estimate | None
+    token_information: tuple[Estimate, ...]
     paths: tuple[FrequentPath, ...]
     expert_tokens: tuple[dict[int, Distinctive], ...]
     topologies: tuple[Topology, ...] = ()
@@ -168,7 +154,8 @@ class Analysis:
             "information": _fields(self.information),
             "engagement": _fields(self.engagement),
             "agreement": [
-                {"depths": depths, **found.to_dict()} for depths, found in self.agreement.items()
+                {"depths": depths, **_figure(found, self.tokens)}
+                for depths, found in self.agreement.items()
             ],
             "load": _fields(self.load),
             "router_entropy": self.router_entropy,
@@ -194,7 +181,7 @@ class Analysis:
             ],
             "robustness": [found.to_dict() for found in self.robustness],
         }
-        plain = figures_to_dict(data)
+        plain = _plain(data, self.tokens)
         assert isinstance(plain, dict)
         return plain
 
@@ -211,7 +198,7 @@ def analyse(
 
     Args:
         trace: the tokens.
-        topologies: of the model, see `topologies`.
+        topologies: of the model, see `metrics.topology.topologies`.
         robustness: of the model, see `perturb.robustness`.
         draws: bootstrap resamples.
         progress: called with the name of what comes next.
@@ -262,35 +249,6 @@ def summarise(trace: Trace, decode: Callable[[int], str] | None = None) -> dict[
     return analyse(trace).to_dict(decode)
 
 
-def topologies(model: nn.Module, trace: Trace | None = None) -> list[Topology]:
-    """Measure the S of each collaboration bank of our model beside the S that it began with.
-
-    Empty for a model without one. A frozen random S began as it is.
-    """
-    ours = next((m for m in model.modules() if isinstance(m, LanguageModel)), None)
-    if ours is None or ours.config.collaboration is None:
-        return []
-    config, found = ours.config.collaboration, []
-    plan = ours.config.plans.collaboration
-    for key, module in ours.collaboration.items():
-        assert isinstance(module, Collaboration)
-        with torch.no_grad():
-            raw = module.raw if config.control == "frozen-random" else torch.zeros_like(module.raw)
-            untrained, trained = topology_of(raw, config), module()
-        found.append(
-            topology(
-                int(key),
-                tuple(d for d in plan.uses(int(key)) if d in ours.config.routed_depths),
-                trained.cpu().numpy(),
-                untrained.cpu().numpy(),
-                self_loop=config.self_loop,
-                row_normalise=config.row_normalise,
-                trace=trace,
-            )
-        )
-    return found
-
-
 def notes(analyses: Sequence[Analysis]) -> list[tuple[str, str]]:
     """What a reader has to know, each note once: the models it is about, and the note."""
     about: dict[str, list[str]] = {}
@@ -300,107 +258,27 @@ def notes(analyses: Sequence[Analysis]) -> list[tuple[str, str]]:
     return [(", ".join(names), note) for note, names in about.items()]
 
 
-def table(analyses: Sequence[Analysis]) -> Table:
-    """One row per metric, one column per model: value, its 95 % interval, and chance."""
-    first = analyses[0]
-    result = Table(
-        title=f"Routing of {first.tokens:,} tokens in {first.documents:,} documents",
-        caption="value [95 % interval over documents] · chance = independent uniform choice",
-        caption_justify="left",
-    )
-    result.add_column("metric")
-    for analysed in analyses:
-        result.add_column(Text(analysed.info.model), justify="right")
-    columns = [dict(_rows(analysed)) for analysed in analyses]
-    for name in dict.fromkeys(name for column in columns for name in column):
-        cells = [column.get(name) for column in columns]
-        if any(cell is not None for cell in cells):
-            result.add_row(name, *[Text("–" if cell is None else cell) for cell in cells])
-    return result
-
-
-def _rows(analysed: Analysis) -> list[tuple[str, str | None]]:
-    """Rows of one model in the order of the table, None where it has no such figure."""
-    info, found = analysed.info, analysed
-    same = found.consistency.within_shared is not None
-    rows: list[tuple[str, Measured | str | None]] = [
-        ("experts · top-k · routed depths", _structure(info)),
-        ("different paths", f"{found.entropy.distinct:,.0f}"),
-        ("path entropy, nats", found.entropy.plug_in),
-        ("path entropy, Miller–Madow, nats", found.entropy.miller_madow),
-    ]
-    for width, window in found.windows.items():
-        rows.append((f"  windows of {width} depths, nats", window.miller_madow))
-    for n in (10, 100):
-        if n in found.coverage.shares:
-            rows.append((f"tokens on the {n} most frequent paths", found.coverage.shares[n]))
-    rows += [
-        ("consistency (Jaccard), neighbouring depths", found.consistency.adjacent),
-        ("  where labels are shared", found.consistency.within_shared),
-        ("mutual information / entropy, label-free", found.information.adjacent),
-        ("longest run of one expert, depths", found.engagement.longest if same else None),
-        ("tokens with a run ≥ 4 depths", found.engagement.four if same else None),
-        ("agreement in tied groups", _mean(list(found.agreement.values()))),
-        ("load, max / mean (MaxVio)", _mean(found.load.max_over_mean)),
-        ("dead experts per depth", _mean(found.load.dead)),
-        ("load entropy, nats", _mean(found.load.entropy)),
-        ("router entropy, nats", _mean(found.router_entropy or ())),
-        ("entropy of expert pairs, nats", _mean([c.pair_entropy for c in found.coactivation])),
-        ("token tells expert, I / H", _mean(found.token_information)),
-    ]
-    if found.domains is not None:
-        rows += [
-            ("specialisation by domain, mean |s|", _mean(found.domains.mean_index or ())),
-            ("expert tells domain, chance-corrected", _mean(found.domains.corrected)),
-            ("path tells domain, I / H", found.path_domains),
-        ]
-    topology_entropy = None
-    if found.topologies:
-        trained = np.mean([t.row_entropy for t in found.topologies])
-        untrained = np.mean([t.untrained_row_entropy for t in found.topologies])
-        topology_entropy = f"{trained:.3f} ({untrained:.3f})"
-    rows.append(("row entropy of S (untrained), nats", topology_entropy))
-    ablated = [p for p in found.robustness if p.kind == "random depth"]
-    if ablated:
-        worst = max(ablated, key=lambda p: p.rise)
-        each = f"worst {worst.rise:+.3f} (depth {worst.setting:g}), mean "
-        each += f"{np.mean([p.rise for p in ablated]):+.3f}"
-        rows.append(("rise of loss: one depth random, nats", each))
-    for perturbed in found.robustness:
-        if perturbed.kind == "random depth":
-            continue
-        setting = "" if perturbed.setting is None else f" {perturbed.setting:g}"
-        spread = "" if perturbed.spread is None else f" ± {perturbed.spread:.3f}"
-        percent = 100 * (perturbed.perplexity_ratio - 1)
-        rise = f"{perturbed.rise:+.3f}{spread} ({percent:+.0f} % PPL)"
-        rows.append((f"rise of loss: {perturbed.kind}{setting}, nats", rise))
-    return [(name, None if value is None else _shown(value)) for name, value in rows]
-
-
-def _structure(info: TraceInfo) -> str:
-    counts = sorted(set(info.experts))
-    experts = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-    return f"{experts} · {info.top_k} · {len(info.routed)} of {info.depth}"
-
-
-def _mean(parts: Sequence[Measured | None]) -> Measured | None:
-    known = [part for part in parts if part is not None]
-    return mean_of(known) if known else None
-
-
-def _shown(value: Measured | str) -> str:
-    if isinstance(value, str):
-        return value
-    interval = ""
-    if value.low is not None and value.high is not None:
-        interval = f" [{_number(value.low)}, {_number(value.high)}]"
-    by_chance = "" if value.chance is None else f" · chance {_number(value.chance)}"
-    return f"{_number(value.value)}{interval}{by_chance}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
 def _fields(value: object) -> dict[str, object]:
     return dict(vars(value))
+
+
+def _plain(value: object, tokens: int) -> object:
+    """Turn nested figures over `tokens` tokens, and arrays, into what `json.dumps` takes."""
+    if isinstance(value, Estimate):
+        return _plain(_figure(value, tokens), tokens)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, tokens) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, tokens) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist(), tokens)
+    if isinstance(value, np.generic):
+        return _plain(value.item(), tokens)
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _figure(found: Estimate, tokens: int) -> dict[str, object]:
+    figure = {name: value for name, value in vars(found).items() if name != "n"}
+    return {**figure, "tokens": tokens, "documents": found.n}

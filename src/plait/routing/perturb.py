@@ -33,7 +33,7 @@ from torch import Tensor
 
 from plait.model import Routing
 from plait.routing.record import BATCH_TOKENS, LONGEST_WINDOW, Passage
-from plait.routing.subject import Decide, Subject
+from plait.routing.watched_model import Decide, WatchedModel
 
 NOISE = (0.1, 0.3, 1.0)
 ALLOWED = (1, 10, 100, 500, 1000)
@@ -83,7 +83,7 @@ class Robustness:
 
 
 def robustness(
-    watched: Subject,
+    watched: WatchedModel,
     passages: Iterable[Passage],
     *,
     context: int | None = None,
@@ -162,7 +162,7 @@ def robustness(
     return results
 
 
-def permutation(watched: Subject, generator: torch.Generator, *, per_depth: bool) -> Change:
+def permutation(watched: WatchedModel, generator: torch.Generator, *, per_depth: bool) -> Change:
     """Perturbations (a) and (b)."""
     permutations: dict[int, Tensor] = {}
     for depth, experts in zip(watched.info.routed, watched.info.experts, strict=True):
@@ -178,7 +178,7 @@ def permutation(watched: Subject, generator: torch.Generator, *, per_depth: bool
     return lambda tokens_BS: decide
 
 
-def logit_noise(watched: Subject, generator: torch.Generator, sigma: float) -> Change:
+def logit_noise(watched: WatchedModel, generator: torch.Generator, sigma: float) -> Change:
     """Perturbation (c)."""
     decisions = dict(zip(watched.info.routed, watched.info.banks("decision"), strict=True))
 
@@ -213,7 +213,7 @@ def random_depth(chosen: int, generator: torch.Generator) -> Change:
     return lambda tokens_BS: decide
 
 
-def allowed_paths(watched: Subject, paths_PL: npt.NDArray[np.integer]) -> Change:
+def allowed_paths(watched: WatchedModel, paths_PL: npt.NDArray[np.integer]) -> Change:
     """Perturbation (e): only `paths_PL` are allowed, the more frequent first."""
     paths = torch.from_numpy(paths_PL.astype(np.int64))
     column = {depth: number for number, depth in enumerate(watched.info.routed)}

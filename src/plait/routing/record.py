@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from plait.routing.subject import Subject, watch
 from plait.routing.trace import Trace, TraceWriter
+from plait.routing.watched_model import WatchedModel
+from plait.routing.watching import watch
 
 LONGEST_WINDOW = 2048
 """tokens of a window unless told otherwise, where a model's context is longer"""
@@ -36,7 +37,7 @@ class _Window:
 
 
 def trace_model(
-    model: nn.Module | Subject,
+    model: nn.Module | WatchedModel,
     passages: Iterable[Passage],
     *,
     context: int | None = None,
@@ -47,7 +48,7 @@ def trace_model(
     """Record a trace in memory; for much text use `trace_to_file`.
 
     Args:
-        model: ours, a transformers MoE, or a `Subject`.
+        model: ours, a transformers MoE, or a `WatchedModel`.
         passages: documents; those longer than `context` tokens are cut into windows, each of which
             begins anew, as the model's forward does.
         context: longest window, tokens; None takes the model's own, at most 2048.
@@ -67,7 +68,7 @@ def trace_model(
 
 
 def trace_to_file(
-    model: nn.Module | Subject,
+    model: nn.Module | WatchedModel,
     passages: Iterable[Passage],
     path: str | os.PathLike[str],
     *,
@@ -86,7 +87,7 @@ def trace_to_file(
 
 
 def record(
-    model: nn.Module | Subject,
+    model: nn.Module | WatchedModel,
     passages: Iterable[Passage],
     *,
     context: int | None = None,
@@ -118,7 +119,11 @@ def record(
 
 
 def _part(
-    watched: Subject, windows: list[_Window], domains: tuple[str, ...], context: int, logits: bool
+    watched: WatchedModel,
+    windows: list[_Window],
+    domains: tuple[str, ...],
+    context: int,
+    logits: bool,
 ) -> Trace:
     lengths = np.array([len(window.token_ids) for window in windows])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])

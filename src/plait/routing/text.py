@@ -11,21 +11,22 @@ from plait.data.corpora import NAMED, default_path
 from plait.data.corpus import MANIFEST, Corpus
 from plait.data.documents import clean
 from plait.data.sources import Files
+from plait.data.tokenizer import Encoder
 from plait.routing.record import Passage
-from plait.routing.targets import Encoder, Target
 
 DOMAIN = "text"
 
 
 def passages(
-    sources: Sequence[str], target: Target, tokens: int, split: str = "test"
+    sources: Sequence[str], tokenizer: Encoder, first: int | None, tokens: int, split: str = "test"
 ) -> Iterator[Passage]:
     """Yield documents as tokens, at most `tokens` of them, shared evenly by the domains.
 
     Args:
         sources: files, folders or glob patterns, each as PATH or DOMAIN=PATH; or corpora, by name
-            or folder. Empty: the corpus that the target was trained on.
-        target: its tokenizer encodes, and its first token stands before each document.
+            or folder.
+        tokenizer: of the model, for files; a corpus must have been encoded with it.
+        first: token that stands before each document; None: none.
         tokens: limit over all domains; the last document of a domain is cut at its share. From a
             corpus no document gives more than a twentieth of it (but 512 tokens): intervals are
             taken over documents, so many of them say more than a few long ones.
@@ -33,20 +34,20 @@ def passages(
 
     Raises:
         FileNotFoundError: there is no such text.
-        ValueError: a corpus of another tokenizer, or no source at all.
+        ValueError: a corpus of another tokenizer.
     """
     streams: dict[str, Iterator[list[int]]] = {}
     longest: dict[str, int] = {}
-    for source in sources or _own_corpus(target):
+    for source in sources:
         corpus = _corpus(source)
         if corpus is None:
             domain, path = _domain_and_path(source)
-            streams[domain] = _file_tokens(domain, path, target.tokenizer, target.first)
+            streams[domain] = _file_tokens(domain, path, tokenizer, first)
             continue
-        if corpus.tokenizer.encoding_fingerprint != target.tokenizer.encoding_fingerprint:
+        if corpus.tokenizer.encoding_fingerprint != tokenizer.encoding_fingerprint:
             raise ValueError(
-                f"corpus {source} was encoded with another tokenizer than {target.name}'s: give "
-                "files, which are encoded anew"
+                f"corpus {source} was encoded with another tokenizer than the model's: give files, "
+                "which are encoded anew"
             )
         for domain in corpus.manifest["splits"][split]:
             streams[domain] = _corpus_tokens(corpus, split, domain)
@@ -59,12 +60,6 @@ def passages(
             taken = document[: min(left, longest.get(domain, left))]
             yield Passage(taken, domain)
             left -= len(taken)
-
-
-def _own_corpus(target: Target) -> list[str]:
-    if target.corpus is None:
-        raise ValueError(f"{target.name} names no corpus of its own: give text with --text SOURCE")
-    return [target.corpus]
 
 
 def _corpus(source: str) -> Corpus | None:

@@ -5,16 +5,16 @@ In the file (Parquet) one row is one token; rows stand in document order:
 ==================== ============================= =================================================
 column               type                          what
 ==================== ============================= =================================================
-``token``            int32                         token id
-``document``         int32                         index of the document, counted over the trace
-``domain``           int16                         index into ``domains`` of the metadata
-``experts_03``       fixed-size list of K          experts at depth 3, the top-1 first
-``gates_03``         fixed-size list of K, float16 their gates
-``entropy_03``       float16                       entropy of the router's distribution, nats
-``logits_03``        fixed-size list of E, float16 router logits, only when they were asked for
+`token`            int32                         token id
+`document`         int32                         index of the document, counted over the trace
+`domain`           int16                         index into `domains` of the metadata
+`experts_03`       fixed-size list of K          experts at depth 3, the top-1 first
+`gates_03`         fixed-size list of K, float16 their gates
+`entropy_03`       float16                       entropy of the router's distribution, nats
+`logits_03`        fixed-size list of E, float16 router logits, only when they were asked for
 ==================== ============================= =================================================
 
-The file's metadata holds a `TraceInfo` as JSON under ``plait``. Shapes: N tokens, L depths with a
+The file's metadata holds a `TraceInfo` as JSON under `plait`. Shapes: N tokens, L depths with a
 router, K experts per token, E experts.
 """
 
@@ -29,6 +29,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from plait.atomic import new_file
 from plait.sharing import Plan
 
 FORMAT = 1
@@ -166,11 +167,12 @@ class TraceWriter:
         self.path = Path(path)
         self.info: TraceInfo | None = None
         self.tokens = 0
-        self._partial = self.path.with_name(f".{self.path.name}.partial")
+        self._whole = new_file(self.path)
         self._writer: Any = None
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = self._whole.__enter__()
         return self
 
     def append(self, part: Trace) -> None:
@@ -195,14 +197,12 @@ class TraceWriter:
             if self.info is not None:
                 self._writer.add_key_value_metadata({"plait": self.info.to_json()})
             self._writer.close()
-        if error is not None or self._writer is None:
-            self._partial.unlink(missing_ok=True)
-            if error is None:
-                raise ValueError("the text gave no tokens: nothing was traced")
-            return
-        with self._partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        self._partial.replace(self.path)
+        nothing = ValueError("the text gave no tokens: nothing was traced")
+        if error is None and self._writer is None:
+            kind, error = ValueError, nothing
+        self._whole.__exit__(kind, error, traceback)
+        if error is nothing:
+            raise nothing
 
 
 def read_info(path: str | os.PathLike[str]) -> TraceInfo:

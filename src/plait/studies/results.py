@@ -2,37 +2,35 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from plait.config import TrainConfig
+from plait.storage.result import Result
+from plait.storage.run_folder import RunFolder
+
+STUDY = "study.json"
 
 
 @dataclass(frozen=True)
-class RunResult:
-    """One finished run: its whole configuration, its result, and where its metrics are."""
+class FinishedRun:
+    """One finished run: its experiment, its result, and where its metrics are."""
 
     folder: Path
     variant: str
     seed: int
-    config: Mapping[str, Any]
-    result: Mapping[str, Any]
+    config: TrainConfig
+    result: Result
 
     def held_out(self, domain: str = "all", measure: str = "loss") -> float:
-        """A measure ("loss" in nats per token, "perplexity", "bits_per_byte") on the test split."""
-        return float(self.result["evaluation"]["domains"][domain][measure])
+        """See `Result.held_out`."""
+        return self.result.held_out(domain, measure)
 
     def metrics(self) -> Iterator[dict[str, Any]]:
-        """Rows of `metrics.jsonl`; half a line, left by a run killed while writing, is not one."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.endswith("\n") and line.strip():
-                    yield json.loads(line)
+        """Rows of `metrics.jsonl`."""
+        yield from RunFolder(self.folder).metrics()
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,10 @@ class StudyResults:
     margin: float
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
-    runs: tuple[RunResult, ...]
+    runs: tuple[FinishedRun, ...]
     missing: tuple[str, ...] = field(default=())
 
-    def of(self, variant: str) -> tuple[RunResult, ...]:
+    def of(self, variant: str) -> tuple[FinishedRun, ...]:
         """The variant's finished runs, by seed."""
         return tuple(sorted((r for r in self.runs if r.variant == variant), key=lambda r: r.seed))
 
@@ -67,7 +65,7 @@ class StudyResults:
     @property
     def domains(self) -> tuple[str, ...]:
         """Held-out domains, without the pooled "all"."""
-        names = {d: None for run in self.runs for d in run.result["evaluation"]["domains"]}
+        names = {d: None for run in self.runs for d in run.result.domains}
         return tuple(name for name in names if name != "all")
 
 
@@ -76,7 +74,7 @@ def read_study(folder: Path) -> StudyResults:
 
     Raises FileNotFoundError where there is no study, ValueError where a file of it is damaged.
     """
-    path = folder / "study.json"
+    path = folder / STUDY
     if not path.exists():
         raise FileNotFoundError(
             f"no study in {folder} (no study.json): run `plait study run` first"
@@ -84,16 +82,15 @@ def read_study(folder: Path) -> StudyResults:
     header = _json(path)
     runs, missing = [], []
     for planned in header["runs"]:
-        run_folder = folder / planned["folder"]
-        if is_finished(run_folder):
-            config = yaml.safe_load((run_folder / "config.yaml").read_text(encoding="utf-8"))
-            result = _json(run_folder / "result.json")
-            if not math.isfinite(float(result["evaluation"]["domains"]["all"]["loss"])):
-                missing.append(f"{planned['folder']} (its held-out loss is not a number)")
-                continue
-            runs.append(RunResult(run_folder, planned["variant"], planned["seed"], config, result))
-        else:
+        run = RunFolder(folder / planned["folder"])
+        result = run.result()
+        if result is None:
             missing.append(planned["folder"])
+        elif not math.isfinite(result.held_out()):
+            missing.append(f"{planned['folder']} (its held-out loss is not a number)")
+        else:
+            who = planned["variant"], planned["seed"]
+            runs.append(FinishedRun(run.path, *who, run.config(), result))
     return StudyResults(
         name=header["name"],
         description=header["description"],
@@ -105,11 +102,6 @@ def read_study(folder: Path) -> StudyResults:
         runs=tuple(runs),
         missing=tuple(missing),
     )
-
-
-def is_finished(run_folder: Path) -> bool:
-    """Whether the run wrote its result; the trainer writes it last and in one step."""
-    return (run_folder / "result.json").exists()
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Running a study: a process per run, several at a time, with a progress bar throughout."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,9 +22,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from plait.config_file import save_yaml
-from plait.studies.results import is_finished
-from plait.studies.study import PlannedRun, Study, planned_runs, write_plan
+from plait.config.files import save_yaml
+from plait.storage.metrics_file import NewRows
+from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
+from plait.studies.plan import PlannedRun, planned_runs, write_plan
+from plait.studies.study import Study
 
 POLL_SECONDS = 0.2
 
@@ -78,7 +78,7 @@ def run(
     outcome = Outcome()
     waiting = []
     for planned in planned_runs(study, root):
-        if is_finished(planned.folder):
+        if RunFolder(planned.folder).finished:
             outcome.skipped.append(planned.folder.name)
         else:
             waiting.append(planned)
@@ -122,13 +122,13 @@ class _Active:
     ) -> None:
         self.planned = planned
         self.tokens = 0
-        self._read = 0
         self._printed = 0
         folder = planned.folder
+        self._rows = NewRows(folder / METRICS)
         folder.mkdir(parents=True, exist_ok=True)
-        save_yaml(planned.config, folder / "config.yaml")
+        save_yaml(planned.config, folder / CONFIG)
         threads = str(max(1, _threads() // jobs))
-        with (folder / "log.txt").open("ab") as log:
+        with (folder / LOG).open("ab") as log:
             self._log_start = log.tell()
             self.process = subprocess.Popen(
                 command(folder),
@@ -149,7 +149,7 @@ class _Active:
 
     def follow(self, bars: Progress) -> None:
         """Read the metrics written since the last look, and move the bar."""
-        for row in self._new_rows():
+        for row in self._rows.take():
             self.tokens = int(row.get("tokens", self.tokens))
             if "tokens_per_second" in row:
                 loss = "not finite" if row["loss"] is None else f"{row['loss']:.3f} nats"
@@ -168,25 +168,10 @@ class _Active:
 
     def last_words(self) -> str:
         """The last line that the process printed: of a failure, its reason."""
-        text = (self.planned.folder / "log.txt").read_bytes()[self._log_start :]
+        text = (self.planned.folder / LOG).read_bytes()[self._log_start :]
         lines = text.decode("utf-8", errors="replace").split("\n")
         spoken = [line.strip() for line in lines if line.strip()]
         return spoken[-1] if spoken else f"no message, exit status {self.process.returncode}"
-
-    def _new_rows(self) -> Iterator[dict[str, Any]]:
-        path = self.planned.folder / "metrics.jsonl"
-        if not path.exists():
-            return
-        with path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._read:
-                self._read = 0  # resuming, the run cut the file back to its checkpoint
-            file.seek(self._read)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._read += len(line)
-                with contextlib.suppress(json.JSONDecodeError):
-                    yield json.loads(line)
 
 
 class _Stop:
@@ -219,16 +204,16 @@ def _report_end(run_: _Active, stop: _Stop, outcome: Outcome, bars: Progress) ->
     assert run_.process.stdin is not None
     run_.process.stdin.close()
     bars.remove_task(run_.bar)
-    if is_finished(folder):
+    result = RunFolder(folder).result()
+    if result is not None:
         outcome.finished.append(folder.name)
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        loss = result["evaluation"]["domains"]["all"]["loss"]
-        bars.print(f"{name}: held-out loss {loss:.4f} nats/token, {result['seconds']:.0f} s")
+        loss = f"{result.held_out():.4f}"
+        bars.print(f"{name}: held-out loss {loss} nats/token, {result.seconds:.0f} s")
     elif stop.asked:
         bars.print(f"{name}: stopped at {run_.tokens:,} tokens")
     else:
         outcome.failed.append(folder.name)
-        reason = escape(f"{run_.last_words()} (log: {folder / 'log.txt'})")
+        reason = escape(f"{run_.last_words()} (log: {folder / LOG})")
         bars.print(f"[red]{name} failed:[/] {reason}", soft_wrap=True)
 
 

@@ -1,16 +1,11 @@
 """A study: variants × seeds under equal conditions, each run in its own folder."""
 
-import dataclasses
-import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from plait.training import TrainConfig, run_folder
-from plait.training.loop import open_corpus
+from plait.config import TrainConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -58,64 +53,3 @@ class Study:
                 f"({', '.join(sorted(map(str, values)))}), so their losses would not be "
                 "comparable: make it the same"
             )
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One variant with one seed, and the folder that belongs to exactly this configuration."""
-
-    variant: str
-    seed: int
-    config: TrainConfig
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """How the run is called on screen."""
-        return f"{self.variant}-s{self.seed}"
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the whole run, in full optimizer steps."""
-        return self.config.steps * self.config.tokens_per_step
-
-
-def planned_runs(study: Study, root: Path) -> list[PlannedRun]:
-    """All runs, seed by seed, so that an unfinished study still compares every variant once."""
-    runs = []
-    for seed in study.seeds:
-        for variant, config in study.variants.items():
-            seeded = dataclasses.replace(config, seed=seed)
-            folder = run_folder(seeded, root, study.name, variant)
-            runs.append(PlannedRun(variant, seed, seeded, folder))
-    return runs
-
-
-def write_plan(study: Study, root: Path) -> None:
-    """Write `study.json`, from which table and report are made without the study's function.
-
-    Beside it goes `corpus.json`, the manifest of the corpus: sources, licences, splits.
-    Raises FileNotFoundError where the corpus is not built yet.
-    """
-    folder = root / study.name
-    folder.mkdir(parents=True, exist_ok=True)
-    corpus = open_corpus(study.variants[study.baseline].data.corpus)
-    _write(folder / "corpus.json", corpus.manifest)
-    order = list(study.variants)
-    runs = sorted(planned_runs(study, root), key=lambda run: (order.index(run.variant), run.seed))
-    plan = {
-        "name": study.name,
-        "description": study.description,
-        "baseline": study.baseline,
-        "margin": study.margin,
-        "runs": [
-            {"variant": run.variant, "seed": run.seed, "folder": run.folder.name} for run in runs
-        ],
-    }
-    _write(folder / "study.json", plan)
-
-
-def _write(path: Path, data: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(data, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from plait.studies.results import StudyResults
-from plait.studies.statistics import (
+from plait.statistics import (
     Difference,
     Equivalence,
     Estimate,
@@ -15,6 +14,9 @@ from plait.studies.statistics import (
     mean_interval,
     paired_difference,
 )
+from plait.studies.results import StudyResults
+
+Verdict = Literal["baseline", "better", "worse", "equivalent", "undecided", "one seed", "unpaired"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,22 @@ class Row:
     def perplexity(self) -> Estimate:
         """The exponential of the loss and of its bounds."""
         low, high = (None if b is None else math.exp(b) for b in (self.loss.low, self.loss.high))
-        return Estimate(math.exp(self.loss.mean), low, high, self.loss.count)
+        return Estimate(value=math.exp(self.loss.value), low=low, high=high, n=self.loss.n)
+
+
+def verdict(row: Row) -> Verdict:
+    """What the seeds allow to say of a variant against the baseline, at 5 % after Holm."""
+    if row.baseline:
+        return "baseline"
+    if row.difference is None:
+        return "unpaired"
+    if row.p is None:
+        return "one seed"
+    if row.p < 0.05:
+        return "better" if row.difference.estimate.value < 0 else "worse"
+    if row.equivalence is not None and row.equivalence.holds:
+        return "equivalent"
+    return "undecided"
 
 
 def comparison_table(study: StudyResults) -> tuple[Row, ...]:
@@ -70,17 +87,17 @@ def comparison_table(study: StudyResults) -> tuple[Row, ...]:
 def _row(study: StudyResults, variant: str, difference: Difference | None, p: float | None) -> Row:
     runs = study.of(variant)
     first = runs[0].result  # counts are functions of the configuration: equal for every seed
-    masses = [run.result["gate_mass"] for run in runs if run.result.get("gate_mass") is not None]
+    masses = [run.result.gate_mass for run in runs if run.result.gate_mass is not None]
     return Row(
         variant=variant,
         baseline=variant == study.baseline,
         seeds=tuple(run.seed for run in runs),
-        stored=first["parameters"]["stored"],
-        total=first["parameters"]["total"],
-        active=first["parameters"]["active"],
-        training_flops=first["flops_per_token"]["training"],
-        tokens=first["tokens"],
-        tokens_per_second=_mean([run.result["tokens_per_second"] for run in runs]),
+        stored=first.parameters["stored"],
+        total=first.parameters["total"],
+        active=first.parameters["active"],
+        training_flops=first.flops_per_token["training"],
+        tokens=first.tokens,
+        tokens_per_second=_mean([run.result.tokens_per_second for run in runs]),
         gate_mass=_mean(masses) if masses else None,
         loss=mean_interval(list(study.measured(variant).values())),
         bits_per_byte={
@@ -131,7 +148,7 @@ def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     if estimate is None:
         return {name: None, f"{name}_low95": None, f"{name}_high95": None}
     return {
-        name: estimate.mean,
+        name: estimate.value,
         f"{name}_low95": estimate.low,
         f"{name}_high95": estimate.high,
     }

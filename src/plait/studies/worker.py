@@ -10,16 +10,16 @@ import sys
 import threading
 from pathlib import Path
 
-from plait.config_file import load_yaml
-from plait.training import CheckpointError, Interrupted, TrainConfig, train
+from plait.storage.run_folder import RunFolder
+from plait.training import Interrupted, train
 
 
 def main(folder: Path) -> int:
     """Train what `config.yaml` says; 0 when finished, 1 with the reason on stderr."""
     threading.Thread(target=_stop_when_parent_is_gone, daemon=True).start()
     try:
-        train(load_yaml(TrainConfig, folder / "config.yaml"), folder)
-    except (ValueError, OSError, CheckpointError, Interrupted) as error:
+        train(RunFolder(folder).config(), folder)
+    except (ValueError, OSError, Interrupted) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -10,7 +10,7 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """While it is entered, the first SIGINT or SIGTERM only sets ``requested``.
+    """While it is entered, the first SIGINT or SIGTERM only sets `requested`.
 
     The second acts as it would have, so that nobody is held hostage by a long step. Outside the
     main thread signals cannot be caught, and nothing is.

@@ -13,23 +13,34 @@ from typing import Any
 import torch
 
 from plait import kernels
-from plait.config_file import config_hash, to_dict
-from plait.counts import count
-from plait.data.corpora import default_path
-from plait.data.corpus import MANIFEST, Corpus
+from plait.atomic import new_file, write_json
+from plait.config import TrainConfig
+from plait.config.counts import count
+from plait.config.files import config_hash, to_dict
+from plait.data.corpora import open_corpus
+from plait.data.corpus import Corpus
 from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
+from plait.optim import schedules
 from plait.optim.clipping import clip_, total_norm
 from plait.optim.groups import set_rates
-from plait.training.checkpoint import Checkpoints
-from plait.training.config import TrainConfig
-from plait.training.distributed import World, reduce_gradients, whole
+from plait.parallel import World, reduce_gradients, whole
+from plait.storage.checkpoint import Checkpoints
+from plait.storage.metrics_file import JsonLines, Row
+from plait.storage.result import Result
+from plait.storage.run_folder import (
+    CHECKPOINTS,
+    CORPUS,
+    METRICS,
+    TOKENIZER,
+    claim,
+    study_and_variant,
+)
 from plait.training.interruption import Interrupted, Interruption
-from plait.training.metrics import JsonLines, Row, Sink, Tracker, open_trackers
-from plait.training.run import CHECKPOINTS, METRICS, Result, claim, study_and_variant
 from plait.training.state import TrainState
+from plait.training.trackers import Sink, Tracker, open_trackers
 
 
 class Diverged(ValueError):
@@ -50,16 +61,16 @@ def train(
 
     Args:
         config: the experiment.
-        folder: of the run, see ``run_folder``. A finished one returns its result at once.
+        folder: of the run, see `run_folder`. A finished one returns its result at once.
         progress: called with each row of the metrics.
         stop: asked between steps; True ends the run as Ctrl-C does.
         device: as torch names it; by default CUDA where there is one, else the CPU.
         threads: of torch in this process; None leaves torch's own number.
-        track: sinks beside ``metrics.jsonl``.
+        track: sinks beside `metrics.jsonl`.
 
     Raises:
-        Interrupted: on SIGINT, SIGTERM or ``stop``, after a checkpoint was saved.
-        Diverged: ``skip_limit`` steps in a row were not finite; the last checkpoint is good.
+        Interrupted: on SIGINT, SIGTERM or `stop`, after a checkpoint was saved.
+        Diverged: `skip_limit` steps in a row were not finite; the last checkpoint is good.
         CheckpointError: a checkpoint could not be written or read; earlier ones are intact.
         ValueError: the folder belongs to another configuration, or the corpus does not fit.
 
@@ -89,12 +100,6 @@ def train(
             run.close()
 
 
-def open_corpus(name: str) -> Corpus:
-    """Open a corpus by its folder, or by its name in the cache."""
-    folder = Path(name)
-    return Corpus.open(folder if (folder / MANIFEST).is_file() else default_path(name))
-
-
 class _Run:
     """What the loop holds: the state, where its figures go, and the clock."""
 
@@ -113,6 +118,8 @@ class _Run:
                 f"model.vocab_size is {config.model.vocab_size}, but corpus {corpus.name} has "
                 f"{corpus.vocab_size} token ids: make model.vocab_size at least that"
             )
+        if world.is_main:
+            _keep_corpus_facts(corpus, folder)
         self.state = TrainState(config, corpus, world)
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint.keep, world)
         newest = self.checkpoints.newest()
@@ -163,7 +170,7 @@ class _Run:
         counters.tokens += config.tokens_per_step
         # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
         middle = counters.tokens - config.tokens_per_step // 2
-        factor = config.schedule.factor(middle, config.steps * config.tokens_per_step)
+        factor = schedules.factor(config.schedule, middle, config.steps * config.tokens_per_step)
         if math.isfinite(loss) and math.isfinite(gradient_norm):
             if config.clip is not None:
                 clip_(gradients, gradient_norm, config.clip)
@@ -317,6 +324,15 @@ class _Run:
         """Close the sinks."""
         for sink in self.sinks:
             sink.close()
+
+
+def _keep_corpus_facts(corpus: Corpus, folder: Path) -> None:
+    """Make the run's folder complete: it is read on machines where the corpus is not."""
+    if not (folder / CORPUS).exists():
+        write_json(folder / CORPUS, corpus.manifest)
+    if not (folder / TOKENIZER).exists():
+        with new_file(folder / TOKENIZER) as partial:
+            corpus.tokenizer.save(partial)
 
 
 def _finite(value: float) -> float | None:

@@ -12,8 +12,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from plait.training.config import TrainConfig
-from plait.training.metrics import Row
+from plait.config import TrainConfig
+from plait.storage.metrics_file import Row
 
 
 class TrainingBar:

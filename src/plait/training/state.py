@@ -8,20 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plait.config import TrainConfig
 from plait.data.batches import Batches
 from plait.data.corpus import Corpus
 from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers
-from plait.training.checkpoint import (
-    WEIGHTS,
-    load_state,
-    read_progress,
-    read_weights,
-    state_shapes,
-)
-from plait.training.config import TrainConfig
-from plait.training.distributed import World, shard, whole
-from plait.training.run import find_weights, load_weights
+from plait.parallel import World, shard, whole
+from plait.storage.checkpoint import STATE, WEIGHTS, read_progress
+from plait.storage.sharded_state import load_shards, shard_shapes
+from plait.storage.weights import find_weights, load_weights, read_weights
 
 
 @dataclass
@@ -68,15 +63,15 @@ class TrainState:
     @property
     def micro_batch(self) -> int:
         """Sequences that go through the model at once, on this process."""
-        return self.config.data.micro_batch or self.config.data.batch // self.world.size
+        return self.config.data.micro_batch or self.config.data.batch // self.world.data_size
 
     @property
     def accumulation(self) -> int:
         """Forwards per optimizer step, on each process."""
-        batch, at_once = self.config.data.batch, self.micro_batch * self.world.size
+        batch, at_once = self.config.data.batch, self.micro_batch * self.world.data_size
         if at_once == 0 or batch % at_once:
             raise ValueError(
-                f"data.batch {batch} is not a multiple of {self.world.size} processes × "
+                f"data.batch {batch} is not a multiple of {self.world.data_size} processes × "
                 f"micro_batch {self.micro_batch}: change one of them"
             )
         return batch // at_once
@@ -89,8 +84,8 @@ class TrainState:
             data.sequence_length,
             self.micro_batch,
             self.config.seed,
-            rank=self.world.rank,
-            world=self.world.size,
+            rank=self.world.data_rank,
+            world=self.world.data_size,
             state=state,
         )
 
@@ -127,7 +122,7 @@ class TrainState:
         self.counters = Counters(**progress)
         load_weights(self.model, read_weights(path / WEIGHTS), path)
 
-        shapes = state_shapes(path)
+        shapes = shard_shapes(path / STATE)
         tensors: dict[str, Tensor] = {}
         for full, (size, dtype) in shapes.items():
             kind, _, rest = full.partition(".")
@@ -142,7 +137,7 @@ class TrainState:
         for name in self._random_states():
             if name in shapes:
                 tensors[name] = torch.empty(shapes[name][0], dtype=torch.uint8)
-        load_state(path, tensors, self.world)
+        load_shards(path / STATE, tensors, self.world)
         for name, set_state in self._random_states().items():
             if name in tensors:
                 set_state(tensors[name])

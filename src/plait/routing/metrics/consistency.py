@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.routing import chance
-from plait.routing.measured import Measured, Resampler
 from plait.routing.metrics.paths import mean_of
 from plait.routing.trace import Trace
+from plait.statistics import Estimate, Resampler
 
 CHUNK = 65_536  # tokens held as bit sets at a time
 
@@ -26,9 +26,9 @@ class Consistency:
     mean the same (None if there is no such pair). Matrices are L×L over the routed depths.
     """
 
-    adjacent: Measured | None
-    within_shared: Measured | None
-    by_pair: tuple[Measured, ...]
+    adjacent: Estimate | None
+    within_shared: Estimate | None
+    by_pair: tuple[Estimate, ...]
     matrix_LL: npt.NDArray[np.float64]
     chance_LL: npt.NDArray[np.float64]
     shared_labels_LL: npt.NDArray[np.bool_]
@@ -41,8 +41,8 @@ class Information:
     Independent of labels. `adjacent` is the mean over neighbouring depths, l before m.
     """
 
-    adjacent: Measured | None
-    by_pair: tuple[Measured, ...]
+    adjacent: Estimate | None
+    by_pair: tuple[Estimate, ...]
     matrix_LL: npt.NDArray[np.float64]
 
 
@@ -53,8 +53,8 @@ class Engagement:
     `longest` is its mean over tokens, `four` the share of tokens with a run of 4 or more.
     """
 
-    longest: Measured
-    four: Measured
+    longest: Estimate
+    four: Estimate
 
 
 def consistency(trace: Trace, resampler: Resampler) -> Consistency:
@@ -78,7 +78,7 @@ def consistency(trace: Trace, resampler: Resampler) -> Consistency:
     pairs = list(range(routed - 1))
     shared_LL = trace.info.shared_labels_LL
 
-    def over(chosen: list[int]) -> Measured | None:
+    def over(chosen: list[int]) -> Estimate | None:
         if not chosen:
             return None
         values_R = np.mean([means_RLL[:, row, row + 1] for row in chosen], axis=0)
@@ -150,7 +150,7 @@ def engagement(trace: Trace, resampler: Resampler) -> Engagement:
     )
 
 
-def agreement(trace: Trace, resampler: Resampler) -> dict[tuple[int, ...], Measured]:
+def agreement(trace: Trace, resampler: Resampler) -> dict[tuple[int, ...], Estimate]:
     """Agreement of the depths that use one expert bank: 1 − (u − K) / (min(gK, E) − K).
 
     u counts the distinct experts that a token uses over the g depths of the group: 1 when all

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.routing import chance
-from plait.routing.measured import Measured, Resampler
 from plait.routing.metrics.paths import entropy_of, mean_of
 from plait.routing.trace import Trace
+from plait.statistics import Estimate, Resampler
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Load:
     """
 
     share_LE: npt.NDArray[np.float64]
-    max_over_mean: tuple[Measured, ...]
-    dead: tuple[Measured, ...]
-    entropy: tuple[Measured, ...]
+    max_over_mean: tuple[Estimate, ...]
+    dead: tuple[Estimate, ...]
+    entropy: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class CoActivation:
     depth: int
     joint_EE: npt.NDArray[np.float64]
     lift_EE: npt.NDArray[np.float64]
-    pair_entropy: Measured | None
+    pair_entropy: Estimate | None
 
 
 def count_by_block(trace: Trace, resampler: Resampler, row: int) -> npt.NDArray[np.int64]:
@@ -89,7 +89,7 @@ def load(trace: Trace, resampler: Resampler) -> Load:
     return Load(share_LE, tuple(max_over_mean), tuple(dead), tuple(entropies))
 
 
-def router_entropy(trace: Trace, resampler: Resampler) -> tuple[Measured, ...]:
+def router_entropy(trace: Trace, resampler: Resampler) -> tuple[Estimate, ...]:
     """Mean entropy of the router's distribution over all experts, by depth, nats.
 
     There is no choice in it, hence no chance value; the ceiling is log E.
@@ -138,7 +138,7 @@ def coactivation(trace: Trace, resampler: Resampler, row: int) -> CoActivation:
     return CoActivation(trace.info.routed[row], joint, lift, pair_entropy)
 
 
-def mean_pair_entropy(trace: Trace, resampler: Resampler) -> Measured | None:
+def mean_pair_entropy(trace: Trace, resampler: Resampler) -> Estimate | None:
     """Mean over depths of the pair entropy."""
     parts = [
         coactivation(trace, resampler, row).pair_entropy for row in range(len(trace.info.routed))

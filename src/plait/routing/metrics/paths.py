@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.routing import chance
-from plait.routing.measured import Measured, Resampler
 from plait.routing.trace import Trace
+from plait.statistics import Estimate, Resampler
 
 COVERAGE_AT = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 SHARES = (0.5, 0.9, 0.99)
@@ -27,8 +27,8 @@ class Entropy:
     whichever is less. `distinct` is the number of paths seen.
     """
 
-    plug_in: Measured
-    miller_madow: Measured
+    plug_in: Estimate
+    miller_madow: Estimate
     distinct: float
 
 
@@ -36,8 +36,8 @@ class Entropy:
 class Coverage:
     """Share of tokens on the n most frequent paths, and the paths needed for a share of tokens."""
 
-    shares: dict[int, Measured]
-    paths_for: dict[float, Measured]
+    shares: dict[int, Estimate]
+    paths_for: dict[float, Estimate]
     curve: npt.NDArray[np.float64]
     chance_curve: npt.NDArray[np.float64]
 
@@ -153,7 +153,7 @@ def coverage(trace: Trace, resampler: Resampler) -> Coverage:
     )
 
 
-def mean_of(parts: Sequence[Measured]) -> Measured:
+def mean_of(parts: Sequence[Estimate]) -> Estimate:
     """Mean of figures over depths or windows of one trace.
 
     The half-width of the interval is the mean of theirs: the same documents stand behind all of
@@ -164,14 +164,13 @@ def mean_of(parts: Sequence[Measured]) -> Measured:
         values = [getattr(part, name) for part in parts]
         return None if any(value is None for value in values) else float(np.mean(values))
 
-    return Measured(
+    return Estimate(
         value=float(np.mean([part.value for part in parts])),
         chance=mean("chance"),
         low=mean("low"),
         high=mean("high"),
         ceiling=mean("ceiling"),
-        tokens=parts[0].tokens,
-        documents=parts[0].documents,
+        n=parts[0].n,
     )
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from plait.routing.measured import Measured, Resampler
 from plait.routing.metrics.load import count_by_block
 from plait.routing.metrics.paths import entropy_of, label
 from plait.routing.trace import Trace
+from plait.statistics import Estimate, Resampler
 
 SHUFFLES = 50
 
@@ -30,9 +30,9 @@ class DomainSpecialisation:
 
     share_LDE: npt.NDArray[np.float64]
     index_LE: npt.NDArray[np.float64] | None
-    mean_index: tuple[Measured, ...] | None
-    information: tuple[Measured, ...]
-    corrected: tuple[Measured, ...]
+    mean_index: tuple[Estimate, ...] | None
+    information: tuple[Estimate, ...]
+    corrected: tuple[Estimate, ...]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def by_domain(trace: Trace, resampler: Resampler) -> DomainSpecialisation | None
     )
 
 
-def by_token(trace: Trace, resampler: Resampler, row: int) -> Measured:
+def by_token(trace: Trace, resampler: Resampler, row: int) -> Estimate:
     """I(top-1 expert; token) / H(expert) at a routed depth: how much the token alone decides.
 
     Chance is simulated by shuffling the experts over tokens: with many different tokens the plug-in
@@ -195,7 +195,7 @@ def path_tokens(
     return result
 
 
-def path_domain_information(trace: Trace, resampler: Resampler) -> Measured | None:
+def path_domain_information(trace: Trace, resampler: Resampler) -> Estimate | None:
     """I(path; domain) / H(domain), plug-in, over whole paths; None with fewer than two domains.
 
     Chance shuffles the domains of whole documents. With as many paths as tokens both are near 1,

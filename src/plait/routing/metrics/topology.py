@@ -4,12 +4,19 @@ A uniform S already has row entropy log(E − 1) and spectrum 1, 1/(E − 1), �
 difference to the untrained S says that something was learned.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import log
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor, nn
 
+from plait.config import ModelConfig
+from plait.model import LanguageModel
+from plait.model.collaboration import topology as topology_of
 from plait.routing.trace import Trace
 
 
@@ -75,6 +82,46 @@ def topology(
         untrained_spectrum=_spectrum(untrained),
         effective_EE=None if trace is None else effective(s, trace, depths, row_normalise),
     )
+
+
+def topologies(model: nn.Module, trace: Trace | None = None) -> list[Topology]:
+    """Measure the S of each collaboration bank of our model beside the S that it began with.
+
+    Empty for a model without one.
+    """
+    ours = next((m for m in model.modules() if isinstance(m, LanguageModel)), None)
+    if ours is None:
+        return []
+    raw = {int(key): cast(Tensor, bank.raw) for key, bank in ours.collaboration.items()}
+    return stored_topologies(ours.config, raw, trace)
+
+
+@torch.no_grad()
+def stored_topologies(
+    config: ModelConfig, raw: Mapping[int, Tensor], trace: Trace | None = None
+) -> list[Topology]:
+    """Measure each bank's S from its stored parameter S_raw (E, E), by bank.
+
+    S began from zeros; a frozen random one began as it is.
+    """
+    c = config.collaboration
+    if c is None:
+        return []
+    plan, found = config.plans.collaboration, []
+    for bank, raw_EE in sorted(raw.items()):
+        began_EE = raw_EE if c.control == "frozen-random" else torch.zeros_like(raw_EE)
+        found.append(
+            topology(
+                bank,
+                tuple(depth for depth in plan.uses(bank) if depth in config.routed_depths),
+                topology_of(raw_EE, c).cpu().numpy(),
+                topology_of(began_EE, c).cpu().numpy(),
+                self_loop=c.self_loop,
+                row_normalise=c.row_normalise,
+                trace=trace,
+            )
+        )
+    return found
 
 
 def effective(

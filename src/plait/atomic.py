@@ -1,0 +1,149 @@
+"""Files and folders that appear whole or not at all: made under a hidden name, synced, renamed.
+
+Everything that is written to stay goes through here. A process that dies leaves the old file or
+folder as it was, and at the most a hidden one beside it, which the next try sweeps away.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a path to write to, whose file takes the name `path` when all went well.
+
+    What stood at `path` is replaced; after an error it is still there, and nothing else is.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        # as public as what it replaces or as its folder, though some libraries write private files
+        partial.chmod((path if path.is_file() else path.parent).stat().st_mode & 0o666)
+        sync(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file."""
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a JSON file."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which takes the name `path` when all went well.
+
+    Raises:
+        ValueError: there is something of that name already, other than an empty folder.
+    """
+    path = Path(path)
+    with own_folder(path) as folder:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"{path} is there already: choose another place, or remove it")
+        yield folder
+        publish(folder, path)
+
+
+@contextmanager
+def own_folder(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """Give an empty folder beside `path` that is this process' own until it is published.
+
+    A second process waits for its turn and then gets an empty folder too. Whatever happens, the
+    folder is gone afterwards, also what a killed process left in it.
+
+    Args:
+        path: where the finished folder will be.
+        waiting: called once if another process has the folder now.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.with_name(f".{path.name}.partial")
+    while True:
+        folder.mkdir(exist_ok=True)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another process has just renamed or deleted it
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        # the folder that we waited for may be gone: renamed or deleted by the one who had it
+        if _is(folder, lock):
+            break
+        os.close(lock)
+    try:
+        for left_over in folder.iterdir():  # of a process that was killed
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        yield folder
+    finally:
+        if _is(folder, lock):
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def publish(folder: Path, path: Path) -> None:
+    """Sync a folder with all that is in it, and rename it to `path`, replacing what is there."""
+    for found in (*folder.rglob("*"), folder):
+        sync(found)
+    replaced = _removed(path)
+    if path.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.rename(path, replaced)
+    os.rename(folder, path)
+    sync(path.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Delete a folder that nobody may see half deleted: first its name, then its files."""
+    if path.exists():
+        hidden = _removed(path)
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.rename(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of files and folders that they were making in `folder`.
+
+    To be called by the one process that writes in there.
+    """
+    for left_over in (*folder.glob(".*partial*"), *folder.glob(".*removed*")):
+        shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _removed(path: Path) -> Path:
+    return path.with_name(f".{path.name.lstrip('.')}.removed")
+
+
+def _is(folder: Path, lock: int) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(lock))
+    except FileNotFoundError:
+        return False

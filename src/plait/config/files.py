@@ -1,0 +1,126 @@
+"""Configurations as dictionaries, YAML files and hashes: the same few functions for every kind."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from plait.atomic import write_text
+
+C = TypeVar("C")
+
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+"""1e-5, which YAML 1.1 takes for text because it has no point"""
+
+
+def to_dict(config: Any) -> Any:
+    """Turn a configuration into plain dictionaries, lists, numbers and strings."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, (list, tuple)):
+        return [to_dict(item) for item in config]
+    if isinstance(config, dict):
+        return {str(key): to_dict(value) for key, value in config.items()}
+    if isinstance(config, Path):
+        return str(config)
+    return config
+
+
+def from_dict(cls: type[C], data: Any, where: str = "") -> C:
+    """Build the configuration `cls` from `to_dict`'s output; absent options take their defaults.
+
+    Raises:
+        ValueError: for an unknown option (naming the nearest), or a value of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{where or cls.__name__}: expected options, found {data!r}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ValueError(f"unknown option {_join(where, name)!r}: {advice}")
+    for name, f in known.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in data:
+            raise ValueError(f"option {_join(where, name)!r} is missing")
+    return cls(**{k: _value(hints[k], v, _join(where, str(k))) for k, v in data.items()})
+
+
+def _join(where: str, name: object) -> str:
+    return f"{where}.{name}" if where else str(name)
+
+
+def _value(hint: Any, data: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        problems = []
+        for option in arguments:
+            try:
+                return _value(option, data, where)
+            except ValueError as error:
+                problems.append(error)
+        raise next((p for p in problems if "unknown option" in str(p)), problems[0])
+    if hint is type(None):
+        if data is None:
+            return None
+        raise ValueError(f"{where}: expected nothing, found {data!r}")
+    if origin is Literal:
+        if data in arguments:
+            return data
+        raise ValueError(f"{where}: {data!r} is not one of {', '.join(map(repr, arguments))}")
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast(type[Any], hint), data, where)
+    if origin is tuple and isinstance(data, (list, tuple)):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_value(arguments[0], item, where) for item in data)
+        if len(arguments) == len(data):
+            return tuple(_value(h, item, where) for h, item in zip(arguments, data, strict=True))
+    if origin is dict and isinstance(data, dict):
+        return {key: _value(arguments[1], value, _join(where, key)) for key, value in data.items()}
+    if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
+        return float(data)
+    if hint is float and isinstance(data, str) and _EXPONENT.fullmatch(data):
+        return float(data)
+    if hint is Path and isinstance(data, str):
+        return Path(data)
+    if hint is Any or (isinstance(hint, type) and type(data) is hint):
+        return data
+    raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {data!r}")
+
+
+def save_yaml(config: Any, path: Path) -> None:
+    """Write a configuration to a YAML file, whole or not at all."""
+    # ASCII with escapes, since YAML 1.1 takes U+0085 and U+2028 for ends of lines
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def load_yaml(cls: type[C], path: Path, part: str | None = None) -> C:
+    """Read a configuration of type `cls` from a YAML file; a ValueError names file and option.
+
+    With `part`, a file that holds more (a whole run) may have it under this name.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration file at {path}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        inner = part is not None and isinstance(data, dict) and part in data
+        return from_dict(cls, data[part] if inner else data)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hexadecimal digits of SHA-256 over the whole configuration, in canonical form."""
+    canonical = json.dumps(to_dict(config), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

@@ -1,0 +1,112 @@
+"""The typed, frozen configuration of each part of a model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """Self-attention of every depth: multi-head, or grouped-query where `kv_heads` < `heads`."""
+
+    heads: int = 8
+    """query heads"""
+    kv_heads: int | None = None
+    """key and value heads; None: as many as query heads"""
+    head_width: int | None = None
+    """features per head; None: model width ÷ heads"""
+    position: Literal["rope", "learned"] = "rope"
+    """rotary embedding, or a learned vector for each position of the context"""
+    rope_theta: float = 10_000.0
+    """base of the rotary frequencies"""
+    qk_norm: Literal["none", "head", "width"] = "none"
+    """RMSNorm on queries and keys: per head (Qwen3) or over the whole width (OLMoE)"""
+    qkv_bias: bool = False
+    """biases on the query, key and value projections (Qwen2-MoE)"""
+    clip_qkv: float | None = None
+    """clamp queries, keys and values to ± this value (OLMoE)"""
+    lora_rank: int = 0
+    """rank of a per-depth LoRA on Q and K, for attention banks used at several depths; 0: none"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """The expert banks, and the dense layers that stand in their place."""
+
+    count: int | tuple[int, ...] = 8
+    """experts in a bank: one number, or one for each bank of the plan; 1: dense, no router"""
+    width: int = 256
+    """inner width F of an expert"""
+    top_k: int = 2
+    """experts per token"""
+    activation: Literal["swiglu", "gelu"] = "swiglu"
+    """swiglu: three matrices; gelu: two matrices (CT-MoE)"""
+    shared_width: int = 0
+    """inner width of the always-on shared expert (all of them together); 0: none (DeepSeekMoE)"""
+    shared_gate: bool = False
+    """multiply the shared expert's output by a learned sigmoid gate (Qwen2-MoE)"""
+    dense_first: int = 0
+    """the first n depths have a dense layer instead of experts (DeepSeekMoE)"""
+    dense_width: int | None = None
+    """inner width of those dense layers; needed when dense_first > 0"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterConfig:
+    """How a token's experts are scored and chosen."""
+
+    kind: Literal["linear", "cosine", "random-fixed", "recurrent", "low-rank"] = "linear"
+    """linear; cosine: low-dimensional and L2-normalised (X-MoE, arXiv 2204.09179); random-fixed:
+    never trained; recurrent: a GRU over depth (RMoE, arXiv 2408.06793); low-rank: one base for all
+    depths plus a low-rank part for each bank"""
+    inner_width: int | None = None
+    """projection width of cosine, hidden width of recurrent, rank of low-rank; None: the kind's
+    default (experts ÷ 2, 128, 16)"""
+    gating: Literal["softmax-topk", "topk-softmax", "sigmoid"] = "softmax-topk"
+    """softmax over all experts, then top-k; top-k of the logits, then softmax; or independent
+    sigmoids"""
+    renormalise: bool = False
+    """divide the chosen gates by their sum"""
+    scale: float = 1.0
+    """multiply the gates by this number at the end (routed_scaling_factor)"""
+    bias: bool = False
+    """keep a bias per expert that counts for choosing and not for weighting (arXiv 2408.15664)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollaborationConfig:
+    """CT-MoE: the chosen experts exchange messages over a learned topology S (docs/methods.md)."""
+
+    strength: float = 0.5
+    """λ_c, how much of its neighbours' output an expert adds; 0: no messages. The paper's text has
+    0.5, its code 1.0"""
+    routing_strength: float = 0.5
+    """λ_r, how much the column sums of S move the router logits; 0: not at all. The paper's text
+    has 0.5, its code 1.5"""
+    temperature: float = 1.0
+    """divides S before the softmax"""
+    messages: Literal["outputs", "hidden"] = "outputs"
+    """mix expert outputs (exactly a re-weighting of the gates), or the hidden vectors inside the
+    experts before the down-projection (which is not)"""
+    row_normalise: bool = True
+    """normalise S over the chosen experts of a token; False: use the entries of S as they are"""
+    self_loop: bool = False
+    """keep the diagonal of S: an expert may send to itself"""
+    signed: bool = False
+    """S = tanh instead of the row softmax, so that messages may be negative"""
+    control: Literal["none", "frozen-uniform", "frozen-random", "gate-scale"] = "none"
+    """controls that separate the explanations: S fixed at its initial value, S fixed at random, or
+    no S at all and gates × (1 + λ_c)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BalanceConfig:
+    """Pressure towards equal load of the experts."""
+
+    switch: float = 0.01
+    """coefficient of the Switch load-balancing loss (1.0 = balanced, whatever top_k)"""
+    z: float = 0.0
+    """coefficient of the router z-loss"""
+    scope: Literal["layer", "bank"] = "layer"
+    """compute load per depth, or pooled over the depths that use one expert bank (UniPool)"""
+    bias_rate: float = 0.0
+    """γ, step of the loss-free bias per optimizer step; needs router.bias"""

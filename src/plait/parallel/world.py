@@ -1,0 +1,113 @@
+"""The processes of a run, seen from one of them, and how their sums meet.
+
+One process needs none of it: every collective is then the identity. Under torchrun, `World.start`
+joins the processes.
+"""
+
+import atexit
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+T = TypeVar("T")
+
+
+def default_device(name: str | None = None) -> torch.device:
+    """Return the device of a name; without one CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split(".")[0].split())
+        raise ValueError(f"there is no device {name!r} here ({reason}): try cpu") from None
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, seen from one of them.
+
+    `rank` and `size` count processes. What the data is dealt out by is `data_rank` and `data_size`:
+    the same today, fewer once several processes hold one copy of the experts between them.
+    """
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    mesh: DeviceMesh | None = None
+
+    @property
+    def data_size(self) -> int:
+        """Processes that see different data: the size of data parallelism."""
+        return self.size
+
+    @property
+    def data_rank(self) -> int:
+        """Which of the data's shares this process sees, from 0."""
+        return self.rank
+
+    @classmethod
+    def start(cls, device: str | None = None) -> "World":
+        """Join the processes that torchrun started, or be alone.
+
+        Args:
+            device: as torch names it; by default CUDA where there is one, else the CPU.
+
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls(default_device(device))
+        kind = default_device(device).type
+        if kind == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+            atexit.register(dist.destroy_process_group)
+        here = (
+            torch.device("cuda", torch.cuda.current_device())
+            if kind == "cuda"
+            else torch.device(kind)
+        )
+        return cls(here, dist.get_rank(), size, init_device_mesh(kind, (size,)))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes the files and shows the progress."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for all."""
+        if self.size > 1:
+            dist.barrier()
+
+    def broadcast(self, value: T) -> T:
+        """Give every rank the main rank's value."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it holds on at least one rank."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Add up over ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Average over ranks, in place."""
+        return self.sum(value).div_(self.size)

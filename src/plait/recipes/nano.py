@@ -1,0 +1,106 @@
+"""Nano: ours, for two cores. Every kind of sharing in minutes; the demo is made of it."""
+
+from dataclasses import replace
+
+from plait.config import (
+    AttentionConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from plait.recipes.ct_moe import GATE_SCALE, TOPOLOGY
+from plait.sharing import Sharing
+from plait.studies.study import Study
+
+DEMO_TOKENS = 400_000
+
+
+def model(vocab_size: int = 8192) -> ModelConfig:
+    """Train in a minute or two on two cores: the size of the demo study."""
+    return ModelConfig(
+        vocab_size=vocab_size,
+        depth=8,
+        width=128,
+        context=128,
+        attention=AttentionConfig(heads=4, qk_norm="head"),
+        experts=ExpertConfig(count=16, width=64, top_k=3),
+    )
+
+
+def dense_model(vocab_size: int = 8192) -> ModelConfig:
+    """Return the dense control of `nano`: as wide as its active experts together, no router."""
+    moe = model(vocab_size)
+    width = moe.experts.width * moe.experts.top_k
+    return replace(moe, experts=ExpertConfig(count=1, width=width, top_k=1))
+
+
+def training(model: ModelConfig, tokens: int = 4_000_000, corpus: str = "starter") -> TrainConfig:
+    """Ours for two cores: minutes, not hours. Shorter `tokens` shorten the warm-up with them.
+
+    The topology's factor leaves S at CT-MoE's own rate of 0.02.
+    """
+    steps = tokens // (16 * 128)
+    return TrainConfig(
+        model=model,
+        data=DataConfig(corpus=corpus, sequence_length=128, batch=16),
+        tokens=tokens,
+        optimizer=OptimizerConfig(learning_rate=3e-3, topology_factor=7.0),
+        schedule=ScheduleConfig(warmup=tokens // 20, floor=0.1),
+        evaluation=EvaluationConfig(
+            every=max(1, steps // 6), tokens=16_384, final_tokens=131_072, batch=32
+        ),
+        checkpoint=CheckpointConfig(every=max(100, steps // 6)),
+        precision="bf16",
+    )
+
+
+def _woven(base: ModelConfig) -> dict[str, ModelConfig]:
+    """The plain model, each of the three works alone, CT-MoE's control, and all three together."""
+    return {
+        "plain": base,
+        "path-b4": replace(base, sharing=Sharing(router="blocks(4)")),
+        "tied-g4": replace(base, sharing=Sharing(experts="groups(4, skip=2)")),
+        "ct-moe": replace(base, collaboration=TOPOLOGY),
+        "gate-scale": replace(base, collaboration=GATE_SCALE),
+        "all-three": replace(
+            base,
+            sharing=Sharing(router="blocks(4)", experts="groups(4, skip=2)"),
+            collaboration=TOPOLOGY,
+        ),
+    }
+
+
+def demo_study() -> Study:
+    """Six structures on the starter corpus, one seed, a minute each: the main job in small."""
+    return Study(
+        name="demo",
+        baseline="plain",
+        variants={
+            name: training(variant, tokens=DEMO_TOKENS) for name, variant in _woven(model()).items()
+        },
+        description="Routers shared over blocks of four, experts tied over groups of four, experts "
+        "that collaborate, the control that only scales gates, and all three together.",
+    )
+
+
+def nano_study() -> Study:
+    """The demo's structures and dense, random-fixed and decision-shared controls, with 3 seeds."""
+    base = model()
+    variants = _woven(base) | {
+        "decision-b4": replace(base, sharing=Sharing(router="blocks(4)", decision="blocks(4)")),
+        "router-all": replace(base, sharing=Sharing(router="all")),
+        "random-fixed": replace(base, router=replace(base.router, kind="random-fixed")),
+        "dense": dense_model(),
+    }
+    return Study(
+        name="nano",
+        baseline="plain",
+        variants={name: training(variant) for name, variant in variants.items()},
+        seeds=(0, 1, 2),
+        description="Ten structures on the starter corpus, three seeds each: hours on two cores.",
+    )

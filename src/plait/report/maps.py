@@ -1,0 +1,126 @@
+"""Maps of cells: the one heatmap, the one picture of load, and the one picture of S."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import numpy.typing as npt
+
+from plait.report.figure import chart_data
+from plait.report.palette import SEQUENTIAL
+
+Extent = tuple[float | None, float | None]
+"""least and greatest value of a colour scale; None takes the data's"""
+
+
+def heatmap(
+    cells: list[dict[str, Any]],
+    x: tuple[str, str],
+    y: tuple[str, str],
+    value: tuple[str, str],
+    extent: Extent = (0.0, None),
+    scheme: Any = SEQUENTIAL,
+) -> Any:
+    """Draw cells as colours.
+
+    Args:
+        cells: one mapping for each.
+        x: field across and the axis' title; whole numbers.
+        y: field down and the axis' title; whole numbers.
+        value: field of the colour and the legend's title.
+        extent: ends of the colour scale; what lies beyond is drawn as the end.
+        scheme: name of Vega's colour scheme.
+    """
+    known = [cell[value[0]] for cell in cells if np.isfinite(cell[value[0]])]
+    low = extent[0] if extent[0] is not None else min(known, default=0.0)
+    high = extent[1] if extent[1] is not None else max(known, default=1.0)
+    rows = len({cell[y[0]] for cell in cells})
+    scale: Any = alt.Scale(scheme=scheme, domain=[low, high], clamp=True)
+
+    def axis(field: tuple[str, str]) -> alt.Axis:
+        values = sorted({cell[field[0]] for cell in cells})
+        step = -(-len(values) // 16)
+        return alt.Axis(
+            title=field[1],
+            labelAngle=0,
+            values=values[::step],
+            ticks=False,
+            domain=False,
+            grid=False,
+        )
+
+    return (
+        alt.Chart(chart_data(cells))
+        .mark_rect()
+        .encode(
+            x=alt.X(f"{x[0]}:O", axis=axis(x)),
+            y=alt.Y(f"{y[0]}:O", axis=axis(y)),
+            color=alt.Color(
+                f"{value[0]}:Q",
+                title=value[1],
+                scale=scale,
+                legend=alt.Legend(
+                    gradientThickness=8,
+                    gradientLength=100,
+                    tickCount=2,
+                    titleLimit=300,
+                    format=".2~f",
+                ),
+            ),
+            tooltip=[
+                f"{y[0]}:O",
+                f"{x[0]}:O",
+                alt.Tooltip(f"{value[0]}:Q", format=".4f", title=value[1]),
+            ],
+        )
+        .properties(height=max(110, min(300, 26 * rows)))
+    )
+
+
+LOAD_CAPTION = "Share of all choices at a depth, over the even share: 1 is even, 0 is dead."
+
+
+def load_map(
+    shares: Sequence[Sequence[float]], depths: Sequence[int], highest: float | None = None
+) -> Any:
+    """Draw the load of each expert at each depth, relative to an equal share.
+
+    Args:
+        shares: of the choices, by depth and expert; each depth's sum to 1.
+        depths: their numbers.
+        highest: end of the colour scale; None: the data's.
+    """
+    cells = [
+        {"depth": depth, "expert": expert, "load": float(share) * len(of_depth)}
+        for depth, of_depth in zip(depths, shares, strict=True)
+        for expert, share in enumerate(of_depth)
+    ]
+    axes = ("expert", "expert"), ("depth", "depth")
+    return heatmap(cells, *axes, ("load", "load / mean"), (0.0, highest))
+
+
+def topology_map(values_EE: npt.NDArray[np.floating], title: str, extent: Extent) -> Any:
+    """Draw a topology: entry (i, j) is how much expert i (down) listens to expert j (across).
+
+    An empty diagonal, which no expert uses, and what is not finite are left blank.
+    """
+    cells = [
+        {"listener": i, "heard": j, "weight": float(weight)}
+        for (i, j), weight in np.ndenumerate(values_EE)
+        if np.isfinite(weight) and (i != j or weight)
+    ]
+    axes = ("heard", "expert heard"), ("listener", "expert that listens")
+    return heatmap(cells, *axes, ("weight", title), extent)
+
+
+def topology_extent(*topologies: npt.NDArray[np.floating]) -> tuple[float, float]:
+    """Return a scale over the entries of all, an empty diagonal left out."""
+    entries = np.concatenate([_entries(values_EE) for values_EE in topologies])
+    return min(0.0, float(np.nanmin(entries))), float(np.nanmax(entries))
+
+
+def _entries(values_EE: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    diagonal = np.eye(len(values_EE), dtype=bool) & ~(np.nan_to_num(values_EE) != 0)
+    entries: npt.NDArray[np.floating] = values_EE[~diagonal]
+    return entries

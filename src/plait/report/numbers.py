@@ -1,0 +1,54 @@
+"""Numbers as they are shown, in the terminal and on pages.
+
+With the typographic minus (−), a space before units, and figures enough to compare but no more.
+"""
+
+import math
+
+from plait.statistics import Estimate
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with fixed digits and a real minus sign."""
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference, its sign always shown unless it rounds to zero."""
+    text = number(value, digits)
+    return text if text.startswith("−") or not float(text) else f"+{text}"
+
+
+def interval(estimate: Estimate, digits: int = 3, sign: bool = False) -> str:
+    """`low to high`, empty where there is none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    show = signed if sign else number
+    return f"{show(estimate.low, digits)} to {show(estimate.high, digits)}"
+
+
+def reach(estimate: Estimate | None, digits: int = 3) -> str:
+    """`±` half the interval, empty where there is none."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"±{(estimate.high - estimate.low) / 2:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """A share as a percentage, one digit under ten."""
+    return f"{100 * share:.{1 if abs(share) < 0.0995 else 0}f} %"
+
+
+def p_value(p: float) -> str:
+    """`p = 0.012`, or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def quantity(value: float) -> str:
+    """A large count with its decimal prefix and three figures: 3.41 M, 12.5 B."""
+    for scale, prefix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale:
+            scaled = value / scale
+            return f"{scaled:.{max(0, 2 - int(math.log10(scaled)))}f} {prefix}"
+    return f"{value:.0f}"

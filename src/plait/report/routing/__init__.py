@@ -1,0 +1,1 @@
+"""The report of traced models: where tokens go, and what that says."""

@@ -1,0 +1,185 @@
+"""`plait trace`: traces, metrics, perturbations and figures of models, into a folder."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from plait.atomic import write_json, write_text
+from plait.opening import Opened, open_models
+from plait.report.figure import Format, write_figures
+from plait.report.routing.routing_page import page
+from plait.report.routing.sections import sections
+from plait.report.terminal.routing_table import routing_table
+from plait.routing.analysis import Analysis, analyse, notes
+from plait.routing.metrics.paths import most_frequent
+from plait.routing.metrics.topology import topologies
+from plait.routing.perturb import ALLOWED, NOISE, Robustness, robustness
+from plait.routing.record import LONGEST_WINDOW, Passage, trace_to_file
+from plait.routing.text import passages
+from plait.routing.trace import read_trace
+from plait.routing.watching import watch
+
+
+def run_trace(
+    targets: Sequence[str | Path],
+    text: Sequence[str] = (),
+    out: str | Path = "routing",
+    *,
+    tokens: int = 100_000,
+    split: str = "test",
+    context: int | None = None,
+    logits: bool = False,
+    perturb_tokens: int = 10_000,
+    draws: int = 3,
+    noise: Sequence[float] = NOISE,
+    formats: Sequence[Format] = ("svg", "png"),
+    device: str | None = None,
+    console: Console | None = None,
+) -> list[Analysis]:
+    """Trace models over text and write what their routing does.
+
+    Writes into `out`: a `trace.parquet` (in a folder of its own for each of several models),
+    `routing.json` ({"models": [one summary each]}), `routing.html` (one self-contained page) and
+    `figures/`; prints the summary table.
+
+    Args:
+        targets: folders of runs, or of Hugging Face MoE models; several are compared on the same
+            tokens.
+        text: see `plait.routing.text.passages`; empty takes the first run's own corpus.
+        out: folder.
+        tokens: number of tokens to trace, over all domains.
+        split: of a corpus.
+        context: window that documents are cut into, tokens; None takes the shortest of the models'.
+        logits: also record the full router logits.
+        perturb_tokens: held-out tokens for the perturbations (every second document); 0: none.
+        draws: of each random perturbation.
+        noise: σ values of the noise perturbation.
+        formats: of the figure files; () writes none.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
+        console: where the table and progress are printed.
+
+    Raises:
+        ValueError, FileNotFoundError: in one line, with the fix.
+    """
+    printed = console or Console()
+    folder = Path(out)
+    opened = open_models([Path(target) for target in targets], device)
+    _require_one_tokenizer(opened)
+    first = opened[0]
+    text_tokens = list(
+        passages(text or _own_corpus(first), first.tokenizer, first.first, tokens, split)
+    )
+    watched = [watch(t.model, t.name, t.tokenizer.encoding_fingerprint) for t in opened]
+    window = min([context or LONGEST_WINDOW, *[subject.info.context for subject in watched]])
+    analyses = []
+    for target, subject in zip(opened, watched, strict=True):
+        place = folder / _slug(target.name) if len(opened) > 1 else folder
+        with printed.status(Text(f"{target.name}: tracing")) as status:
+
+            def progress(stage: str, name: str = target.name) -> None:
+                status.update(Text(f"{name}: {stage}"))
+
+            path = trace_to_file(
+                subject,
+                _counted(text_tokens, progress),
+                place / "trace.parquet",
+                context=window,
+                logits=logits,
+            )
+            trace = read_trace(path, columns=("entropy",))
+            changed: list[Robustness] = []
+            if perturb_tokens:
+                held_out = _every_second(text_tokens, perturb_tokens)
+                others = trace.select(trace.document_N % 2 == 0)
+                frequent, _ = most_frequent(others, max(ALLOWED))
+                changed = robustness(
+                    subject,
+                    held_out,
+                    context=window,
+                    frequent_paths=frequent if len(text_tokens) > 1 else None,
+                    noise=noise if subject.can_reroute else (),
+                    draws=draws,
+                    progress=progress,
+                )
+            analyses.append(
+                analyse(
+                    trace,
+                    topologies=topologies(target.model, trace),
+                    robustness=changed,
+                    progress=progress,
+                )
+            )
+        printed.print(f"{target.name}: {len(trace):,} tokens in {path}", markup=False)
+    return _written(analyses, opened[0], folder, formats, printed)
+
+
+def _require_one_tokenizer(opened: Sequence[Opened]) -> None:
+    first = opened[0]
+    for other in opened[1:]:
+        if other.tokenizer.encoding_fingerprint != first.tokenizer.encoding_fingerprint:
+            raise ValueError(
+                f"{other.name} and {first.name} have different tokenizers, so there are no same "
+                "tokens to compare them on: trace them apart"
+            )
+
+
+def _own_corpus(opened: Opened) -> list[str]:
+    if opened.corpus is None:
+        raise ValueError(f"{opened.name} names no corpus of its own: give text with --text SOURCE")
+    return [opened.corpus]
+
+
+def _counted(text_tokens: Sequence[Passage], progress: Callable[[str], None]) -> Iterator[Passage]:
+    """Say how far the text was read."""
+    read, total = 0, sum(len(passage.token_ids) for passage in text_tokens)
+    for passage in text_tokens:
+        read += len(passage.token_ids)
+        progress(f"tracing {read:,} of {total:,} tokens")
+        yield passage
+
+
+def _every_second(text_tokens: Sequence[Passage], limit: int) -> list[Passage]:
+    """Keep the documents to perturb, at most `limit` tokens of every domain together.
+
+    The others count the frequent paths. Domains take turns, so that a limit leaves out none.
+    """
+    held_out: list[Passage] = []
+    by_domain: dict[str, list[Passage]] = {}
+    for passage in text_tokens[1::2] or text_tokens[:1]:
+        by_domain.setdefault(passage.domain, []).append(passage)
+    for passages_of_domain in by_domain.values():
+        left = limit // len(by_domain)
+        for passage in passages_of_domain:
+            if left > 0:
+                held_out.append(Passage(passage.token_ids[:left], passage.domain))
+                left -= len(passage.token_ids)
+    return held_out
+
+
+def _written(
+    analyses: list[Analysis],
+    target: Opened,
+    folder: Path,
+    formats: Sequence[Format],
+    printed: Console,
+) -> list[Analysis]:
+    printed.print(routing_table(analyses))
+    for names, note in notes(analyses):
+        printed.print(f"{names}: {note}", markup=False, highlight=False)
+    decode = target.tokenizer.token
+    summary = {"models": [analysed.to_dict(decode) for analysed in analyses]}
+    write_json(folder / "routing.json", summary)
+    write_text(folder / "routing.html", page(analyses, decode))
+    if formats:
+        figures = [f for section in sections(analyses, decode) for f in section.figures]
+        with printed.status(f"{len(figures)} figures"):
+            write_figures(figures, folder / "figures", formats)
+    printed.print(f"page: {folder / 'routing.html'}", markup=False)
+    return analyses
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-") or "model"

@@ -1,0 +1,63 @@
+"""The routing section of a study's report: each variant's first seed on the same tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from markupsafe import Markup
+
+from plait.opening import open_model
+from plait.report.figure import Section
+from plait.report.palette import series
+from plait.report.routing.routing_page import html_table
+from plait.report.routing.sections import comparison_figures
+from plait.routing.analysis import Analysis, analyse, notes
+from plait.routing.metrics.topology import topologies
+from plait.routing.record import trace_model
+from plait.routing.text import passages
+from plait.routing.watching import watch
+from plait.studies.results import read_study
+
+
+def study_section(
+    folder: Path, tokens: int = 20_000, progress: Callable[[str], None] = lambda _: None
+) -> Section | None:
+    """Trace the first seed of each finished variant and compare their routing.
+
+    Variants without a router are left out, and so is, with a note, one whose weights or corpus are
+    gone; None if nothing is left to say.
+
+    Args:
+        folder: of the study, `runs/<study>`.
+        tokens: of the test split, over all domains.
+        progress: called with each variant's name.
+    """
+    study = read_study(folder)
+    found: list[Analysis] = []
+    missing: list[str] = []
+    for variant in study.finished_variants:
+        try:
+            opened = open_model(study.of(variant)[0].folder, name=variant)
+            assert opened.corpus is not None
+            text_tokens = list(passages([opened.corpus], opened.tokenizer, opened.first, tokens))
+        except FileNotFoundError as error:
+            missing.append(f"{variant} was not traced: {error}")
+            continue
+        try:
+            watched = watch(opened.model, variant, opened.tokenizer.encoding_fingerprint)
+        except ValueError:
+            continue  # dense
+        progress(variant)
+        trace = trace_model(watched, text_tokens)
+        found.append(analyse(trace, topologies=topologies(opened.model), draws=50))
+    if not found:
+        return Section("Routing", missing) if missing else None
+    names = [analysed.info.model for analysed in found]
+    looks = [look for look in series(study.finished_variants, study.baseline) if look.name in names]
+    seed = study.of(names[0])[0].seed
+    text = [
+        f"Where {found[0].tokens:,} held-out tokens went, seed {seed} of each variant: value, 95 % "
+        "interval over documents, and what independent uniform choice gives.",
+    ]
+    below = [*[f"{names}: {note}" for names, note in notes(found)], *missing]
+    html = html_table(found) + Markup("").join(Markup("<p>{}</p>").format(said) for said in below)
+    return Section("Routing", text, comparison_figures(found, looks), html)

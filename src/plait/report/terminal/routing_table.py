@@ -1,0 +1,114 @@
+"""The metrics of traced models as a table: a row for each metric, a column for each model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from plait.routing.analysis import Analysis
+from plait.routing.metrics.paths import mean_of
+from plait.routing.trace import TraceInfo
+from plait.statistics import Estimate
+
+
+def routing_table(analyses: Sequence[Analysis]) -> Table:
+    """One row per metric, one column per model: value, its 95 % interval, and chance."""
+    first = analyses[0]
+    result = Table(
+        title=f"Routing of {first.tokens:,} tokens in {first.documents:,} documents",
+        caption="value [95 % interval over documents] · chance = independent uniform choice",
+        caption_justify="left",
+    )
+    result.add_column("metric")
+    for analysed in analyses:
+        result.add_column(Text(analysed.info.model), justify="right")
+    columns = [dict(_rows(analysed)) for analysed in analyses]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        cells = [column.get(name) for column in columns]
+        if any(cell is not None for cell in cells):
+            result.add_row(name, *[Text("–" if cell is None else cell) for cell in cells])
+    return result
+
+
+def _rows(analysed: Analysis) -> list[tuple[str, str | None]]:
+    """Rows of one model in the order of the table, None where it has no such figure."""
+    info, found = analysed.info, analysed
+    same = found.consistency.within_shared is not None
+    rows: list[tuple[str, Estimate | str | None]] = [
+        ("experts · top-k · routed depths", _structure(info)),
+        ("different paths", f"{found.entropy.distinct:,.0f}"),
+        ("path entropy, nats", found.entropy.plug_in),
+        ("path entropy, Miller–Madow, nats", found.entropy.miller_madow),
+    ]
+    for width, window in found.windows.items():
+        rows.append((f"  windows of {width} depths, nats", window.miller_madow))
+    for n in (10, 100):
+        if n in found.coverage.shares:
+            rows.append((f"tokens on the {n} most frequent paths", found.coverage.shares[n]))
+    rows += [
+        ("consistency (Jaccard), neighbouring depths", found.consistency.adjacent),
+        ("  where labels are shared", found.consistency.within_shared),
+        ("mutual information / entropy, label-free", found.information.adjacent),
+        ("longest run of one expert, depths", found.engagement.longest if same else None),
+        ("tokens with a run ≥ 4 depths", found.engagement.four if same else None),
+        ("agreement in tied groups", _mean(list(found.agreement.values()))),
+        ("load, max / mean (MaxVio)", _mean(found.load.max_over_mean)),
+        ("dead experts per depth", _mean(found.load.dead)),
+        ("load entropy, nats", _mean(found.load.entropy)),
+        ("router entropy, nats", _mean(found.router_entropy or ())),
+        ("entropy of expert pairs, nats", _mean([c.pair_entropy for c in found.coactivation])),
+        ("token tells expert, I / H", _mean(found.token_information)),
+    ]
+    if found.domains is not None:
+        rows += [
+            ("specialisation by domain, mean |s|", _mean(found.domains.mean_index or ())),
+            ("expert tells domain, chance-corrected", _mean(found.domains.corrected)),
+            ("path tells domain, I / H", found.path_domains),
+        ]
+    topology_entropy = None
+    if found.topologies:
+        trained = np.mean([t.row_entropy for t in found.topologies])
+        untrained = np.mean([t.untrained_row_entropy for t in found.topologies])
+        topology_entropy = f"{trained:.3f} ({untrained:.3f})"
+    rows.append(("row entropy of S (untrained), nats", topology_entropy))
+    ablated = [p for p in found.robustness if p.kind == "random depth"]
+    if ablated:
+        worst = max(ablated, key=lambda p: p.rise)
+        each = f"worst {worst.rise:+.3f} (depth {worst.setting:g}), mean "
+        each += f"{np.mean([p.rise for p in ablated]):+.3f}"
+        rows.append(("rise of loss: one depth random, nats", each))
+    for perturbed in found.robustness:
+        if perturbed.kind == "random depth":
+            continue
+        setting = "" if perturbed.setting is None else f" {perturbed.setting:g}"
+        spread = "" if perturbed.spread is None else f" ± {perturbed.spread:.3f}"
+        percent = 100 * (perturbed.perplexity_ratio - 1)
+        rise = f"{perturbed.rise:+.3f}{spread} ({percent:+.0f} % PPL)"
+        rows.append((f"rise of loss: {perturbed.kind}{setting}, nats", rise))
+    return [(name, None if value is None else _shown(value)) for name, value in rows]
+
+
+def _structure(info: TraceInfo) -> str:
+    counts = sorted(set(info.experts))
+    experts = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+    return f"{experts} · {info.top_k} · {len(info.routed)} of {info.depth}"
+
+
+def _mean(parts: Sequence[Estimate | None]) -> Estimate | None:
+    known = [part for part in parts if part is not None]
+    return mean_of(known) if known else None
+
+
+def _shown(value: Estimate | str) -> str:
+    if isinstance(value, str):
+        return value
+    interval = ""
+    if value.low is not None and value.high is not None:
+        interval = f" [{_number(value.low)}, {_number(value.high)}]"
+    by_chance = "" if value.chance is None else f" · chance {_number(value.chance)}"
+    return f"{_number(value.value)}{interval}{by_chance}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

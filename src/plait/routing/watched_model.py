@@ -1,0 +1,69 @@
+"""A model whose routing can be seen and changed: what traces and perturbations are written for.
+
+Whatever stands behind `WatchedModel` speaks our `Routing`, its experts ordered by router logit.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plait.model import Routing
+from plait.routing.trace import TraceInfo
+
+Decide = Callable[[int, Routing], Routing]
+
+
+class WatchedModel(Protocol):
+    """What traces and perturbations need of a model. Depths are those of `info.routed`."""
+
+    info: TraceInfo
+
+    def routings(self, tokens_BS: Tensor) -> tuple[Routing, ...]:
+        """Run one forward and return the routing of each routed depth, T = B·S."""
+        ...
+
+    def loss(self, tokens_BS: Tensor, targets_BS: Tensor, decide: Decide | None = None) -> float:
+        """Sum of the cross-entropy in nats over targets ≠ −100, `decide` changing the routing."""
+        ...
+
+    @property
+    def can_reroute(self) -> bool:
+        """Whether the model's rule from logits to gates is known at every depth."""
+        ...
+
+    def reroute(self, depth: int, logits_TE: Tensor) -> Routing:
+        """Choose experts and gates from logits by the model's own rule at a depth."""
+        ...
+
+
+def ranked(routing: Routing) -> Routing:
+    """Order each token's experts by router logit, best first; equal logits by index.
+
+    The top-1 expert is thereby the same whatever order a top-k, a selection bias or a
+    collaboration's gates gave.
+    """
+    ids_TK, by_id = routing.expert_ids_TK.sort(dim=-1)
+    weights_TK = routing.weights_TK.gather(-1, by_id)
+    chosen_TK = routing.logits_TE.gather(-1, ids_TK)
+    order = chosen_TK.argsort(dim=-1, descending=True, stable=True)
+    return Routing(
+        routing.logits_TE,
+        routing.probs_TE,
+        ids_TK.gather(-1, order),
+        weights_TK.gather(-1, order),
+    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside; the mode is put back afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,1 @@
+"""What is on disk: runs and what is in their folders, models, weights, checkpoints."""

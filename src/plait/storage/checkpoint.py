@@ -1,0 +1,177 @@
+"""Checkpoints: written beside the old one, synced, renamed; verified before they are believed.
+
+    checkpoints/step-120/
+      model.safetensors   the weights, one name per stored parameter
+      state/              everything else that is a tensor (optimizer state, random generators),
+                          by torch.distributed.checkpoint: each rank writes what it holds
+      progress.json       step, tokens, loader state, seconds, …
+      manifest.json       size and SHA-256 of each file above, written last
+
+A folder has its final name only when all of it is on the disk, so a crash leaves either a whole
+checkpoint or a hidden folder that is swept away; and a file that the disk damaged later is found by
+its hash.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from plait import atomic
+from plait.parallel import World
+from plait.storage.sharded_state import CheckpointError, reason, save_shards
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS, STATE, PROGRESS, MANIFEST = "model.safetensors", "state", "progress.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run; `keep` is how many of the newest stay on the disk."""
+
+    folder: Path
+    keep: int
+    world: World
+
+    def save(
+        self,
+        step: int,
+        weights: Callable[[], Mapping[str, Tensor]],
+        state: Mapping[str, Tensor],
+        progress: Mapping[str, Any],
+    ) -> Path:
+        """Write `step-<step>` and remove the oldest ones beyond `keep`.
+
+        Args:
+            step: optimizer steps done.
+            weights: called on every rank; returns the whole weights on the main rank.
+            state: tensors or shards of them; saved as what they are.
+            progress: plain JSON.
+
+        Raises:
+            CheckpointError: the disk is full, or cannot be written; older checkpoints are intact.
+        """
+        final, partial = self.folder / f"step-{step}", self.folder / f".step-{step}.partial"
+        try:
+            if self.world.is_main:
+                atomic.remove(partial)
+                partial.mkdir(parents=True)
+            self.world.barrier()
+            save_shards(state, partial / STATE, self.world)
+            whole = weights()
+            if self.world.is_main:
+                with atomic.new_file(partial / WEIGHTS) as file:
+                    save_file(dict(whole), file, metadata={"format": "pt"})
+                atomic.write_json(partial / PROGRESS, progress)
+                atomic.write_json(partial / MANIFEST, {"files": _fingerprints(partial)})
+                atomic.publish(partial, final)
+                self._prune()
+        except (OSError, SafetensorError, CheckpointException) as error:
+            atomic.remove(partial)
+            kept = _steps(self.folder)
+            last = f"step-{kept[-1]} is intact" if kept else "there is no earlier one"
+            raise CheckpointError(
+                f"could not write checkpoint {final}: {reason(error)}; {last}. Make room and run "
+                "the same command again to go on from there"
+            ) from error
+        self.world.barrier()
+        return final
+
+    def newest(self) -> Path | None:
+        """Find the newest checkpoint that is whole, for the run that owns the folder.
+
+        What an interrupted save left is swept away; a damaged checkpoint is reported and set aside
+        as `step-N.damaged`, and the one before it is tried.
+
+        Raises:
+            CheckpointError: there are checkpoints and all are damaged.
+        """
+        found: Path | None = None
+        if self.world.is_main:
+            atomic.sweep(self.folder)
+            found, damaged = _newest_whole(self.folder)
+            for path in damaged:
+                aside = path.with_name(f"{path.name}.damaged")
+                atomic.remove(aside)
+                os.rename(path, aside)
+        return self.world.broadcast(found)
+
+    def _prune(self) -> None:
+        for step in _steps(self.folder)[: -self.keep]:
+            atomic.remove(self.folder / f"step-{step}")
+
+
+def newest_whole(folder: Path) -> Path | None:
+    """Find the newest whole checkpoint of any run, touching nothing; None where there is none.
+
+    Raises:
+        CheckpointError: there are checkpoints and all are damaged.
+    """
+    return _newest_whole(folder)[0]
+
+
+def _newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
+    damaged: list[Path] = []
+    for step in reversed(_steps(folder)):
+        path = folder / f"step-{step}"
+        try:
+            verify(path)
+            return path, damaged
+        except CheckpointError as error:
+            logger.warning("%s; trying the one before it", error)
+            damaged.append(path)
+    if damaged:
+        raise CheckpointError(
+            f"every checkpoint in {folder} is damaged: delete this folder to start again"
+        )
+    return None, damaged
+
+
+def _steps(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir())
+    return sorted(int(match[1]) for match in names if match)
+
+
+def verify(path: Path) -> None:
+    """Compare every file of a checkpoint with the size and hash in its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, short or changed.
+    """
+    try:
+        expected = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        changed = [name for name in expected if _fingerprint(path / name) != expected[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged: {reason(error)}") from None
+    if changed or not expected:
+        raise CheckpointError(f"checkpoint {path} is damaged: {changed[0]} has changed")
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """Read what `save` got as `progress`."""
+    progress: dict[str, Any] = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+    return progress
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}

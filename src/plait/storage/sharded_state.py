@@ -1,0 +1,120 @@
+"""Tensors and shards of a run's state on disk, by torch.distributed.checkpoint, read safely.
+
+Each rank writes what it holds, and any number of ranks reads it. Of torch's format, which uses
+pickle, only tensors and an allow-list of plain metadata classes are read: no code from a file runs.
+"""
+
+import pathlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from plait.parallel import World
+
+
+class CheckpointError(ValueError):
+    """A checkpoint could not be written or read; the message is one line and says what to do."""
+
+
+def save_shards(state: Mapping[str, Tensor], path: Path, world: World) -> None:
+    """Write what this rank holds of `state` into the folder `path`, synced."""
+    with _quiet():
+        save(
+            dict(state),
+            storage_writer=FileSystemWriter(path, sync_files=True),
+            no_dist=world.size == 1,
+        )
+
+
+def load_shards(path: Path, into: dict[str, Tensor], world: World) -> None:
+    """Fill the tensors (or shards) of `into` from the folder `path`, at any world size."""
+    with _quiet():
+        load(into, storage_reader=_SafeReader(path), no_dist=world.size == 1)
+
+
+def shard_shapes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """List the tensors in the folder `path`."""
+    metadata = _SafeReader(path).read_metadata()
+    return {
+        name: (entry.size, entry.properties.dtype)
+        for name, entry in metadata.state_dict_metadata.items()
+        if not isinstance(entry, BytesStorageMetadata)
+    }
+
+
+def reason(error: BaseException) -> str:
+    """Say in one line what went wrong; of torch's collected failures, the first."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" ({error.filename})" if error.filename else "")
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Builds the plain metadata classes of torch.distributed.checkpoint and refuses the rest."""
+
+    allowed = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch.serialization", "_get_layout"),
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+            *(
+                ("torch.distributed.checkpoint.metadata", name)
+                for name in (
+                    "ChunkStorageMetadata",
+                    "Metadata",
+                    "MetadataIndex",
+                    "StorageMeta",
+                    "TensorProperties",
+                    "TensorStorageMetadata",
+                    "_MEM_FORMAT_ENCODING",
+                )
+            ),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self.allowed:
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if module.startswith("pathlib"):
+            return pathlib.PurePath  # where it was saved; never read
+        raise CheckpointError(f"checkpoint metadata names {module}.{name}: refused")
+
+
+class _SafeReader(FileSystemReader):
+    """torch's reader without its two unrestricted unpicklings: of metadata, and of byte entries."""
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        try:
+            with open(Path(self.path) / ".metadata", "rb") as file:
+                metadata = _MetadataUnpickler(file).load()
+        except (OSError, EOFError, pickle.UnpicklingError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"cannot read {self.path}: {reason(error)}") from None
+        if not isinstance(metadata, Metadata):
+            raise CheckpointError(f"{self.path} holds no checkpoint metadata")
+        if any(isinstance(e, BytesStorageMetadata) for e in metadata.state_dict_metadata.values()):
+            raise CheckpointError(f"{self.path} holds pickled objects, which are refused")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _quiet(warnings.catch_warnings):
+    """Without the remark that one process is one process."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")

@@ -1,0 +1,66 @@
+"""Weights on disk: where a run or a model keeps them, and their way into a model."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from plait.model import LanguageModel
+from plait.parallel import fill
+from plait.storage.checkpoint import WEIGHTS, newest_whole
+from plait.storage.run_folder import CHECKPOINTS
+from plait.storage.sharded_state import CheckpointError, reason
+
+
+def find_weights(source: Path) -> Path:
+    """Find the safetensors file that a file, a checkpoint or a run's folder stands for.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if source.is_file():
+        return source
+    if (source / WEIGHTS).is_file():
+        return source / WEIGHTS
+    newest = newest_whole(source / CHECKPOINTS)
+    if newest is None:
+        raise FileNotFoundError(
+            f"no weights at {source}: give a .safetensors file, a checkpoint or a run's folder"
+        )
+    return newest / WEIGHTS
+
+
+def load_weights(model: LanguageModel, weights: Mapping[str, Tensor], source: object) -> None:
+    """Fill a model, sharded or not, from whole tensors.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or of another shape: the first is named.
+    """
+    own = model.state_dict()
+    for name in (*own, *weights):
+        if name not in weights:
+            problem = f"lacks {name}"
+        elif name not in own:
+            problem = f"has {name}, which this model does not"
+        elif weights[name].shape != own[name].shape:
+            shapes = tuple(weights[name].shape), tuple(own[name].shape)
+            problem = f"has {name} as {shapes[0]}, this model as {shapes[1]}"
+        else:
+            continue
+        raise ValueError(f"{source} {problem}: use weights of the same model configuration")
+    for name, tensor in own.items():
+        fill(tensor, weights[name])
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, mapped from the disk.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read weights {path}: {reason(error)}") from None

@@ -1,0 +1,66 @@
+"""The loss of a model's weights on a text file: what surgery reports before and after."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+import torch
+from torch import Tensor
+
+from plait.config import ModelConfig
+from plait.data import formats
+from plait.storage.model_folder import built_model, read_tokenizer
+from plait.storage.run_folder import TOKENIZER
+from plait.surgery.banks import Weights
+
+
+def windows(
+    config: ModelConfig, folder: Path, text: Path | None, tokens: int
+) -> list[Tensor] | None:
+    """Cut a text into sequences of the model's context, one token of overlap."""
+    if text is None:
+        return None
+    encode = _encoder(folder)
+    stream: list[int] = []
+    for document in _documents(text):
+        stream += encode(document)
+        if len(stream) > tokens:
+            break
+    if len(stream) < 2:
+        raise ValueError(f"{text}: no text to measure the loss on")
+    ids = torch.tensor(stream[: tokens + 1])
+    cuts = range(0, len(ids) - 1, config.context)
+    return [ids[cut : cut + config.context + 1] for cut in cuts]
+
+
+def _encoder(folder: Path) -> Callable[[str], list[int]]:
+    """Return what turns a document into tokens, the mark of its beginning included."""
+    try:
+        own = read_tokenizer(folder)
+    except ValueError:  # of a kind that bits per byte cannot be had for; here it will do
+        theirs = tokenizers.Tokenizer.from_file(str(Path(folder) / TOKENIZER))
+        return lambda text: list(theirs.encode(text).ids)
+    if own is None:
+        raise ValueError(f"{folder} has no tokenizer.json to read the text with: add it")
+    return lambda text: [own.end_of_text, *own.encode(text)]
+
+
+def _documents(text: Path) -> Iterable[str]:
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"{text}: no such text file")
+    return formats.texts(Path(text))
+
+
+@torch.no_grad()
+def loss(config: ModelConfig, state: Weights, windows: Sequence[Tensor] | None) -> float | None:
+    """Return the mean cross-entropy in nats per token."""
+    if windows is None:
+        return None
+    model = built_model(config, state)
+    total, count = 0.0, 0
+    for window in windows:
+        output = model(window[None, :-1], window[None, 1:])
+        assert output.loss is not None
+        total += output.loss.item() * (len(window) - 1)
+        count += len(window) - 1
+    return total / count
