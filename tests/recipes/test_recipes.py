@@ -1,5 +1,8 @@
 """Recipes are whole: every name gives a model, a run and studies whose variants differ."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from plait import recipes
@@ -55,3 +58,17 @@ def test_a_model_from_a_run_configuration(tmp_path):
     save_yaml(config, tmp_path / "config.yaml")
     assert recipes.train_config(str(tmp_path / "config.yaml")) == config
     assert recipes.model_config(str(tmp_path / "config.yaml")) == config.model
+
+
+@pytest.mark.filterwarnings("ignore:collaboration with row-normalised")
+def test_hashes_stay_so_that_runs_on_disk_are_found_again():
+    expected = json.loads((Path(__file__).parent / "hashes.json").read_text())
+    found = {
+        "models": {name: config_hash(recipes.model_config(name)) for name in expected["models"]},
+        "runs": {name: config_hash(recipes.train_config(name)) for name in expected["runs"]},
+        "studies": {
+            name: {v: config_hash(config) for v, config in recipes.study(name).variants.items()}
+            for name in expected["studies"]
+        },
+    }
+    assert found == expected
