@@ -161,7 +161,8 @@ def test_something_else_is_never_overwritten(tmp_path, notes):
 
 
 BUILD = """
-import json, os, sys
+import json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where we run in the background
 from plait.data import Specification, build
 from plait.data.tokenizer import Tokenizer
 if "slowly" in sys.argv:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from plait.data import Corpus, Tokenizer, inspect
+from plait.report.terminal.corpus_table import corpus_tables
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_the_manifest_counts_what_is_there(tiny):
 
 def test_inspect_prints_every_domain_split_and_licence(tiny):
     console = Console(width=140, record=True, file=io.StringIO())
-    console.print(inspect(tiny.path))
+    console.print(corpus_tables(inspect(tiny.path)))
     printed = console.export_text()
     for text in ("train", "validation", "test", "code", "prose", "PSF-2.0", tiny.fingerprint):
         assert text in printed

@@ -1,14 +1,10 @@
-"""What is in a corpus: the tables that `plait data inspect` prints."""
+"""What is in a corpus, in figures."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, ConsoleOptions, Group, RenderResult
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
 from plait.data.corpus import Corpus
 
@@ -17,7 +13,7 @@ SAMPLE_TOKENS = 120
 
 @dataclass(frozen=True)
 class Summary:
-    """A corpus in figures; rich prints it as tables.
+    """A corpus in figures.
 
     `rows` has one mapping per split and domain: `split, domain, documents, bytes, tokens,
     bytes_per_token`; `sources` one per source: `source, domain, licence, documents, bytes,
@@ -32,39 +28,6 @@ class Summary:
     rows: list[dict[str, Any]]
     sources: list[dict[str, Any]]
     samples: dict[str, str]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Give rich what it prints; text from the corpus is never read as markup."""
-        yield Text(f"{self.name}  {self.path}", style="bold")
-        yield Text(f"fingerprint {self.fingerprint} · {self.tokenizer} · {self.mixture}")
-        table = Table("split", "domain")
-        for column in ("documents", "MB", "tokens", "bytes/token"):
-            table.add_column(column, justify="right")
-        for row in self.rows:
-            table.add_row(
-                row["split"],
-                row["domain"],
-                f"{row['documents']:,}",
-                f"{row['bytes'] / 1e6:.2f}",
-                f"{row['tokens']:,}",
-                f"{row['bytes_per_token']:.2f}",
-            )
-        yield table
-        table = Table("source", "domain", "licence")
-        table.add_column("documents", justify="right")
-        table.add_column("MB", justify="right")
-        table.add_column("dropped")
-        for source in self.sources:
-            table.add_row(
-                Text(source["source"]),
-                source["domain"],
-                Text(source["licence"]),
-                f"{source['documents']:,}",
-                f"{source['bytes'] / 1e6:.2f}",
-                _dropped(source),
-            )
-        yield table
-        yield Group(*(Panel(Text(t), title=d) for d, t in self.samples.items()))
 
 
 def inspect(path: str | Path, *, verify: bool = True) -> Summary:
@@ -100,11 +63,6 @@ def inspect(path: str | Path, *, verify: bool = True) -> Summary:
         sources=corpus.manifest["sources"],
         samples={domain: _sample(corpus, domain) for domain in corpus.domains},
     )
-
-
-def _dropped(source: dict[str, Any]) -> str:
-    reasons = {"short": "short", "duplicates": "duplicate", "not_text": "not UTF-8"}
-    return ", ".join(f"{source[key]:,} {why}" for key, why in reasons.items() if source[key])
 
 
 def _sample(corpus: Corpus, domain: str) -> str:

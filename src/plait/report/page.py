@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -19,13 +19,23 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from plait.report.figure import Figure, styled
+from plait.report.figure import Figure, Section, styled
 from plait.report.numbers import number, p_value, quantity
 from plait.report.palette import css_variables, themed
 
 
-def render(template: str, figures: Mapping[str, Figure], **context: Any) -> str:
-    """Render a template that extends `page.html.j2`, with each figure drawn at its element id."""
+def render(template: str, sections: Sequence[Section], **context: Any) -> str:
+    """Render a template that extends `page.html.j2`; it gets each section's figures with their ids.
+
+    Args:
+        template: its name.
+        sections: with the figures that are drawn on the page.
+        context: further names that the template uses.
+    """
+    numbered = [
+        [(figure, f"figure-{i}-{j}") for j, figure in enumerate(section.figures)]
+        for i, section in enumerate(sections)
+    ]
     environment = Environment(
         loader=PackageLoader("plait.report"),
         autoescape=True,
@@ -38,7 +48,11 @@ def render(template: str, figures: Mapping[str, Figure], **context: Any) -> str:
     light, dark = css_variables()
     return environment.get_template(template).render(
         **context,
-        specs={id_: embedded(figure) for id_, figure in figures.items()},
+        sections=[
+            {"title": s.title, "text": s.text, "html": s.html, "figures": figures}
+            for s, figures in zip(sections, numbered, strict=True)
+        ],
+        specs={id_: embedded(figure) for figures in numbered for figure, id_ in figures},
         vega=Markup(vega),
         script=Markup(script),
         script_hashes=Markup(" ".join(f"'sha256-{_sha256(s)}'" for s in (vega, script))),

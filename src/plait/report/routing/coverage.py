@@ -7,15 +7,10 @@ import altair as alt
 import numpy as np
 import numpy.typing as npt
 
+from plait.report.encodings import colour, dash, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.palette import MUTED, Series
-from plait.report.routing.depth_lines import (
-    colour,
-    dash,
-    row_of,
-    shape,
-    tooltip,
-)
+from plait.report.routing.depth_lines import row_of, tooltip
 from plait.routing.analysis import Analysis
 
 CURVE_POINTS = 80

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import altair as alt
 
+from plait.report.encodings import colour, dash, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.palette import MUTED, Series
 from plait.statistics import Estimate
@@ -56,34 +57,6 @@ def _by_depth(rows: list[dict[str, Any]], title: str, looks: Sequence[Series]) -
             + layers
         )
     return layers.properties(height=220)
-
-
-def colour(looks: Sequence[Series], chance: bool = False) -> alt.Color:
-    """Colour by model; a single one needs no legend."""
-    names, colours = [look.name for look in looks], [look.colour for look in looks]
-    if chance:
-        names, colours = [*names, "chance"], [*colours, MUTED]
-    legend: Any = alt.Undefined if len(names) > 1 else None
-    scale = alt.Scale(domain=names, range=colours)
-    return alt.Color("model:N", title=None, sort=names, scale=scale, legend=legend)
-
-
-def dash(looks: Sequence[Series], chance: bool = False) -> alt.StrokeDash:
-    """Dashes by model: what colour says, for print without it."""
-    names, dashes = [look.name for look in looks], [list(look.dash) for look in looks]
-    if chance:
-        names, dashes = [*names, "chance"], [*dashes, [4, 3]]
-    legend: Any = alt.Undefined if len(names) > 1 else None
-    scale = alt.Scale(domain=names, range=dashes)
-    return alt.StrokeDash("model:N", title=None, sort=names, scale=scale, legend=legend)
-
-
-def shape(looks: Sequence[Series]) -> alt.Shape:
-    """Point shapes by model."""
-    names = [look.name for look in looks]
-    legend: Any = alt.Undefined if len(names) > 1 else None
-    scale = alt.Scale(domain=names, range=[look.shape for look in looks])
-    return alt.Shape("model:N", title=None, sort=names, scale=scale, legend=legend)
 
 
 def tooltip(*fields: str) -> list[Any]:

@@ -5,13 +5,9 @@ from typing import Any
 
 import altair as alt
 
+from plait.report.encodings import colour, dash, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.palette import INK, Series
-from plait.report.routing.depth_lines import (
-    colour,
-    dash,
-    shape,
-)
 from plait.routing.analysis import Analysis
 
 

@@ -1,6 +1,7 @@
 """The page of `plait trace`: table, notes and figures in one HTML file without a network."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
@@ -18,29 +19,15 @@ def page(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> str:
         decode: a token's text, not yet made safe.
     """
     shown = sections(analyses, decode)
-    figures = {
-        f"figure-{i}-{j}": figure
-        for i, section in enumerate(shown)
-        for j, figure in enumerate(section.figures)
-        if not section.html
-    }
     summary = routing_table(analyses)
     return render(
         "routing.html.j2",
-        figures,
+        [replace(section, figures=()) if section.html else section for section in shown],
         page_title="Routing of " + ", ".join(found.info.model for found in analyses),
         sample=str(summary.title),
         caption=str(summary.caption),
         table=html_table(analyses),
         notes=notes(analyses),
-        sections=[
-            {
-                "title": section.title,
-                "html": section.html,
-                "figures": [(f, f"figure-{i}-{j}") for j, f in enumerate(section.figures)],
-            }
-            for i, section in enumerate(shown)
-        ],
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import altair as alt
 import numpy as np
 
+from plait.report.encodings import colour, dash, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.maps import load_map
 from plait.report.palette import BAND, INK, MUTED, Series
@@ -89,8 +90,8 @@ def size_figure(rows: Sequence[Row], looks: Sequence[Series]) -> Figure:
                 scale=alt.Scale(zero=False, padding=24),
                 axis=alt.Axis(tickCount=6),
             ),
-            color=_colour(looks),
-            shape=_shape(looks),
+            color=colour(looks, "variant"),
+            shape=shape(looks, "variant"),
             opacity=_focus(),
             tooltip=[
                 "variant:N",
@@ -177,21 +178,6 @@ def _focus(shown: float = 1.0) -> Any:
     return alt.condition("focus == '' || datum.variant == focus", alt.value(shown), alt.value(0.1))
 
 
-def _colour(looks: Sequence[Series]) -> alt.Color:
-    scale = alt.Scale(domain=[s.name for s in looks], range=[s.colour for s in looks])
-    return alt.Color("variant:N", scale=scale, title=None)
-
-
-def _shape(looks: Sequence[Series]) -> alt.Shape:
-    scale = alt.Scale(domain=[s.name for s in looks], range=[s.shape for s in looks])
-    return alt.Shape("variant:N", scale=scale, title=None)
-
-
-def _dash(looks: Sequence[Series]) -> alt.StrokeDash:
-    scale = alt.Scale(domain=[s.name for s in looks], range=[list(s.dash) for s in looks])
-    return alt.StrokeDash("variant:N", scale=scale, title=None)
-
-
 def _tokens_axis() -> alt.X:
     return alt.X(
         "tokens:Q",
@@ -225,7 +211,8 @@ def _forest(
         sort=list(differences),
         axis=alt.Axis(ticks=False, domain=False, labelColor=INK),
     )
-    colour = _colour(looks).legend(None)
+    by_colour = colour(looks, "variant").legend(None)
+    by_shape = shape(looks, "variant").legend(None)
     layers: list[Any] = []
     if margin is not None:
         band = alt.Chart(chart_data([{"from": -margin, "to": margin}])).mark_rect(color=BAND)
@@ -245,12 +232,12 @@ def _forest(
         ]
         rule = alt.Chart(chart_data(known)).mark_rule(strokeWidth=2.5)
         single = alt.Chart(chart_data(seeds)).mark_point(filled=True, size=28, opacity=0.45)
-        layers.append(rule.encode(x=along("low"), x2="high:Q", y=y, color=colour))
+        layers.append(rule.encode(x=along("low"), x2="high:Q", y=y, color=by_colour))
         layers.append(
             single.encode(
                 x=along("difference"),
                 y=y,
-                color=colour,
+                color=by_colour,
                 tooltip=["variant:N", "seed:N", alt.Tooltip("difference:Q", format="+.4f")],
             )
         )
@@ -262,7 +249,11 @@ def _forest(
         alt.Chart(chart_data(means))
         .mark_point(filled=True, size=110, opacity=1)
         .encode(
-            x=along("mean"), y=y, color=colour, shape=_shape(looks).legend(None), tooltip=tooltip
+            x=along("mean"),
+            y=y,
+            color=by_colour,
+            shape=shape(looks, "variant").legend(None),
+            tooltip=tooltip,
         )
     )
     return alt.layer(*layers).properties(height=max(60, 32 * len(differences)))
@@ -272,16 +263,18 @@ def _lines(rows: list[dict[str, Any]], looks: Sequence[Series], title: str) -> A
     base = alt.Chart(chart_data(rows)).encode(
         x=_tokens_axis(),
         y=alt.Y("loss:Q", title=title, scale=alt.Scale(zero=False)),
-        color=_colour(looks),
+        color=colour(looks, "variant"),
         detail="seed:N",
     )
-    line = base.mark_line(strokeWidth=1.6).encode(strokeDash=_dash(looks), opacity=_focus(0.9))
+    line = base.mark_line(strokeWidth=1.6).encode(
+        strokeDash=dash(looks, "variant"), opacity=_focus(0.9)
+    )
     return alt.layer(line, _hover(base, "loss")).add_params(FOCUS).properties(height=280)
 
 
 def _gap_lines(rows: list[dict[str, Any]], looks: Sequence[Series]) -> Any:
     title = "validation loss − baseline (nats per token)"
-    base = alt.Chart(chart_data(rows)).encode(x=_tokens_axis(), color=_colour(looks))
+    base = alt.Chart(chart_data(rows)).encode(x=_tokens_axis(), color=colour(looks, "variant"))
     values = [0.0, *(row["difference"] for row in rows)]
     air = 0.08 * (max(values) - min(values)) or 0.01
     scale = alt.Scale(domain=[min(values) - air, max(values) + air], nice=False)
@@ -289,8 +282,12 @@ def _gap_lines(rows: list[dict[str, Any]], looks: Sequence[Series]) -> Any:
     zero = alt.Chart(chart_data([{"difference": 0}])).mark_rule(color=MUTED, strokeWidth=1.5)
     layers = [
         zero.encode(y=y),
-        base.mark_line(strokeWidth=2).encode(y=y, strokeDash=_dash(looks), opacity=_focus()),
-        base.mark_point(filled=True, size=55).encode(y=y, shape=_shape(looks), opacity=_focus()),
+        base.mark_line(strokeWidth=2).encode(
+            y=y, strokeDash=dash(looks, "variant"), opacity=_focus()
+        ),
+        base.mark_point(filled=True, size=55).encode(
+            y=y, shape=shape(looks, "variant"), opacity=_focus()
+        ),
         _hover(base.encode(y=y), "difference"),
     ]
     if any("low" in row for row in rows):

@@ -57,25 +57,11 @@ def write_report(
     rows = comparison_table(study)
     looks = series(study.finished_variants, study.baseline)
     shown = [*_sections(study, rows, looks), *sections]
-    figures = {
-        f"figure-{i}-{j}": figure
-        for i, section in enumerate(shown)
-        for j, figure in enumerate(section.figures)
-    }
-    identified = [
-        {
-            "title": section.title,
-            "text": section.text,
-            "html": section.html,
-            "figures": [(f, f"figure-{i}-{j}") for j, f in enumerate(section.figures)],
-        }
-        for i, section in enumerate(shown)
-    ]
     configs = {name: to_dict(study.of(name)[0].config) for name in study.finished_variants}
     base_config = configs.get(study.baseline, {})
     page = render(
         "study.html.j2",
-        figures,
+        shown,
         page_title=f"{study.name}: {headline(rows).title}",
         study=study,
         headline=headline(rows),
@@ -83,7 +69,6 @@ def write_report(
         lines=_lines(study, rows, looks),
         looks=looks,
         interval_note=_interval_note(study),
-        sections=identified,
         rules=_rules(study),
         facts=_facts(study),
         **_corpus(study.folder / CORPUS),
@@ -99,7 +84,8 @@ def write_report(
     write_text(output, page)
     _write_table(study, rows, output)
     if figure_formats:
-        write_figures(figures.values(), output.parent / "figures", figure_formats)
+        figures = [figure for section in shown for figure in section.figures]
+        write_figures(figures, output.parent / "figures", figure_formats)
     return output
 
 
