@@ -252,7 +252,7 @@ def _forest(
             x=along("mean"),
             y=y,
             color=by_colour,
-            shape=shape(looks, "variant").legend(None),
+            shape=by_shape,
             tooltip=tooltip,
         )
     )
