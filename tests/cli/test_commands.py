@@ -2,12 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from plait import __version__ as plait_version
+from plait.cli.table import COMMANDS
 from plait.data import corpora
+
+STUDY = Path(__file__).parents[1] / "studies" / "before_the_move"
 
 TINY = [
     "--model.vocab-size=512",
@@ -55,7 +61,12 @@ def test_plan_prints_what_expert_tying_stores(tmp_path):
     [
         (["plan", "olmo"], 1, "no model is called 'olmo': did you mean olmoe?"),
         (["plan", "olmoe", "--sharing.experts", "2y7"], 2, "found 'y' at character 2"),
-        (["plan", "olmoe", "--dept", "3"], 2, "did you mean 'depth'?"),
+        (["plan", "olmoe", "--dept", "3"], 2, "did you mean --depth?"),
+        (["trian", "nano"], 2, "no command 'trian': did you mean `plait train`?"),
+        (["data", "biuld"], 2, "did you mean `plait data build`?"),
+        (["study"], 2, "did you mean `plait study run`?"),
+        (["train", "nano", "--data.corpus", "nowhere"], 1, "build one with `plait data build`"),
+        (["runs"], 1, "runs: no such folder"),
         (["plan", "missing.yaml"], 1, "no configuration file at missing.yaml"),
         (["data", "build", "starte"], 1, "no corpus named 'starte'"),
         (["study", "run", "dem"], 1, "no study is called 'dem'"),
@@ -77,6 +88,76 @@ def test_bad_usage_is_2(tmp_path):
     assert plait(cwd=tmp_path).returncode == 2
 
 
+def test_help_and_version_import_almost_nothing(tmp_path):
+    for words in (["--help"], ["--version"]):
+        command = [sys.executable, "-X", "importtime", "-m", "plait", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0
+        loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert not loaded & {"torch", "numpy", "tyro", "yaml", "rich", "plait.config"}
+    assert done.stdout == f"plait {plait_version}\n"
+
+
+def test_a_missing_extra_names_itself(tmp_path):
+    (tmp_path / "altair.py").write_text("raise ModuleNotFoundError(name='altair')\n")
+    folder = tmp_path / "runs" / "demo"
+    folder.mkdir(parents=True)
+    done = plait("study", "report", "demo", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert 'pip install "plait[report]"' in done.stderr
+    assert 'pip install -e ".[report]"' in done.stderr
+
+
+def complete(script, words):
+    """What bash offers for the last of `words` once it has read our script."""
+    offer = "_plait; printf '%s\\n' \"${COMPREPLY[@]}\""
+    line = " ".join(f"'{word}'" for word in words)
+    code = f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; {offer}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, env=_with_plait())
+    return done.stdout.split()
+
+
+def _with_plait():
+    """The environment where `plait` is on the path."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def test_bash_completes_commands_options_and_names(tmp_path):
+    script = plait("completion", "bash", cwd=tmp_path).stdout
+    assert {"train", "trace"} <= set(complete(script, ["plait", "tra"]))
+    assert {"build", "inspect"} <= set(complete(script, ["plait", "data", ""]))
+    assert "olmoe-tiny" in complete(script, ["plait", "train", "olm"])
+    assert "--model.sharing.router" in complete(script, ["plait", "train", "nano", "--model.sh"])
+    assert "validation" in complete(script, ["plait", "eval", "run", "--split", "val"])
+    for name in COMMANDS:
+        assert complete(script, ["plait", *name.split(), "--hel"]) == ["--help"], name
+
+
+def test_what_finished_runs_do_not_need_is_shown_and_removed_on_request(tmp_path):
+    shutil.copytree(STUDY, tmp_path / "runs" / "before-the-move")
+    listed = plait("runs", cwd=tmp_path)
+    assert listed.returncode == 0, listed.stderr
+    assert "finished" in listed.stdout
+    assert "interrupted" in listed.stdout
+    assert "nothing to remove" in plait("clean", cwd=tmp_path).stdout
+    (tied,) = (tmp_path / "runs").glob("*/tied-*")
+    old = tied / "checkpoints" / "step-10"
+    shutil.copytree(tied / "checkpoints" / "step-20", old)
+    asked = subprocess.run(
+        [sys.executable, "-m", "plait", "clean"],
+        cwd=tmp_path,
+        input="n\n",
+        capture_output=True,
+        text=True,
+    )
+    assert "step-10" in asked.stdout
+    assert old.exists()
+    assert plait("clean", "--yes", cwd=tmp_path).returncode == 0
+    assert not old.exists()
+    assert (tied / "checkpoints" / "step-20").exists()
+
+
 def test_train_resume_eval_generate(tmp_path, corpus):
     command = ["train", "nano", f"--data.corpus={corpus}", *TINY]
     first = plait(*command, cwd=tmp_path)
@@ -94,6 +175,7 @@ def test_train_resume_eval_generate(tmp_path, corpus):
     said = plait("generate", str(folder), "--prompt", "def main", "--tokens", "5", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("def main")
+    assert len(list((folder / "checkpoints").iterdir())) == 1, "a finished run keeps the last"
     other = plait(*command, "--model.sharing.router=all", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert len(list((tmp_path / "runs" / "single").iterdir())) == 2, "configurations never meet"

@@ -1,5 +1,125 @@
-"""The command line."""
+"""The command line: how a command is found, and how mistakes end."""
 
-from plait.cli.commands import main
+import difflib
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import NoReturn
 
-__all__ = ["main"]
+from plait import __version__
+from plait.cli.table import COMMANDS, overview
+
+EXTRAS = {
+    "altair": "report",
+    "vl_convert": "report",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "pyarrow": "report",
+    "starlette": "explore",
+    "uvicorn": "explore",
+    "anyio": "explore",
+    "transformers": "hf",
+    "datasets": "hf",
+    "lm_eval": "eval",
+    "accelerate": "eval",
+    "wandb": "track",
+    "tensorboard": "track",
+    "trackio": "track",
+}
+"""module: the extra that brings it"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad usage."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    warnings.showwarning = _warn
+    try:
+        sys.exit(_run(words))
+    except KeyboardInterrupt:
+        _fail("interrupted")
+    except BrokenPipeError:
+        os._exit(0)  # whoever read our output has enough
+    except ModuleNotFoundError as error:
+        if debug or (advice := missing_extra(error.name or "")) is None:
+            raise
+        _fail(advice)
+    except Exception as error:
+        if debug or not _is_users(error):
+            raise
+        code = 2 if type(error).__name__ == "UsageError" else 1
+        _fail(" ".join(str(error).split()) or type(error).__name__, code)
+
+
+def missing_extra(module: str) -> str | None:
+    """Say how to install what a command needs; None for a module that no extra brings."""
+    name = module.partition(".")[0]
+    if name not in EXTRAS:
+        return None
+    extra = EXTRAS[name]
+    return (
+        f'this needs {name}, which the extra "{extra}" brings: pip install "plait[{extra}]", or in '
+        f'a clone pip install -e ".[{extra}]"'
+    )
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] != ["bench"]:
+        # Threads that wait by spinning stand still with every other program that wants a core, and
+        # asleep they cost next to nothing. Read by torch's OpenMP when torch is loaded, after this.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for length in (2, 1):
+        name = " ".join(words[:length])
+        if name in COMMANDS and len(words) >= length:
+            from plait.cli.parsing import parse
+
+            result = parse(COMMANDS[name].function(), words[length:], f"plait {name}")()
+            return result if isinstance(result, int) else 0
+    return _without_command(words)
+
+
+def _without_command(words: list[str]) -> int:
+    first, second = [*words, "", ""][:2]
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    if first in ("-h", "--help"):
+        print(overview())
+    elif first == "--version":
+        print(f"plait {__version__}")
+    elif first == "--complete":
+        from plait.cli.completion import candidates
+
+        print(*candidates(words[1:]), sep="\n")
+    elif first in groups and second in ("-h", "--help"):
+        print(overview(first))
+    elif not first:
+        print(overview(), file=sys.stderr)
+        return 2
+    else:
+        _unknown(f"{first} {second}".strip() if first in groups else first)
+    return 0
+
+
+def _unknown(found: str) -> NoReturn:
+    first = found.split()[0]
+    names: Iterable[str] = [name for name in COMMANDS if name.split()[0] == first] or COMMANDS
+    near = difflib.get_close_matches(found, names, n=1, cutoff=0.5)
+    advice = f"did you mean `plait {near[0]}`?" if near else f"choose {', '.join(names)}"
+    _fail(f"no {'option' if found.startswith('-') else 'command'} {found!r}: {advice}", 2)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the message alone tells a user what to do."""
+    kinds = ("Interrupted", "CheckpointError")
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ in kinds
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"plait: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":  # one voice under torchrun
+        print(f"plait: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -124,7 +124,7 @@ class CheckpointConfig:
     every: int = 500
     """optimizer steps between checkpoints; one is written at the end in any case"""
     keep: int = 2
-    """newest checkpoints that stay on the disk"""
+    """newest checkpoints that stay on the disk while it trains; a finished run keeps the last"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class TrainConfig:
     the run"""
     activation_checkpointing: bool = False
     """recompute each depth in the backward pass: less memory, about a third more time"""
-    initial_weights: str | None = None
+    initial_weights: str | None = field(default=None, metadata={"aliases": ("--from",)})
     """start from a .safetensors file, a checkpoint or a run's folder; None: random weights"""
     log_every: int = 1
     """optimizer steps between rows of metrics.jsonl"""

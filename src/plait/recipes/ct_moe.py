@@ -84,4 +84,10 @@ def ablation(top_k: int = 3) -> Study:
     variants["renormalised"] = training(
         replace(renormalised, router=replace(renormalised.router, renormalise=True))
     )
-    return Study(name="ct-moe", baseline="standard", variants=variants, seeds=(0, 1, 2))
+    return Study(
+        name="ct-moe",
+        baseline="standard",
+        variants=variants,
+        seeds=(0, 1, 2),
+        description="CT-MoE's ablation on code and papers, with the controls that its table lacks.",
+    )

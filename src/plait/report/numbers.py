@@ -52,3 +52,10 @@ def quantity(value: float) -> str:
             scaled = value / scale
             return f"{scaled:.{max(0, 2 - int(math.log10(scaled)))}f} {prefix}"
     return f"{value:.0f}"
+
+
+def size(bytes_: float) -> str:
+    """A number of bytes with its decimal prefix: 57.1 MB."""
+    return quantity(bytes_).replace(" B", " G").replace(" k", " k") + (
+        "B" if bytes_ >= 1e3 else " B"
+    )

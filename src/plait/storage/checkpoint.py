@@ -76,10 +76,10 @@ class Checkpoints:
                 atomic.write_json(partial / PROGRESS, progress)
                 atomic.write_json(partial / MANIFEST, {"files": _fingerprints(partial)})
                 atomic.publish(partial, final)
-                self._prune()
+                self.prune(self.keep)
         except (OSError, SafetensorError, CheckpointException) as error:
             atomic.remove(partial)
-            kept = _steps(self.folder)
+            kept = steps_in(self.folder)
             last = f"step-{kept[-1]} is intact" if kept else "there is no earlier one"
             raise CheckpointError(
                 f"could not write checkpoint {final}: {reason(error)}; {last}. Make room and run "
@@ -107,9 +107,11 @@ class Checkpoints:
                 os.rename(path, aside)
         return self.world.broadcast(found)
 
-    def _prune(self) -> None:
-        for step in _steps(self.folder)[: -self.keep]:
-            atomic.remove(self.folder / f"step-{step}")
+    def prune(self, keep: int) -> None:
+        """Remove all but the `keep` newest."""
+        if self.world.is_main:
+            for step in steps_in(self.folder)[:-keep]:
+                atomic.remove(self.folder / f"step-{step}")
 
 
 def newest_whole(folder: Path) -> Path | None:
@@ -123,7 +125,7 @@ def newest_whole(folder: Path) -> Path | None:
 
 def _newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     damaged: list[Path] = []
-    for step in reversed(_steps(folder)):
+    for step in reversed(steps_in(folder)):
         path = folder / f"step-{step}"
         try:
             verify(path)
@@ -138,7 +140,8 @@ def _newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     return None, damaged
 
 
-def _steps(folder: Path) -> list[int]:
+def steps_in(folder: Path) -> list[int]:
+    """List the steps of the checkpoints in a folder, whole or not, in order."""
     if not folder.is_dir():
         return []
     names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir())

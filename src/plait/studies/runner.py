@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -46,9 +47,10 @@ class Outcome:
         return 1 if self.failed or self.interrupted else 0
 
 
-def worker_command(folder: Path) -> list[str]:
+def worker_command(folder: Path, device: str | None = None) -> list[str]:
     """The command that trains one run folder."""
-    return [sys.executable, "-m", "plait.studies.worker", str(folder)]
+    chosen = [] if device is None else [device]
+    return [sys.executable, "-m", "plait.studies.worker", str(folder), *chosen]
 
 
 def run(
@@ -56,8 +58,9 @@ def run(
     root: Path,
     *,
     jobs: int = 1,
+    device: str | None = None,
     console: Console | None = None,
-    command: Callable[[Path], list[str]] = worker_command,
+    command: Callable[[Path], list[str]] | None = None,
 ) -> Outcome:
     """Train every run of the study that is not finished yet.
 
@@ -65,8 +68,9 @@ def run(
         study: what to run.
         root: the folder of all studies (`runs`).
         jobs: processes at a time; the processor's threads are divided among them.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
         console: where progress is drawn.
-        command: from a run folder to the command that trains it.
+        command: from a run folder to the command that trains it; None: ours.
 
     A failed run is reported in one line and the others go on. The first SIGINT or SIGTERM lets the
     running processes save their checkpoints, a second one kills them; run again to resume.
@@ -74,6 +78,7 @@ def run(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one run at a time")
     console = console or Console()
+    command = command or partial(worker_command, device=device)
     write_plan(study, root)
     outcome = Outcome()
     waiting = []

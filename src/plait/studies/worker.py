@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: `python -m plait.studies.worker RUN-FOLDER`.
+"""One run of a study in a process of its own: `python -m plait.studies.worker RUN-FOLDER [DEVICE]`.
 
 The parent writes `config.yaml` and holds the other end of standard input: when that closes, the
 parent is gone, and the run saves its checkpoint and stops rather than train on unseen.
@@ -14,11 +14,11 @@ from plait.storage.run_folder import RunFolder
 from plait.training import Interrupted, train
 
 
-def main(folder: Path) -> int:
+def main(folder: Path, device: str | None = None) -> int:
     """Train what `config.yaml` says; 0 when finished, 1 with the reason on stderr."""
     threading.Thread(target=_stop_when_parent_is_gone, daemon=True).start()
     try:
-        train(RunFolder(folder).config(), folder)
+        train(RunFolder(folder).config(), folder, device=device)
     except (ValueError, OSError, Interrupted) as error:
         print(error, file=sys.stderr)
         return 1
@@ -31,4 +31,4 @@ def _stop_when_parent_is_gone() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))

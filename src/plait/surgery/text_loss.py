@@ -9,6 +9,7 @@ from torch import Tensor
 
 from plait.config import ModelConfig
 from plait.data import formats
+from plait.parallel import default_device
 from plait.storage.model_folder import built_model, read_tokenizer
 from plait.storage.run_folder import TOKENIZER
 from plait.surgery.banks import Weights
@@ -52,13 +53,18 @@ def _documents(text: Path) -> Iterable[str]:
 
 
 @torch.no_grad()
-def loss(config: ModelConfig, state: Weights, windows: Sequence[Tensor] | None) -> float | None:
+def loss(
+    config: ModelConfig,
+    state: Weights,
+    windows: Sequence[Tensor] | None,
+    device: str | None = None,
+) -> float | None:
     """Return the mean cross-entropy in nats per token."""
     if windows is None:
         return None
-    model = built_model(config, state)
+    model = built_model(config, state, str(default_device(device)))
     total, count = 0.0, 0
-    for window in windows:
+    for window in (window.to(model.embedding.weight.device) for window in windows):
         output = model(window[None, :-1], window[None, 1:])
         assert output.loss is not None
         total += output.loss.item() * (len(window) - 1)

@@ -43,6 +43,7 @@ def tie(
     match: Literal["weights", "outputs"] = "weights",
     text: Path | None = None,
     tokens: int = 65_536,
+    device: str | None = None,
 ) -> Tied:
     """Make a model whose layers share out of a trained one.
 
@@ -56,6 +57,7 @@ def tie(
         match: aligned experts are matched by their weights, or by their outputs on `text`.
         text: file of held-out text, on which the loss is measured before and after.
         tokens: of the text that are used, at the most.
+        device: that models run on for it; None: CUDA where there is one, else the CPU.
 
     Raises:
         ValueError: a plan does not fit, or the model lacks what the options need.
@@ -75,17 +77,23 @@ def tie(
     if merge == "aligned":
         source = _aligned(config, weights, sharing, windows if match == "outputs" else None)
     new, state = rebank(*source, sharing, MERGES["first" if merge == "first" else "mean"])
-    return _finish(config, weights, new, state, folder, out, windows)
+    return _finish(config, weights, new, state, folder, out, windows, device)
 
 
-def untie(folder: Path, out: Path, text: Path | None = None, tokens: int = 65_536) -> Tied:
+def untie(
+    folder: Path,
+    out: Path,
+    text: Path | None = None,
+    tokens: int = 65_536,
+    device: str | None = None,
+) -> Tied:
     """Give each depth copies of the banks that it shares: the same function, nothing shared."""
     config, weights = read_state(folder)
     windows = text_loss.windows(config, folder, text, tokens)
     new, state = untied(config, weights)
     if new.plans.decision.count < new.depth:
         logger.warning("shared decisions stay shared: their depths have no routing of their own")
-    return _finish(config, weights, new, state, folder, out, windows)
+    return _finish(config, weights, new, state, folder, out, windows, device)
 
 
 def _finish(
@@ -96,6 +104,7 @@ def _finish(
     folder: Path,
     out: Path,
     windows: Sequence[Tensor] | None,
+    device: str | None,
 ) -> Tied:
     # banks that several depths were given are written once for each
     owned = {name: tensor.clone() for name, tensor in state.items()}
@@ -104,8 +113,8 @@ def _finish(
         new,
         sum(tensor.numel() for tensor in weights.values()),
         sum(tensor.numel() for tensor in state.values()),
-        text_loss.loss(config, weights, windows),
-        text_loss.loss(new, state, windows),
+        text_loss.loss(config, weights, windows, device),
+        text_loss.loss(new, state, windows, device),
     )
 
 

@@ -35,6 +35,7 @@ from plait.storage.run_folder import (
     CORPUS,
     METRICS,
     TOKENIZER,
+    RunFolder,
     claim,
     study_and_variant,
 )
@@ -80,6 +81,8 @@ def train(
     world = World.start(device)
     if world.device.type == "cpu":
         processor.configure()
+    # before the folder is claimed, so that a run that cannot begin leaves nothing behind
+    corpus = None if RunFolder(folder).finished else open_corpus(config.data.corpus)
     with (
         claim(folder, config) if world.is_main else nullcontext(),
         Interruption() as interruption,
@@ -88,7 +91,9 @@ def train(
         finished = Result.load_from(folder)
         if finished is not None:
             return finished
-        run = _Run(config, folder, world, progress, track)
+        run = _Run(
+            config, corpus or open_corpus(config.data.corpus), folder, world, progress, track
+        )
         try:
             while run.state.counters.step < config.steps:
                 asked = interruption.requested or (stop is not None and stop())
@@ -106,13 +111,13 @@ class _Run:
     def __init__(
         self,
         config: TrainConfig,
+        corpus: Corpus,
         folder: Path,
         world: World,
         progress: Callable[[Row], None] | None,
         track: Sequence[Tracker],
     ) -> None:
         self.config, self.folder, self.world = config, folder, world
-        corpus = open_corpus(config.data.corpus)
         if corpus.vocab_size > config.model.vocab_size:
             raise ValueError(
                 f"model.vocab_size is {config.model.vocab_size}, but corpus {corpus.name} has "
@@ -317,6 +322,7 @@ class _Run:
         )
         if self.world.is_main:
             result.save(self.folder)
+        self.checkpoints.prune(keep=1)
         self.world.barrier()
         return result
 

@@ -1,6 +1,5 @@
 """The routing section of a study's report: each variant's first seed on the same tokens."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from markupsafe import Markup
@@ -18,9 +17,7 @@ from plait.routing.watching import watch
 from plait.studies.results import read_study
 
 
-def study_section(
-    folder: Path, tokens: int = 20_000, progress: Callable[[str], None] = lambda _: None
-) -> Section | None:
+def study_section(folder: Path, tokens: int = 20_000, device: str | None = None) -> Section | None:
     """Trace the first seed of each finished variant and compare their routing.
 
     Variants without a router are left out, and so is, with a note, one whose weights or corpus are
@@ -29,14 +26,14 @@ def study_section(
     Args:
         folder: of the study, `runs/<study>`.
         tokens: of the test split, over all domains.
-        progress: called with each variant's name.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
     """
     study = read_study(folder)
     found: list[Analysis] = []
     missing: list[str] = []
     for variant in study.finished_variants:
         try:
-            opened = open_model(study.of(variant)[0].folder, name=variant)
+            opened = open_model(study.of(variant)[0].folder, device, name=variant)
             assert opened.corpus is not None
             text_tokens = list(passages([opened.corpus], opened.tokenizer, opened.first, tokens))
         except FileNotFoundError as error:
@@ -46,7 +43,6 @@ def study_section(
             watched = watch(opened.model, variant, opened.tokenizer.encoding_fingerprint)
         except ValueError:
             continue  # dense
-        progress(variant)
         trace = trace_model(watched, text_tokens)
         found.append(analyse(trace, topologies=topologies(opened.model), draws=50))
     if not found:

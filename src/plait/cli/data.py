@@ -1,0 +1,35 @@
+"""Commands on text: build a corpus, look into one."""
+
+from pathlib import Path
+
+from plait.cli.output import console, progress
+from plait.data import corpora
+from plait.data.build import build
+from plait.data.summary import inspect
+from plait.report.terminal.corpus_table import corpus_tables
+
+
+def data_build(corpus: str, /, out: Path | None = None, replace: bool = False) -> None:
+    """Fetch, clean, split and tokenize text into a corpus.
+
+    Args:
+        corpus: starter, papers, or a YAML file that describes a corpus (see docs/data.md).
+        out: folder to build it in; by default under the cache folder (PLAIT_CACHE moves it).
+        replace: replace a corpus of another specification that is there.
+    """
+    specification = corpora.specification(corpus)
+    path = out or corpora.default_path(specification.name)
+    with progress() as shown:
+        build(specification, path, shown, replace=replace)
+    console.print(corpus_tables(inspect(path, verify=False)))
+
+
+def data_inspect(corpus: str, /) -> None:
+    """Show what a corpus holds, and check every file against the manifest.
+
+    Args:
+        corpus: folder of a corpus, or the name of one in the cache folder.
+    """
+    folder = Path(corpus)
+    path = folder if folder.is_dir() else corpora.default_path(corpus)
+    console.print(corpus_tables(inspect(path)))

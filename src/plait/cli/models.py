@@ -1,0 +1,180 @@
+"""Commands on a trained model: what it scores, what it says, what its routing does."""
+
+from pathlib import Path
+from typing import Literal
+
+from plait.cli.output import console, say
+from plait.opening import Opened, open_model
+
+
+def evaluate(
+    run: Path,
+    /,
+    split: Literal["validation", "test"] = "test",
+    tokens: int = 262_144,
+    corpus: str | None = None,
+    tasks: tuple[str, ...] = (),
+    limit: int | None = None,
+    hub: bool = False,
+    device: str | None = None,
+) -> None:
+    """Score a trained model on held-out text by domain, or on downstream tasks through lm-eval.
+
+    Args:
+        run: folder of a run or a model; with --tasks also any transformers folder.
+        split: which held-out split.
+        tokens: held-out tokens of each domain.
+        corpus: name or folder of the corpus; None: the one that the run was trained on.
+        tasks: downstream tasks in place of held-out text, such as arc_easy hellaswag; or all.
+        limit: documents of each task; None: all.
+        hub: read the tasks' data from the Hugging Face hub, not from pinned packages.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
+    """
+    opened = open_model(run, device)
+    if tasks:
+        from plait.interop.tasks import downstream
+        from plait.report.terminal.score_tables import tasks_summary
+
+        names = downstream.ALL_TASKS if tasks == ("all",) else tasks
+        source: Literal["hub", "packages"] = "hub" if hub else "packages"
+        scores = downstream.evaluate_tasks(run, opened.model, names, limit=limit, source=source)
+        console.print(tasks_summary(opened.name, scores))
+        return
+    from plait.report.terminal.score_tables import evaluation_summary
+
+    scored = _held_out(opened, split, tokens, corpus)
+    console.print(evaluation_summary(f"{opened.name}: {split} split", scored))
+
+
+def _held_out(
+    opened: Opened, split: Literal["validation", "test"], tokens: int, corpus: str | None
+) -> dict[str, dict[str, float]]:
+    from plait.config import DataConfig, TrainConfig
+    from plait.data.corpora import open_corpus
+    from plait.evaluation.heldout import evaluate as score
+
+    model, trained = opened.ours, opened.trained
+    if trained is None and corpus is None:
+        raise ValueError(f"{opened.folder} does not say what it was trained on: name a --corpus")
+    whole = DataConfig(sequence_length=model.config.context)
+    how = trained or TrainConfig(model=model.config, data=whole)
+    return score(
+        model,
+        open_corpus(corpus or how.data.corpus),
+        split,
+        sequence_length=how.data.sequence_length,
+        tokens_per_domain=tokens,
+        batch_size=how.evaluation.batch,
+        precision=how.precision,
+    ).to_dict()
+
+
+def generate(
+    run: Path,
+    /,
+    prompt: str,
+    tokens: int = 100,
+    temperature: float = 0.8,
+    top_k: int | None = 50,
+    seed: int = 0,
+    device: str | None = None,
+) -> None:
+    """Continue a prompt.
+
+    Args:
+        run: folder of a run or a model.
+        prompt: text to continue.
+        tokens: new tokens at the most.
+        temperature: of the sampling; 0 takes the most probable token.
+        top_k: sample among this many most probable tokens; None: among all.
+        seed: of the sampling.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
+    """
+    from plait.data.tokenizer import Tokenizer
+    from plait.model.generate import generate as continue_
+
+    opened = open_model(run, device)
+    model, tokenizer = opened.ours, opened.tokenizer
+    if not isinstance(tokenizer, Tokenizer):
+        raise ValueError(f"{run}: its tokenizer is not byte-level: generate with transformers")
+    # documents were trained on behind an end-of-text token, so the prompt stands behind one too
+    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    more = continue_(
+        model,
+        ids,
+        max_new_tokens=tokens,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        end_of_text=tokenizer.end_of_text,
+    )
+    say(tokenizer.decode([*ids[1:], *more]))
+
+
+def trace(
+    models: tuple[str, ...],
+    /,
+    text: tuple[str, ...] = (),
+    out: Path = Path("routing"),
+    tokens: int = 100_000,
+    perturb_tokens: int = 10_000,
+    logits: bool = False,
+    figures: tuple[Literal["svg", "png", "pdf"], ...] = ("svg", "png"),
+    device: str | None = None,
+) -> None:
+    """Show what routing does: paths, load, consistency, specialisation, robustness, topology.
+
+    Args:
+        models: folders of runs or of Hugging Face MoE models; several are compared.
+        text: files, folders or patterns, as PATH or DOMAIN=PATH, or corpora; by default the test
+            split of the first run's corpus.
+        out: folder for trace.parquet, routing.json, routing.html and the figures.
+        tokens: to trace, over all domains.
+        perturb_tokens: held-out tokens for the perturbations; 0: none.
+        logits: also record the full router logits.
+        figures: formats of the figure files.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
+    """
+    from plait.report.routing.trace_report import run_trace
+
+    run_trace(
+        models,
+        text,
+        out,
+        tokens=tokens,
+        perturb_tokens=perturb_tokens,
+        logits=logits,
+        formats=figures,
+        device=device,
+        console=console,
+    )
+
+
+def explore(
+    models: tuple[Path, ...],
+    /,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    static: Path | None = None,
+    text: tuple[str, ...] = (),
+    device: str | None = None,
+) -> None:
+    """Serve a page where the path of every token of a text can be followed.
+
+    Args:
+        models: folders of runs or of Hugging Face MoE models.
+        host: address to listen on; anything but loopback lets others in.
+        port: 0 takes a free one.
+        static: write one self-contained page to this file instead, for the texts given.
+        text: texts of the static page.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
+    """
+    if static is not None:
+        from plait.explore.html import write_static
+
+        path = write_static(list(models), list(text), static, device)
+        say(f"page: {path}")
+        return
+    from plait.explore.server import serve
+
+    serve(list(models), host, port, device)
