@@ -60,16 +60,14 @@ class ExpertBank(nn.Module):
             routing: which experts, with which gates.
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
-        backend = kernels.select("reference" if mix_TKK is not None else None, h_TD.device.type)
-        mixing = {} if mix_TKK is None else {"mix_TKK": mix_TKK}
-        y_TD = backend.experts(
+        y_TD = kernels.experts(
             h_TD,
             routing.expert_ids_TK,
             routing.weights_TK,
             self.up,
             self.down,
             self.activation,
-            **mixing,
+            mix_TKK,
         )
         if self.shared is not None:
             shared_TD = self.shared(h_TD)

@@ -21,7 +21,7 @@ from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
-from plait.optim.clipping import clip_, total_norm
+from plait.optim.clipping import clip_
 from plait.optim.groups import set_rates
 from plait.training.checkpoint import Checkpoints
 from plait.training.config import TrainConfig
@@ -158,7 +158,7 @@ class _Run:
             self.world.sum(total)
 
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        gradient_norm = float(whole(total_norm(gradients)))
+        gradient_norm = float(whole(kernels.total_norm(gradients)))
         counters.step += 1
         counters.tokens += config.tokens_per_step
         # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
@@ -364,5 +364,5 @@ def _environment(world: World) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "kernel": getattr(kernels.select(), "__name__", str(kernels.select())).rpartition(".")[2],
+        "kernel": kernels.backend_name("experts", world.device),
     }
