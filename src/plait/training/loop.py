@@ -21,6 +21,7 @@ from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
+from plait.model.experts import kernel_name
 from plait.optim.clipping import clip_
 from plait.optim.groups import set_rates
 from plait.training.checkpoint import Checkpoints
@@ -306,7 +307,7 @@ class _Run:
             seconds=counters.seconds,
             tokens_per_second=counters.tokens / max(counters.training_seconds, 1e-9),
             corpus_fingerprint=state.corpus.fingerprint,
-            environment=_environment(self.world),
+            environment=_environment(self.world, self.config),
         )
         if self.world.is_main:
             result.save(self.folder)
@@ -353,8 +354,9 @@ def _topology(state: TrainState) -> dict[str, list[float | None]]:
     }
 
 
-def _environment(world: World) -> dict[str, Any]:
+def _environment(world: World, config: TrainConfig) -> dict[str, Any]:
     on_cuda = world.device.type == "cuda"
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return {
         "plait": version("plait"),
         "torch": torch.__version__,
@@ -364,5 +366,5 @@ def _environment(world: World) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "kernel": kernels.backend_name("experts", world.device),
+        "kernel": kernel_name(config.model, world.device, dtype),
     }
