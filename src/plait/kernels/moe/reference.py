@@ -74,7 +74,11 @@ def combine(rows_ND: Tensor, sent: Dispatched) -> Tensor:
     weights_N1 = sent.weights_TK.flatten()[sent.order.pairs_N, None]
     weighted_ND = (rows_ND * weights_N1).to(sent.rows_ND.dtype)
     y_TD = weighted_ND.new_zeros(tokens, rows_ND.shape[1])
-    return y_TD.index_add(0, sent.order.pairs_N // k, weighted_ND)
+    # by expert, whose rows are of different tokens: so bits repeat on every device
+    parts = (_split(rows, sent.order.ends_E) for rows in (sent.order.pairs_N // k, weighted_ND))
+    for tokens_n, weighted_nD in zip(*parts, strict=True):
+        y_TD = y_TD.index_add(0, tokens_n, weighted_nD)
+    return y_TD
 
 
 def _split(rows_NI: Tensor, ends_E: Tensor) -> Iterator[Tensor]:
