@@ -5,6 +5,7 @@
 Prints ratios of medians from one process, interleaved, fresh routing each time.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -39,8 +40,9 @@ def shares(name: str, bf16: bool, rounds: int = 5) -> tuple[float, dict[str, flo
 
     def run(backend: str) -> None:
         ids = torch.randn(tokens, experts).topk(k).indices
+        os.environ["PLAIT_KERNEL"] = backend
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            y = kernels.select(backend).experts(x, ids, weights, up, down, "swiglu")
+            y = kernels.experts(x, ids, weights, up, down, "swiglu")
         y.sum().backward()
         x.grad = up.grad = down.grad = weights.grad = None
 

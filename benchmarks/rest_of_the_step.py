@@ -10,10 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plait.bench.measuring import interleaved, machine
-from plait.kernels import processor
-from plait.kernels.attention import causal_attention
-from plait.kernels.cross_entropy import linear_cross_entropy
-from plait.kernels.norms import rms_norm
+from plait.kernels import causal_attention, linear_cross_entropy, processor, rms_norm
 
 
 def compare(name: str, ours: Callable[[], Tensor], torchs: Callable[[], Tensor]) -> None:

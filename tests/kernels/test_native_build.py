@@ -1,12 +1,26 @@
 """Where the C++ cannot be compiled the Python version takes over, and says why."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from plait import kernels
+from plait.kernels import table
 from plait.kernels.native import build
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    for forget in (table._able.cache_clear, table._warn.cache_clear):
+        forget()
+    yield
+    for forget in (table._able.cache_clear, table._warn.cache_clear):
+        forget()
 
 
 def test_a_failing_compiler_is_named_and_not_tried_again(
@@ -20,10 +34,24 @@ def test_a_failing_compiler_is_named_and_not_tried_again(
     assert second is not None
     assert "to try again" in second
     monkeypatch.setattr(build, "load", lambda: first)
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
-        names = {kernels._best_on_cpu.__wrapped__() for _ in range(2)}
-    assert names == {"cpu"}
-    assert "the compiler ended with 1" in caplog.text
+        names = [kernels.backend_name(name, CPU) for name in ("experts", "rms_norm")]
+    assert names == ["cpu", "reference"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "kernels run in Python, which is slower than in C++: the compiler ended with 1"
+    ]
+    monkeypatch.setenv("PLAIT_KERNEL", "native")
+    with pytest.raises(RuntimeError, match="the compiler ended with 1; choose the kernel 'cpu'"):
+        kernels.rms_norm(torch.ones(3), torch.ones(3), 1e-5)
+
+
+def test_nothing_is_compiled_for_another_device_or_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "load", lambda: pytest.fail("it would compile"))
+    monkeypatch.delenv("PLAIT_KERNEL", raising=False)
+    assert kernels.backend_name("experts", torch.device("cuda")) == "grouped"
+    monkeypatch.setenv("PLAIT_KERNEL", "cpu")
+    assert kernels.backend_name("experts", CPU) == "cpu"
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

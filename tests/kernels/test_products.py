@@ -9,16 +9,22 @@ import torch
 from torch import Tensor
 
 from plait import kernels
-from plait.kernels.cross_entropy import linear_cross_entropy
+from plait.kernels.moe import reference
+from plait.kernels.native import build
 
 LARGEST_ERROR = 1e-6
 
 pytestmark = pytest.mark.skipif(
-    kernels._missing() is not None, reason="there is no compiler for the C++ kernels"
+    build.load() is not None, reason="there is no compiler for the C++ kernels"
 )
 
 
-def relative_errors(kernel: str = "native") -> dict[str, float]:
+@pytest.fixture(autouse=True)
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_KERNEL", "native")
+
+
+def relative_errors() -> dict[str, float]:
     """Errors against float64, by Frobenius norm, of experts with their gradients, and of a loss."""
     generator = torch.Generator().manual_seed(0)
 
@@ -31,14 +37,14 @@ def relative_errors(kernel: str = "native") -> dict[str, float]:
     gates = torch.rand(300, 2, generator=generator)
     ids = torch.rand(300, 4, generator=generator).topk(2).indices
     results: list[list[Tensor]] = []
-    for backend, dtype in ((kernel, torch.float32), ("reference", torch.float64)):
+    for experts, dtype in ((kernels.experts, torch.float32), (reference.experts, torch.float64)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (x, gates, up, down)]
-        y = kernels.select(backend).experts(leaves[0], ids, *leaves[1:], "swiglu")
+        y = experts(leaves[0], ids, *leaves[1:], "swiglu")
         y.backward(torch.linspace(-1, 1, y.numel(), dtype=dtype).view_as(y))
         h, head = (t.detach().to(dtype).requires_grad_() for t in (x, up[0] * 10))
         targets = torch.arange(300) % 256
         if dtype == torch.float32:
-            linear_cross_entropy(h, head, targets).backward()
+            kernels.linear_cross_entropy(h, head, targets).backward()
         else:
             torch.nn.functional.cross_entropy(h @ head.T, targets).backward()
         gradients = [leaf.grad for leaf in (*leaves, h, head) if leaf.grad is not None]
@@ -74,7 +80,7 @@ def test_what_is_no_number_stays_visible(bad: float) -> None:
     x, up, down = torch.randn(40, 32), torch.randn(1, 32, 32), torch.randn(1, 32, 32)
     x[7, 3] = bad
     ids, gates = torch.zeros(40, 1, dtype=torch.long), torch.ones(40, 1)
-    y = kernels.select("native").experts(x, ids, gates, up, down, "gelu")
+    y = kernels.experts(x, ids, gates, up, down, "gelu")
     assert not y[7].isfinite().any()
     assert torch.cat((y[:7], y[8:])).isfinite().all()
 
@@ -82,4 +88,4 @@ def test_what_is_no_number_stays_visible(bad: float) -> None:
 def test_one_logit_that_is_no_number_stays_visible_in_the_loss() -> None:
     h, head = torch.randn(64, 32), torch.randn(512, 32)
     head[300, 5] = float("nan")
-    assert linear_cross_entropy(h, head, torch.zeros(64, dtype=torch.long)).isnan()
+    assert kernels.linear_cross_entropy(h, head, torch.zeros(64, dtype=torch.long)).isnan()

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plait.kernels.attention import causal_attention, rotate
-from plait.kernels.cross_entropy import linear_cross_entropy
-from plait.kernels.norms import rms_norm
+from plait import kernels
+from plait.kernels import cross_entropy
+from plait.kernels.attention import rotate
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-@pytest.fixture(params=["native", "cpu"], autouse=True)
+@pytest.fixture(params=["native", "cpu", "reference"], autouse=True)
 def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PLAIT_KERNEL", request.param)
     return str(request.param)
@@ -60,7 +60,7 @@ def test_causal_attention(dtype: torch.dtype, length: int, key_heads: int, rotar
         scores = (q @ k.mT / 8).masked_fill(hidden, -torch.inf)
         return (scores.softmax(-1) @ v).transpose(1, 2)
 
-    compare(lambda q, k, v: causal_attention(q, k, v, cos, sin), slow, inputs)
+    compare(lambda q, k, v: kernels.causal_attention(q, k, v, cos, sin), slow, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -71,19 +71,22 @@ def test_rms_norm(dtype: torch.dtype) -> None:
         return x / (x.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight
 
     inputs = {"x": normal(3, 70, 36, dtype=dtype), "weight": normal(36)}
-    compare(lambda x, weight: rms_norm(x, weight, 1e-3), slow, inputs)
+    compare(lambda x, weight: kernels.rms_norm(x, weight, 1e-3), slow, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("width", "vocabulary"), [(40, 300), (96, 1376)])
-def test_linear_cross_entropy(dtype: torch.dtype, width: int, vocabulary: int) -> None:
+def test_linear_cross_entropy(
+    dtype: torch.dtype, width: int, vocabulary: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", 1)  # chunks of 256 tokens
     targets = torch.randint(0, vocabulary, (700,))
     targets[::7] = -100
 
     def fast(h: Tensor, weight: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=dtype == torch.bfloat16):
-            return linear_cross_entropy(h, weight, targets, chunk=64)
+            return kernels.linear_cross_entropy(h, weight, targets)
 
     inputs = {"h": normal(700, width, dtype=dtype), "weight": normal(vocabulary, width)}
     compare(fast, lambda h, weight: F.cross_entropy(h @ weight.T, targets), inputs)
@@ -93,4 +96,4 @@ def test_linear_cross_entropy(dtype: torch.dtype, width: int, vocabulary: int) -
 
 def test_an_impossible_target_is_refused(kernel: str) -> None:
     with pytest.raises((IndexError, RuntimeError)):
-        linear_cross_entropy(torch.randn(3, 8), torch.randn(5, 8), torch.tensor([0, 5, 1]))
+        kernels.linear_cross_entropy(torch.randn(3, 8), torch.randn(5, 8), torch.tensor([0, 5, 1]))

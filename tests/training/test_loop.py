@@ -55,6 +55,7 @@ def test_it_learns_and_says_what_it_saw(config, undisturbed):
     assert result["variant"] == "variant"
     assert set(result["evaluation"]["domains"]) == {"code", "prose", "all"}
     assert [sum(shares) for shares in result["load"]] == pytest.approx([1, 1])
+    assert result["environment"]["kernel"] == "cpu"  # 16 wide, which the C++ does not take
 
 
 def test_a_finished_run_returns_its_result_and_takes_no_other_configuration(config, undisturbed):

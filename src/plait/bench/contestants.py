@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from plait import kernels
 from plait.bench.shapes import Shape
 from plait.config import ModelConfig
 from plait.kernels import processor
 from plait.model import LanguageModel
-from plait.optim.clipping import clip_, total_norm
+from plait.optim.clipping import clip_
 
 IMPLEMENTATIONS = ("eager", "grouped_mm")
 """transformers' ways of computing experts on a CPU; batched_mm copies a weight per token"""
@@ -52,7 +53,7 @@ def ours(config: ModelConfig, precision: str) -> Trained:
 
     def clip(model: nn.Module) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        clip_(gradients, float(total_norm(gradients)), LARGEST_NORM)
+        clip_(gradients, float(kernels.total_norm(gradients)), LARGEST_NORM)
 
     return Trained(model, loss, clip, autocast=precision == "bf16")
 

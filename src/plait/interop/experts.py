@@ -28,11 +28,10 @@ def experts_forward(
     activation = _activation(self)
     if activation is None:
         return grouped_mm_experts_forward(self, hidden_states, top_k_index, top_k_weights)
-    backend = kernels.select(device=hidden_states.device.type)
     up = self.gate_up_proj if self.has_gate else self.up_proj
     assert isinstance(up, Tensor)
     assert isinstance(self.down_proj, Tensor)
-    return backend.experts(
+    return kernels.experts(
         hidden_states, top_k_index, top_k_weights, up, self.down_proj, activation
     )
 

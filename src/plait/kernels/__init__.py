@@ -1,80 +1,111 @@
-"""How a bank of experts is computed: several backends, one choice.
+"""Operations that models spend their time in; `table.py` says which backends compute them.
 
-Every backend is a module with the same function, `experts`, and equals `reference` in outputs and
-gradients. Shapes: T tokens, D width, F expert width, E experts, K experts per token, X rows of the
-up-projection (2F for SwiGLU: the gate's rows first, then up's; F for GELU).
+Shapes: T tokens, D width, F expert width, E experts, K experts per token, X rows of the
+up-projection (2F for SwiGLU: the gate's rows first, then up's; F for GELU), B batch, S sequence,
+H query heads, G key heads, d head width, V vocabulary. `PLAIT_KERNEL` overrides the choice.
 """
 
-import logging
-import os
-from functools import cache
-from importlib import import_module
-from typing import Protocol, cast
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+from plait.kernels.activation import check, compute_dtype
+from plait.kernels.table import backend_name, call
 
-BACKENDS = ("reference", "cpu", "native", "grouped")
-
-
-class Backend(Protocol):
-    """What every backend offers."""
-
-    def experts(
-        self,
-        x_TD: Tensor,
-        expert_ids_TK: Tensor,
-        weights_TK: Tensor,
-        up_EXD: Tensor,
-        down_EDF: Tensor,
-        activation: str,
-    ) -> Tensor:
-        """Return y_TD, the sum over each token's chosen experts, weighted by `weights_TK`."""
-        ...
+__all__ = [
+    "attend_one",
+    "backend_name",
+    "causal_attention",
+    "experts",
+    "linear",
+    "linear_cross_entropy",
+    "rms_norm",
+    "total_norm",
+]
 
 
-def select(name: str | None = None, device: str = "cpu") -> Backend:
-    """Return the backend called `name`; without one `PLAIT_KERNEL` decides, then the device.
+def experts(
+    x_TD: Tensor,
+    expert_ids_TK: Tensor,
+    weights_TK: Tensor,
+    up_EXD: Tensor,
+    down_EDF: Tensor,
+    activation: str,
+    mix_TKK: Tensor | None = None,
+) -> Tensor:
+    """Return y_TD, the sum over each token's chosen experts, weighted by `weights_TK`.
 
-    On CUDA that is torch's grouped product; on a CPU the C++ version where a compiler and the
-    processor allow it, else the Python one. Raises ValueError if there is no backend of that name.
+    Products run in autocast's type where that is on. `mix_TKK` mixes the hidden vectors of one
+    token's experts before the down-projection: a_i + Σ_j mix_ij a_j. Raises ValueError if the
+    activation is not "swiglu" or "gelu".
     """
-    name = name or _chosen(device)
-    if name not in BACKENDS:
-        raise ValueError(f"no kernel is called {name!r}; choose one of {', '.join(BACKENDS)}")
-    return cast(Backend, import_module(f"{__name__}.{name}"))
+    check(activation)
+    arguments = x_TD, expert_ids_TK, weights_TK, up_EXD, down_EDF, activation
+    if mix_TKK is not None:
+        return call("mixing_experts", x_TD.device, *arguments, mix_TKK)
+    return call("experts", x_TD.device, *arguments)
 
 
-def compiled(x: Tensor) -> bool:
-    """Whether what is done to `x` between the products goes through the C++ kernels."""
-    return (
-        x.is_cpu
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.compiler.is_compiling()
-        and _compiled(os.environ.get("PLAIT_KERNEL"))
-    )
+def causal_attention(
+    q_BSHd: Tensor,
+    k_BSGd: Tensor,
+    v_BSGd: Tensor,
+    cos_BSd: Tensor | None = None,
+    sin_BSd: Tensor | None = None,
+) -> Tensor:
+    """Return softmax(q kᵀ / √d) v over the keys up to each query: (B, S, H, d).
+
+    G key heads serve H query heads, H a multiple of G. With angles (B or 1, S, d), queries and
+    keys are turned by them first.
+    """
+    return call("causal_attention", q_BSHd.device, q_BSHd, k_BSGd, v_BSGd, cos_BSd, sin_BSd)
 
 
-@cache  # decoding asks some sixty times a token
-def _compiled(wanted: str | None) -> bool:
-    return (wanted or _best_on_cpu()) == "native" and _missing() is None
+def attend_one(
+    q_B1Hd: Tensor,
+    k_B1Gd: Tensor,
+    v_B1Gd: Tensor,
+    cos_B1d: Tensor | None,
+    sin_B1d: Tensor | None,
+    keys_BGRd: Tensor,
+    values_BGRd: Tensor,
+    held: int,
+) -> Tensor:
+    """Append one key and value to buffers with room for R, and attend to all: (B, 1, H, d).
+
+    Query and key are turned by the angles first; key and value are written at place `held`.
+    """
+    angles = cos_B1d, sin_B1d
+    buffers = keys_BGRd, values_BGRd, held
+    return call("attend_one", q_B1Hd.device, q_B1Hd, k_B1Gd, v_B1Gd, *angles, *buffers)
 
 
-def _chosen(device: str) -> str:
-    return os.environ.get("PLAIT_KERNEL") or (_best_on_cpu() if device == "cpu" else "grouped")
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide (…, D) by its root mean square, times weight (D): computed in float32 (1910.07467).
+
+    What comes out is of autocast's type where that is on, for the products that it goes into.
+    """
+    return call("rms_norm", x.device, x, weight.float(), eps, compute_dtype(x))
 
 
-@cache
-def _best_on_cpu() -> str:
-    if (problem := _missing()) is None:
-        return "native"
-    log.warning("kernels run in Python, which is slower than in C++: %s", problem)
-    return "cpu"
+def linear(x: Tensor, weight_NK: Tensor) -> Tensor:
+    """Map (…, K) to (…, N) as `torch.nn.functional.linear` does, few rows faster."""
+    return call("linear", x.device, x, weight_NK)
 
 
-def _missing() -> str | None:
-    from plait.kernels.native.build import load  # imported late: it may have to compile
+def linear_cross_entropy(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+    """Return the mean cross-entropy of softmax(h Wᵀ) in nats over targets other than −100.
 
-    return load()
+    Products run in autocast's type where that is on, the softmax in float32.
+    """
+    return call("linear_cross_entropy", h_TD.device, h_TD, weight_VD, targets_T)
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the root of the sum of squares over all gradients, as torch's `get_total_norm`.
+
+    Sharded gradients (DTensor) give a DTensor.
+    """
+    device = gradients[0].device if gradients else torch.device("cpu")
+    return call("total_norm", device, gradients)

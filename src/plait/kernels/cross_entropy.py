@@ -1,35 +1,78 @@
-"""The head and its loss in chunks of tokens: the T × V logits never exist at once.
+"""The head and its loss: except in the reference, the T × V logits never exist at once.
 
 The gradients are computed with the loss, while a chunk's logits are there, and scaled in the
 backward pass (the idea of Liger, arXiv 2410.10989).
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from plait import kernels
 from plait.kernels.activation import compute_dtype
+from plait.kernels.native import GRANULE, TYPES
 
 IGNORED = -100
 CHUNK_LOGITS = 2**24
+"""logits that exist at once in `chunked`, or those of 256 tokens if these are more"""
+
+Summed = tuple[Tensor, Tensor | None, Tensor | None]
+"""the sum of the losses, and `scale` times its gradients if they are wanted"""
 
 
-def linear_cross_entropy(
-    h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, chunk: int | None = None
+def reference(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+    """Return the mean cross-entropy of softmax(h Wᵀ) in nats over targets other than −100."""
+    dtype = compute_dtype(h_TD)
+    logits_TV = h_TD.to(dtype) @ weight_VD.to(dtype).T
+    return functional.cross_entropy(logits_TV.float(), targets_T, ignore_index=IGNORED)
+
+
+def chunked(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+    """Do as `reference` does, some tokens at a time."""
+    return _mean(h_TD, weight_VD, targets_T, partial(_chunk_sum, _losses_))
+
+
+def native_rows_covers(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> bool:
+    """Whether products are in float32 or bfloat16, of any size."""
+    return h_TD.dtype in TYPES and compute_dtype(h_TD) in TYPES
+
+
+def native_rows(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+    """Do as `chunked` does, with torch's products and the softmax in C++."""
+    return _mean(h_TD, weight_VD, targets_T, partial(_chunk_sum, _native_losses_))
+
+
+def native_covers(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> bool:
+    """Whether width and vocabulary are multiples of 32, too."""
+    dtype = compute_dtype(h_TD)
+    return (
+        h_TD.dtype in TYPES
+        and dtype in TYPES
+        and len(h_TD) > 0
+        and (dtype == torch.bfloat16 or weight_VD.dtype == torch.float32)
+        and weight_VD.dtype in TYPES
+        and weight_VD.shape[0] % GRANULE == 0
+        and weight_VD.shape[1] % GRANULE == 0
+        and weight_VD.is_contiguous()
+    )
+
+
+def native(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
+    """Do as `reference` does, in one pass over the vocabulary."""
+    return _mean(h_TD, weight_VD, targets_T, _native_sum)
+
+
+def _mean(
+    h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, summed: Callable[..., Summed]
 ) -> Tensor:
-    """Return the mean cross-entropy of softmax(h Wᵀ) in nats over targets other than −100.
-
-    Products run in autocast's type where that is on, the softmax in float32. `chunk` is in tokens;
-    by default as many as make 16M logits.
-    """
-    chunk = chunk or max(256, CHUNK_LOGITS // weight_VD.shape[0])
     # asked here, since inside an autograd function it looks the same with and without no_grad
     gradient = torch.is_grad_enabled() and (h_TD.requires_grad or weight_VD.requires_grad)
     return _LinearCrossEntropy.apply(  # type: ignore[no-any-return, no-untyped-call]
-        h_TD, weight_VD, targets_T, chunk, compute_dtype(h_TD), gradient
+        h_TD, weight_VD, targets_T, summed, compute_dtype(h_TD), gradient
     )
 
 
@@ -40,35 +83,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         h_TD: Tensor,
         weight_VD: Tensor,
         targets_T: Tensor,
-        chunk: int,
+        summed: Callable[..., Summed],
         dtype: torch.dtype,
         gradient: bool,
     ) -> Tensor:
         count = (targets_T != IGNORED).sum()
         scale = 1 / max(int(count), 1)
-        ctx.input_dtype = h_TD.dtype
-        if _covered(h_TD, weight_VD, dtype):
-            h, targets = h_TD.to(dtype).contiguous(), targets_T.contiguous()
-            losses_T, dh_TD, dweight_VD = torch.ops.plait.linear_cross_entropy(
-                h, weight_VD, targets, scale, gradient
-            )
-            ctx.save_for_backward(dh_TD, dweight_VD)
-            return losses_T.sum() / count  # type: ignore[no-any-return]
-        weight = weight_VD.to(dtype)
-        dh_TD = torch.empty_like(h_TD) if gradient else None
-        dweight_VD = torch.zeros_like(weight_VD) if gradient else None
-        loss = torch.zeros((), dtype=torch.float32, device=h_TD.device)
-        for first in range(0, h_TD.shape[0], chunk):
-            rows = slice(first, first + chunk)
-            h_CD = h_TD[rows].to(dtype)
-            logits_CV = h_CD @ weight.T
-            loss += _losses_(logits_CV, targets_T[rows], scale, gradient).sum()
-            if dh_TD is not None and dweight_VD is not None:
-                dh_TD[rows] = logits_CV @ weight
-                if dweight_VD.dtype == dtype:
-                    dweight_VD.addmm_(logits_CV.T, h_CD)
-                else:
-                    dweight_VD += logits_CV.T @ h_CD
+        loss, dh_TD, dweight_VD = summed(h_TD, weight_VD, targets_T, dtype, scale, gradient)
         ctx.save_for_backward(dh_TD, dweight_VD)
         ctx.input_dtype = h_TD.dtype
         return loss / count
@@ -81,24 +102,50 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dh_TD, dweight_VD * dloss.to(dweight_VD), None, None, None, None
 
 
-def _covered(h_TD: Tensor, weight_VD: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the C++ version, which takes widths and vocabularies in multiples of 32, applies."""
-    return (
-        kernels.compiled(h_TD)
-        and len(h_TD) > 0
-        and (dtype == torch.bfloat16 or weight_VD.dtype == torch.float32)
-        and weight_VD.dtype in (torch.float32, torch.bfloat16)
-        and weight_VD.shape[0] % 32 == 0
-        and weight_VD.shape[1] % 32 == 0
-        and weight_VD.is_contiguous()
+def _native_sum(
+    h_TD: Tensor,
+    weight_VD: Tensor,
+    targets_T: Tensor,
+    dtype: torch.dtype,
+    scale: float,
+    gradient: bool,
+) -> Summed:
+    losses_T, dh_TD, dweight_VD = torch.ops.plait.linear_cross_entropy(
+        h_TD.to(dtype).contiguous(), weight_VD, targets_T.contiguous(), scale, gradient
     )
+    return losses_T.sum(), dh_TD, dweight_VD
+
+
+def _chunk_sum(
+    losses_: Callable[[Tensor, Tensor, float, bool], Tensor],
+    h_TD: Tensor,
+    weight_VD: Tensor,
+    targets_T: Tensor,
+    dtype: torch.dtype,
+    scale: float,
+    gradient: bool,
+) -> Summed:
+    weight = weight_VD.to(dtype)
+    dh_TD = torch.empty_like(h_TD) if gradient else None
+    dweight_VD = torch.zeros_like(weight_VD) if gradient else None
+    loss = torch.zeros((), dtype=torch.float32, device=h_TD.device)
+    chunk = max(256, CHUNK_LOGITS // len(weight_VD))
+    for first in range(0, len(h_TD), chunk):
+        rows = slice(first, first + chunk)
+        h_CD = h_TD[rows].to(dtype)
+        logits_CV = h_CD @ weight.T
+        loss += losses_(logits_CV, targets_T[rows], scale, gradient).sum()
+        if dh_TD is not None and dweight_VD is not None:
+            dh_TD[rows] = logits_CV @ weight
+            if dweight_VD.dtype == dtype:
+                dweight_VD.addmm_(logits_CV.T, h_CD)
+            else:
+                dweight_VD += logits_CV.T @ h_CD
+    return loss, dh_TD, dweight_VD
 
 
 def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:
     """Return each token's loss; turn the logits into `scale` times the gradient of their sum."""
-    if kernels.compiled(logits_CV):
-        targets_C = targets_C.contiguous()
-        return torch.ops.plait.cross_entropy_(logits_CV, targets_C, scale, gradient)  # type: ignore[no-any-return]
     x_CV = logits_CV.float()
     ignored_C1 = (targets_C == IGNORED)[:, None]
     targets_C1 = targets_C[:, None].masked_fill(ignored_C1, 0)
@@ -109,3 +156,8 @@ def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool)
         p_CV.scatter_add_(1, targets_C1, p_CV.new_full((), -1).expand_as(targets_C1))
         logits_CV.copy_(p_CV.mul_(scale).masked_fill_(ignored_C1, 0))
     return losses_C1.squeeze(1)
+
+
+def _native_losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:
+    targets_C = targets_C.contiguous()
+    return torch.ops.plait.cross_entropy_(logits_CV, targets_C, scale, gradient)  # type: ignore[no-any-return]

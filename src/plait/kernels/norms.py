@@ -7,22 +7,25 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from plait import kernels
-from plait.kernels.activation import compute_dtype
+from plait.kernels.native import TYPES
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Divide (…, D) by its root mean square, times weight (D): computed in float32 (1910.07467).
-
-    What comes out is of autocast's type where that is on, for the products that it goes into.
-    """
-    weight, dtype = weight.float(), compute_dtype(x)
-    if kernels.compiled(x) and dtype in (torch.float32, torch.bfloat16):
-        if not torch.is_grad_enabled():  # decoding calls this often, and an autograd node costs
-            y: Tensor = torch.ops.plait.rms_norm_forward(x.contiguous(), weight, eps, dtype)[0]
-            return y
-        return _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-any-return, no-untyped-call]
+def reference(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Divide (…, D) by its root mean square, times weight (D, float32), and round to `dtype`."""
     return functional.rms_norm(x.float(), weight.shape, weight, eps).to(dtype)
+
+
+def native_covers(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> bool:
+    """Whether `native` applies."""
+    return x.dtype in TYPES and dtype in TYPES
+
+
+def native(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Do as `reference` does."""
+    if not torch.is_grad_enabled():  # decoding calls this often, and an autograd node costs
+        y: Tensor = torch.ops.plait.rms_norm_forward(x.contiguous(), weight, eps, dtype)[0]
+        return y
+    return _RMSNorm.apply(x, weight, eps, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _RMSNorm(torch.autograd.Function):

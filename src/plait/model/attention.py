@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plait import kernels
 from plait.config import ModelConfig
-from plait.kernels.attention import attend_one, causal_attention, covers_one, rotate
+from plait.kernels.attention import rotate
 from plait.model.norms import RMSNorm
 from plait.model.parameters import linear
 
@@ -158,7 +159,7 @@ class Attention(nn.Module):
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         if cache is None and positions.mask is None:
-            y_BSHd = causal_attention(q, k, v, positions.cos_BSd, positions.sin_BSd)
+            y_BSHd = kernels.causal_attention(q, k, v, positions.cos_BSd, positions.sin_BSd)
         else:
             y_BSHd = self._attend(q, k, v, positions, depth, cache)
         y_BSD: Tensor = self.o_proj(y_BSHd.reshape(batch, length, -1))
@@ -174,14 +175,10 @@ class Attention(nn.Module):
         cache: Cache | None,
     ) -> Tensor:
         """Attend with a mask or a cache, or both: (B, S, H, d)."""
-        if (
-            isinstance(cache, KVCache)
-            and positions.mask is None
-            and covers_one(q_BSHd, k_BSGd, v_BSGd)
-        ):
+        if isinstance(cache, KVCache) and positions.mask is None and q_BSHd.shape[1] == 1:
             keys, values, held = cache.extend(k_BSGd.transpose(1, 2), v_BSGd.transpose(1, 2), depth)
             cos, sin = positions.cos_BSd, positions.sin_BSd
-            return attend_one(q_BSHd, k_BSGd, v_BSGd, cos, sin, keys, values, held)
+            return kernels.attend_one(q_BSHd, k_BSGd, v_BSGd, cos, sin, keys, values, held)
         q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))
         if positions.cos_BSd is not None and positions.sin_BSd is not None:
             q = rotate(q, positions.cos_BSd, positions.sin_BSd)

@@ -60,16 +60,14 @@ class ExpertBank(nn.Module):
             routing: which experts, with which gates.
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
-        backend = kernels.select("reference" if mix_TKK is not None else None, h_TD.device.type)
-        mixing = {} if mix_TKK is None else {"mix_TKK": mix_TKK}
-        y_TD = backend.experts(
+        y_TD = kernels.experts(
             h_TD,
             routing.expert_ids_TK,
             routing.weights_TK,
             self.up,
             self.down,
             self.activation,
-            **mixing,
+            mix_TKK,
         )
         if self.shared is not None:
             shared_TD = self.shared(h_TD)
@@ -77,6 +75,19 @@ class ExpertBank(nn.Module):
                 shared_TD = shared_TD * self.shared_gate(h_TD).sigmoid()
             y_TD = y_TD + shared_TD
         return y_TD
+
+
+def kernel_name(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Name the kernel that computes this model's experts on `device`, with products in `dtype`."""
+    c = config.collaboration
+    if c is not None and c.strength and c.messages == "hidden" and c.control != "gate-scale":
+        return kernels.backend_name("mixing_experts", device)
+    e, width = config.experts, config.width
+    rows = {"swiglu": 2 * e.width, "gelu": e.width}[e.activation]
+    x_TD, up_EXD = torch.empty(1, width, dtype=dtype), torch.empty(1, rows, width)
+    down_EDF, one_TK = torch.empty(1, width, e.width), torch.zeros(1, 1, dtype=torch.int64)
+    arguments = x_TD, one_TK, one_TK.float(), up_EXD, down_EDF, e.activation
+    return kernels.backend_name("experts", device, *arguments)
 
 
 def expert_bank(config: ModelConfig, bank: int) -> ExpertBank | FeedForward:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from plait import kernels
 from plait.config import ModelConfig
-from plait.kernels import few_rows
-from plait.kernels.cross_entropy import linear_cross_entropy
 from plait.model import parameters, router
 from plait.model.attention import Attention, Cache, Positions, QueryKeyLora, rotary
 from plait.model.balance import bias_key
@@ -216,9 +215,9 @@ class LanguageModel(nn.Module):
         h_BSD = self.final_norm(x_BSD)
         weight = self.embedding.weight if self.head is None else self.head.weight
         if targets_BS is None:
-            logits = few_rows.linear(h_BSD[:, -logits_to_keep:], weight)
+            logits = kernels.linear(h_BSD[:, -logits_to_keep:], weight)
             return Output(logits, None, tuple(used))
-        loss = linear_cross_entropy(h_BSD.flatten(0, 1), weight, targets_BS.reshape(-1))
+        loss = kernels.linear_cross_entropy(h_BSD.flatten(0, 1), weight, targets_BS.reshape(-1))
         return Output(None, loss, tuple(used))
 
     def _step(

@@ -23,8 +23,9 @@ from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
+from plait.model.experts import kernel_name
 from plait.optim import schedules
-from plait.optim.clipping import clip_, total_norm
+from plait.optim.clipping import clip_
 from plait.optim.groups import set_rates
 from plait.parallel import World, reduce_gradients, whole
 from plait.storage.checkpoint import Checkpoints
@@ -170,7 +171,7 @@ class _Run:
             self.world.sum(total)
 
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        gradient_norm = float(whole(total_norm(gradients)))
+        gradient_norm = float(whole(kernels.total_norm(gradients)))
         counters.step += 1
         counters.tokens += config.tokens_per_step
         # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
@@ -318,7 +319,7 @@ class _Run:
             seconds=counters.seconds,
             tokens_per_second=counters.tokens / max(counters.training_seconds, 1e-9),
             corpus_fingerprint=state.corpus.fingerprint,
-            environment=_environment(self.world),
+            environment=_environment(self.world, self.config),
         )
         if self.world.is_main:
             result.save(self.folder)
@@ -375,8 +376,9 @@ def _topology(state: TrainState) -> dict[str, list[float | None]]:
     }
 
 
-def _environment(world: World) -> dict[str, Any]:
+def _environment(world: World, config: TrainConfig) -> dict[str, Any]:
     on_cuda = world.device.type == "cuda"
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     return {
         "plait": version("plait"),
         "torch": torch.__version__,
@@ -386,5 +388,5 @@ def _environment(world: World) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "kernel": getattr(kernels.select(), "__name__", str(kernels.select())).rpartition(".")[2],
+        "kernel": kernel_name(config.model, world.device, dtype),
     }

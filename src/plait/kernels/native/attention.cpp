@@ -217,11 +217,6 @@ std::vector<std::pair<int64_t, int64_t>> heads(const Shape& s) {
   return all;
 }
 
-template <typename Work>
-void with_type(const at::Tensor& q, Work work) {
-  q.scalar_type() == at::kBFloat16 ? work(BFloat16{}) : work(float{});
-}
-
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> attention_forward(const at::Tensor& q, const at::Tensor& k,

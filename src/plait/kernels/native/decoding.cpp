@@ -85,9 +85,9 @@ void attend(const T* q, const T* keys, const T* values, int64_t held, int64_t d,
 
 // Calls work(T{}) for the one type of activations and weights.
 template <typename Work>
-void with_type(const at::Tensor& x, const at::Tensor& weights, Work work) {
+void with_one_type(const at::Tensor& x, const at::Tensor& weights, Work work) {
   TORCH_CHECK(x.scalar_type() == weights.scalar_type(), "types differ");
-  x.scalar_type() == at::kBFloat16 ? work(BFloat16{}) : work(float{});
+  with_type(x, work);
 }
 
 }  // namespace
@@ -98,7 +98,7 @@ at::Tensor few_rows_linear(const at::Tensor& x, const at::Tensor& weight) {
   auto sizes = x.sizes().vec();
   sizes.back() = N;
   auto y = at::empty(sizes, x.options());
-  with_type(x, weight, [&](auto type) {
+  with_one_type(x, weight, [&](auto type) {
     using T = decltype(type);
     const T *from = x.const_data_ptr<T>(), *w = weight.const_data_ptr<T>();
     T* to = y.mutable_data_ptr<T>();
@@ -130,7 +130,7 @@ at::Tensor few_rows_experts(const at::Tensor& x, const at::Tensor& ids, const at
   auto y = at::empty(x.sizes(), x.options());
   float* a = scratch<float>(1, ids.numel() * F);
   float* o = scratch<float>(2, ids.numel() * D);
-  with_type(x, up, [&](auto type) {
+  with_one_type(x, up, [&](auto type) {
     using T = decltype(type);
     const T *from = x.const_data_ptr<T>(), *w_up = up.const_data_ptr<T>(),
             *w_down = down.const_data_ptr<T>();
@@ -175,7 +175,7 @@ at::Tensor attend_one(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   const float* angle_cos = cos ? cos->const_data_ptr<float>() : nullptr;
   const float* angle_sin = sin ? sin->const_data_ptr<float>() : nullptr;
   int64_t step = cos && cos->size(0) > 1 ? d : 0;
-  with_type(q, keys, [&](auto type) {
+  with_one_type(q, keys, [&](auto type) {
     using T = decltype(type);
     const T *queries = q.const_data_ptr<T>(), *key = k.const_data_ptr<T>(),
             *value = v.const_data_ptr<T>();

@@ -325,6 +325,12 @@ void run(const Tasks& tasks, Work work) {
   });
 }
 
+// Calls work(T{}) for the type of a tensor.
+template <typename Work>
+void with_type(const at::Tensor& x, Work work) {
+  x.scalar_type() == at::kBFloat16 ? work(BFloat16{}) : work(float{});
+}
+
 // Calls work<T, W>() for the types of the products and of the weights.
 template <typename Work>
 void with_types(const at::Tensor& x, const at::Tensor& weights, Work work) {

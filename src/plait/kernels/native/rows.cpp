@@ -15,11 +15,6 @@ namespace {
 constexpr int64_t kGroups = 16;
 constexpr int64_t kNormBlock = 1 << 14;  // numbers that are summed in float32
 
-template <typename Work>
-void with_type(const at::Tensor& x, Work work) {
-  x.scalar_type() == at::kBFloat16 ? work(BFloat16{}) : work(float{});
-}
-
 template <typename T>
 void cross_entropy_rows(int64_t N, int64_t V, const int64_t* targets, float scale, bool gradient,
                         T* logits, float* losses) {

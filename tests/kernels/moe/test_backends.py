@@ -1,5 +1,7 @@
 """Every backend equals the reference loop, in outputs and in gradients by name."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plait import kernels
-from plait.kernels import reference
+from plait.kernels.table import TABLE
 
-FAST = [name for name in kernels.BACKENDS if name != "reference"]
+FAST = [row.name for row in TABLE["experts"] if row.name != "reference"]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
@@ -39,9 +41,16 @@ def problem(
     }
 
 
-def run(backend: kernels.Backend, p: dict[str, Tensor], activation: str) -> dict[str, Tensor]:
+def experts(kernel: str, *arguments: Any) -> Tensor:
+    """What `PLAIT_KERNEL` makes of it: the backend of that name where it covers, else the next."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLAIT_KERNEL", kernel)
+        return kernels.experts(*arguments)
+
+
+def run(kernel: str, p: dict[str, Tensor], activation: str) -> dict[str, Tensor]:
     """Output and gradients by name, of a loss whose gradient differs at every element."""
-    y_TD = backend.experts(p["x"], p["ids"], p["weights"], p["up"], p["down"], activation)
+    y_TD = experts(kernel, p["x"], p["ids"], p["weights"], p["up"], p["down"], activation)
     names = [name for name in p if p[name].requires_grad]
     loss = (y_TD.float() * torch.arange(y_TD.numel()).view(y_TD.shape).sin()).sum()
     gradients = torch.autograd.grad(loss, [p[name] for name in names], materialize_grads=True)
@@ -65,17 +74,16 @@ def test_equals_reference(
     name: str, activation: str, dtype: torch.dtype, k: int, tokens: int
 ) -> None:
     p = problem(tokens, experts=8, k=k, activation=activation, dtype=dtype)
-    backend = kernels.select(name)
-    assert_equal(run(backend, p, activation), run(reference, p, activation), TOLERANCE[dtype])
+    assert_equal(run(name, p, activation), run("reference", p, activation), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_bf16_compute_over_fp32_weights(name: str) -> None:
     p = problem(300, experts=4, k=2)
     with torch.autocast("cpu", torch.bfloat16):
-        got, wanted = (run(backend, p, "swiglu") for backend in (kernels.select(name), reference))
+        got, wanted = (run(kernel, p, "swiglu") for kernel in (name, "reference"))
     assert_equal(got, wanted, TOLERANCE[torch.bfloat16])
-    exact = run(reference, p, "swiglu")
+    exact = run("reference", p, "swiglu")
     assert not torch.equal(got["y"], exact["y"])  # it did run in bf16
     assert_equal(got, exact, 2e-2)
 
@@ -84,8 +92,8 @@ def test_bf16_compute_over_fp32_weights(name: str) -> None:
 def test_all_tokens_on_one_expert(name: str) -> None:
     p = problem(1100, experts=4, k=1)
     p["ids"] = torch.full_like(p["ids"], 2)
-    got = run(kernels.select(name), p, "swiglu")
-    assert_equal(got, run(reference, p, "swiglu"), TOLERANCE[torch.float32])
+    got = run(name, p, "swiglu")
+    assert_equal(got, run("reference", p, "swiglu"), TOLERANCE[torch.float32])
     assert not got["up"][[0, 1, 3]].any(), "an expert without tokens has gradient zero"
 
 
@@ -100,8 +108,8 @@ def test_all_tokens_on_one_expert(name: str) -> None:
 )
 def test_any_sizes(name: str, tokens: int, experts: int, k: int, width: int, hidden: int) -> None:
     p = problem(tokens, experts, min(k, experts), width=width, expert_width=hidden)
-    got = run(kernels.select(name), p, "swiglu")
-    assert_equal(got, run(reference, p, "swiglu"), TOLERANCE[torch.float32])
+    got = run(name, p, "swiglu")
+    assert_equal(got, run("reference", p, "swiglu"), TOLERANCE[torch.float32])
 
 
 @pytest.mark.parametrize("name", FAST)
@@ -114,16 +122,16 @@ def test_non_contiguous_input_weights_and_gradient(name: str) -> None:
         "up": p["up"].detach().mT.contiguous().mT.requires_grad_(),
         "down": p["down"].detach().mT.contiguous().mT.requires_grad_(),
     }
-    got = run(kernels.select(name), q, "swiglu")
-    assert_equal(got, run(reference, p, "swiglu"), TOLERANCE[torch.float32])
-    y_TD = kernels.select(name).experts(*q.values(), "swiglu")  # type: ignore[arg-type]
+    got = run(name, q, "swiglu")
+    assert_equal(got, run("reference", p, "swiglu"), TOLERANCE[torch.float32])
+    y_TD = experts(name, *q.values(), "swiglu")
     y_TD.sum().backward()  # an expanded gradient: every stride is zero
 
 
 @pytest.mark.parametrize("name", FAST)
 def test_repeats_bit_for_bit(name: str) -> None:
     p = problem(500, experts=8, k=3)
-    first, second = (run(kernels.select(name), p, "swiglu") for _ in range(2))
+    first, second = (run(name, p, "swiglu") for _ in range(2))
     for key in first:
         assert torch.equal(first[key], second[key]), key
 
@@ -133,7 +141,7 @@ def test_native_is_the_same_on_one_thread_and_on_two() -> None:
     results = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        results.append(run(kernels.select("native"), p, "swiglu"))
+        results.append(run("native", p, "swiglu"))
     torch.set_num_threads(before)
     for key in results[0]:
         assert torch.equal(results[0][key], results[1][key]), key
@@ -143,17 +151,17 @@ def test_native_is_the_same_on_one_thread_and_on_two() -> None:
 def test_a_bank_used_twice_sums_its_gradients(name: str) -> None:
     p = problem(80, experts=4, k=2)
 
-    def twice(backend: kernels.Backend) -> dict[str, Tensor]:
+    def twice(kernel: str) -> dict[str, Tensor]:
         rest = (p["ids"], p["weights"], p["up"], p["down"], "swiglu")
-        y_TD = backend.experts(backend.experts(p["x"], *rest), *rest)
+        y_TD = experts(kernel, experts(kernel, p["x"], *rest), *rest)
         names = ["x", "weights", "up", "down"]
         gradients = torch.autograd.grad(y_TD.square().sum(), [p[name] for name in names])
         return {"y": y_TD, **dict(zip(names, gradients, strict=True))}
 
-    assert_equal(twice(kernels.select(name)), twice(reference), TOLERANCE[torch.float32])
+    assert_equal(twice(name), twice("reference"), TOLERANCE[torch.float32])
 
 
-def test_an_unknown_kernel_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PLAIT_KERNEL", "gpu")
-    with pytest.raises(ValueError, match="no kernel is called 'gpu'; choose one of reference"):
-        kernels.select()
+def test_an_unknown_activation_is_refused_by_name() -> None:
+    p = problem(3, experts=2, k=1)
+    with pytest.raises(ValueError, match="no activation 'relu'; choose one of swiglu, gelu"):
+        kernels.experts(*p.values(), "relu")

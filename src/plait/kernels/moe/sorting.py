@@ -1,0 +1,47 @@
+"""Putting the rows of each expert side by side, so that one product serves them all."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Order:
+    """Where each expert's rows lie once the T·K (token, slot) pairs are sorted by expert.
+
+    Attributes:
+        pairs_N: which pair each row holds, counted token · K + slot; T·K at a padding row.
+        rows_TK: the row of each pair.
+        ends_E: the row after each expert's last one, padding included.
+    """
+
+    pairs_N: Tensor
+    rows_TK: Tensor
+    ends_E: Tensor
+
+
+def sort_by_expert(
+    expert_ids_TK: Tensor, experts: int, multiple: int = 1, wait: bool = False
+) -> Order:
+    """Sort the pairs by expert, stably, so that results repeat bit for bit.
+
+    Each expert's rows are padded to a multiple of `multiple`. How many rows there are then is known
+    to the device only: N is the worst case, and rows after the last expert's are padding too. With
+    `wait` it is asked, and N is what is needed.
+    """
+    ids_P, order_P = expert_ids_TK.reshape(-1).sort(stable=True)
+    pairs = len(ids_P)
+    # by search rather than bincount, which has no deterministic version on CUDA
+    ranks_E = torch.arange(experts, device=ids_P.device)
+    counts_E = torch.searchsorted(ids_P, ranks_E, right=True).diff(prepend=ids_P.new_zeros(1))
+    padded_E = (counts_E + multiple - 1) // multiple * multiple
+    ends_E = padded_E.cumsum(0)
+    shift_E = (ends_E - padded_E) - (counts_E.cumsum(0) - counts_E)
+    rows_P = torch.arange(pairs, device=ids_P.device) + shift_E[ids_P]
+    most = (pairs + experts * (multiple - 1)) // multiple * multiple
+    pairs_N = order_P.new_full((int(ends_E[-1]) if wait else most,), pairs)
+    pairs_N[rows_P] = order_P
+    rows_TK = torch.empty_like(order_P)
+    rows_TK[order_P] = rows_P
+    return Order(pairs_N, rows_TK.view(expert_ids_TK.shape), ends_E)

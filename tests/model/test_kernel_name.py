@@ -1,0 +1,46 @@
+"""The kernel that a run's result names is the one that computed its experts."""
+
+import pytest
+import torch
+from tiny_model import tiny, tokens
+
+from plait.config import CollaborationConfig, ExpertConfig
+from plait.kernels import table
+from plait.kernels.native import build
+from plait.model import LanguageModel
+from plait.model.experts import kernel_name
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+WIDE = tiny(width=32, experts=ExpertConfig(count=6, width=32, top_k=3))
+HIDDEN = tiny(collaboration=CollaborationConfig(messages="hidden"))
+
+
+@pytest.mark.parametrize("kernel", [None, "native", "cpu", "grouped", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [WIDE, tiny(), HIDDEN], ids=["wide", "narrow", "hidden"])
+def test_it_is_what_a_forward_chooses(config, dtype, kernel, monkeypatch):
+    if kernel == "native" and build.load() is not None:
+        pytest.skip("the C++ kernels cannot run here")
+    monkeypatch.delenv("PLAIT_KERNEL", raising=False)
+    if kernel is not None:
+        monkeypatch.setenv("PLAIT_KERNEL", kernel)
+    chosen, choose = [], table.choose
+
+    def watched(operation, *arguments):
+        backend = choose(operation, *arguments)
+        chosen.extend([backend.name] if "experts" in operation else [])
+        return backend
+
+    monkeypatch.setattr(table, "choose", watched)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        LanguageModel(config)(tokens())
+    assert len(chosen) == config.depth
+    assert set(chosen) == {kernel_name(config, CPU, dtype)}
+
+
+def test_on_cuda_it_is_the_grouped_product_in_bf16_and_the_loop_in_fp32(monkeypatch):
+    monkeypatch.delenv("PLAIT_KERNEL", raising=False)
+    assert kernel_name(WIDE, CUDA, torch.bfloat16) == "grouped"
+    assert kernel_name(WIDE, CUDA, torch.float32) == "reference"
+    assert kernel_name(tiny(), CUDA, torch.bfloat16) == "reference"  # 12 wide
+    assert kernel_name(HIDDEN, CUDA, torch.bfloat16) == "reference"
