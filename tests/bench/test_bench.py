@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from plait import bench
+from plait.bench import comparison
 from plait.bench.contestants import ours, theirs
 from plait.bench.shapes import SHAPES
 
@@ -14,7 +14,7 @@ from plait.bench.shapes import SHAPES
 @pytest.mark.slow
 def test_the_whole_bench_on_a_toy_shape(tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    result = bench.run(shapes=("tiny",), json_path=path, rounds=1)
+    result = comparison.run(shapes=("tiny",), json_path=path, rounds=1)
     assert json.loads(path.read_text()) == result
     assert result["machine"]["torch"] == torch.__version__
     for precision in ("fp32", "bf16"):
@@ -27,7 +27,8 @@ def test_the_whole_bench_on_a_toy_shape(tmp_path: Path) -> None:
 
 def test_both_sides_begin_and_train_alike() -> None:
     shape = SHAPES["tiny"]
-    mine, other = ours(shape.config(), "fp32"), theirs(shape, "fp32")
+    cpu = torch.device("cpu")
+    mine, other = ours(shape.config(), "fp32", cpu), theirs(shape, "fp32", cpu)
     batches = shape.batches()
     for _ in range(3):
         batch = next(batches)
@@ -37,4 +38,4 @@ def test_both_sides_begin_and_train_alike() -> None:
 @pytest.mark.parametrize("asked", [{"shapes": ("Z",)}, {"precisions": ("fp8",)}])
 def test_what_is_unknown_is_refused_by_name(asked: dict[str, tuple[str]]) -> None:
     with pytest.raises(ValueError, match=r"choose from"):
-        bench.run(**asked)
+        comparison.run(**asked)

@@ -7,7 +7,6 @@ import pytest
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
-from toy_models import VOCABULARY, lively, tokens
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,6 +25,7 @@ from plait.interop.importing import import_model
 from plait.sharing import Sharing
 from plait.storage.model_folder import load_model, read_config, read_tokenizer, save_model
 from plait.surgery.tying import tie
+from toy_models import VOCABULARY, lively, tokens
 
 SMALL = {
     "vocab_size": VOCABULARY,

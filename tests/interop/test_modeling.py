@@ -2,13 +2,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from toy_models import VOCABULARY, lively, tokens
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
 from plait.config.counts import count
 from plait.interop import PlaitConfig, PlaitForCausalLM
 from plait.model import LanguageModel
+from toy_models import VOCABULARY, lively, tokens
 
 
 @pytest.fixture

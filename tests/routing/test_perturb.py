@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from made_up_models import LATENT, ours, text, theirs
 
+from made_up_models import LATENT, ours, text, theirs
 from plait.config import CollaborationConfig, ExpertConfig, RouterConfig
 from plait.model import Routing
 from plait.routing import WatchedModel, trace_model, watch

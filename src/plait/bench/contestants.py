@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
 
 from plait import kernels
 from plait.bench.shapes import Shape
 from plait.config import ModelConfig
+from plait.interop.exporting import export_model
 from plait.kernels import processor
 from plait.model import LanguageModel
 from plait.optim.clipping import clip_
+from plait.storage.model_folder import save_model
 
 IMPLEMENTATIONS = ("eager", "grouped_mm")
 """transformers' ways of computing experts on a CPU; batched_mm copies a weight per token"""
@@ -28,13 +32,17 @@ Clip = Callable[[nn.Module], object]
 class Trained:
     """A model with its optimizer: one call of `step` is a whole training step."""
 
-    def __init__(self, model: nn.Module, loss: Loss, clip: Clip, autocast: bool):
-        self.model, self.loss, self.clip, self.autocast = model, loss, clip, autocast
+    def __init__(
+        self, model: nn.Module, loss: Loss, clip: Clip, autocast: bool, device: torch.device
+    ):
+        self.model, self.loss, self.clip = model.to(device), loss, clip
+        self.autocast, self.device = autocast, device
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step(self, tokens_BS: Tensor, targets_BS: Tensor) -> float:
         """Forward, backward, clip, AdamW; returns the loss."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        tokens_BS, targets_BS = tokens_BS.to(self.device), targets_BS.to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             loss = self.loss(tokens_BS, targets_BS)
         loss.backward()  # type: ignore[no-untyped-call]
         self.clip(self.model)
@@ -43,7 +51,7 @@ class Trained:
         return loss.item()
 
 
-def ours(config: ModelConfig, precision: str) -> Trained:
+def ours(config: ModelConfig, precision: str, device: torch.device) -> Trained:
     """Return Plait's model of this configuration."""
     model = LanguageModel(config)
 
@@ -55,15 +63,16 @@ def ours(config: ModelConfig, precision: str) -> Trained:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         clip_(gradients, float(kernels.total_norm(gradients)), LARGEST_NORM)
 
-    return Trained(model, loss, clip, autocast=precision == "bf16")
+    return Trained(model, loss, clip, precision == "bf16", device)
 
 
-def theirs(shape: Shape, precision: str) -> Trained:
+def theirs(shape: Shape, precision: str, device: torch.device) -> Trained:
     """Return transformers' OLMoE with the weights that `ours` begins with.
 
     Args:
         shape: sizes.
         precision: "fp32", "bf16" (autocast over fp32 weights) or "pure-bf16" (weights too).
+        device: where both train.
     """
     model = their_model(shape)
     if precision == "pure-bf16":
@@ -79,22 +88,11 @@ def theirs(shape: Shape, precision: str) -> Trained:
     def clip(model: nn.Module) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), LARGEST_NORM)
 
-    return Trained(model, loss, clip, autocast=precision == "bf16")
+    return Trained(model, loss, clip, precision == "bf16", device)
 
 
 def their_model(shape: Shape) -> Any:
-    """Return transformers' own class, loaded from an export of ours; raises if it cannot be."""
-    try:
-        from transformers import AutoModelForCausalLM
-        from transformers.utils import logging
-
-        from plait.interop.exporting import export_model
-    except ImportError:
-        raise ValueError(
-            "plait bench compares with transformers: pip install 'plait[hf]'"
-        ) from None
-    from plait.storage.model_folder import save_model
-
+    """Return transformers' own class, loaded from an export of ours."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = shape.config()

@@ -25,21 +25,26 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) ->
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def product(dtype: torch.dtype, size: int = 2048) -> Callable[[], float]:
+def product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> Callable[[], float]:
     """Return a function that times one product and returns its FLOP/s: the matrix ceiling."""
-    a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = a @ b
 
     def measure() -> float:
         start = time.perf_counter()
         torch.mm(a, b, out=out)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         return 2 * size**3 / (time.perf_counter() - start)
 
     return measure
 
 
-def resident_bytes(peak: bool = False) -> int:
-    """Return the memory of this process that lies in RAM now, or its peak since `forget_peak`."""
+def resident_bytes(device: torch.device, peak: bool = False) -> int:
+    """Return the memory of this process on `device` now, or its peak since `forget_peak`."""
+    if device.type == "cuda":
+        of = torch.cuda.max_memory_allocated if peak else torch.cuda.memory_allocated
+        return of(device)
     field = "VmHWM:" if peak else "VmRSS:"
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
@@ -47,13 +52,16 @@ def resident_bytes(peak: bool = False) -> int:
     raise ValueError("memory is measured through /proc, which only Linux has")
 
 
-def forget_peak() -> None:
+def forget_peak(device: torch.device) -> None:
     """Give freed memory back to the system and let the peak begin anew from what is left."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def machine() -> dict[str, str | int]:
+def machine(device: torch.device) -> dict[str, str | int]:
     """Return what a reader must know of this machine."""
     model = "unknown processor"
     try:
@@ -70,4 +78,6 @@ def machine() -> dict[str, str | int]:
         versions["transformers"] = transformers.__version__
     except ImportError:
         pass
+    if device.type == "cuda":
+        model = torch.cuda.get_device_name(device)
     return {"processor": model, "threads": torch.get_num_threads(), **versions}

@@ -1,8 +1,10 @@
 """The command that measures speed."""
 
+from itertools import chain
 from pathlib import Path
+from typing import Literal
 
-from plait.cli.output import console
+from plait.cli.output import console, say
 
 
 def bench(
@@ -12,6 +14,8 @@ def bench(
     json: Path | None = None,
     memory: bool = True,
     extras: bool = True,
+    pieces: tuple[Literal["experts", "step-parts", "optimizers", "growth"], ...] = (),
+    device: str = "cpu",
 ) -> None:
     """Measure our speed against transformers' on this machine, in one run.
 
@@ -22,7 +26,21 @@ def bench(
         json: file to write the figures to.
         memory: measure peak memory too, each side in a process of its own.
         extras: measure decoding, tied and shared twins and collaboration too.
+        pieces: measure what single pieces of a step cost on the CPU instead, line by line.
+        device: that the training steps run on, as torch names it.
     """
-    from plait import bench as benchmark
+    if pieces:
+        import torch
 
-    benchmark.run(shapes, precision, json, rounds, memory, extras, console)
+        from plait.bench.measuring import machine
+        from plait.bench.pieces import PIECES
+        from plait.kernels import processor
+
+        processor.configure()
+        say(", ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()))
+        for line in chain.from_iterable(PIECES[piece]() for piece in pieces):
+            say(line)
+        return
+    from plait.bench.comparison import run
+
+    run(shapes, precision, json, rounds, memory, extras, device, console)

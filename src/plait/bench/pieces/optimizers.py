@@ -1,26 +1,20 @@
-"""What an optimizer step costs: AdamW, clipping, and Muon over banks in bf16 and in fp32.
+"""What an optimizer step costs: AdamW, clipping, and Muon over banks in bf16 and in fp32."""
 
-    python benchmarks/optimizers.py [A,B,C,D]
-
-Prints medians from one process, interleaved, and each as a share of AdamW's.
-"""
-
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
-from plait.bench.measuring import interleaved, machine
+from plait.bench.measuring import interleaved
 from plait.bench.shapes import SHAPES
-from plait.kernels import processor
+from plait.config import OptimizerConfig
+from plait.kernels import total_norm
 from plait.model import LanguageModel
-from plait.optim.clipping import clip_, total_norm
-from plait.optim.groups import OptimizerConfig, build_optimizers
+from plait.optim.clipping import clip_
+from plait.optim.groups import build_optimizers
 
 
-def main(names: list[str]) -> None:
-    processor.configure()
-    print(machine())
+def lines(names: tuple[str, ...] = ("A", "D")) -> Iterator[str]:
+    """Yield each contestant's milliseconds, and their share of AdamW's."""
     for name in names:
         model = LanguageModel(SHAPES[name].config())
         for parameter in model.parameters():
@@ -43,8 +37,4 @@ def main(names: list[str]) -> None:
         seconds = interleaved(contestants, rounds=5)
         for label, value in seconds.items():
             share = value / seconds["AdamW"]
-            print(f"{name} {label}: {value * 1e3:.1f} ms, {share:.2f} of AdamW", flush=True)
-
-
-if __name__ == "__main__":
-    main((sys.argv[1] if len(sys.argv) > 1 else "A,D").split(","))
+            yield f"{name} {label}: {value * 1e3:.1f} ms, {share:.2f} of AdamW"

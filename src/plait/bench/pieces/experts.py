@@ -1,20 +1,15 @@
 """Experts, forward and backward: share of the matrix ceiling by backend and shape.
 
-    python benchmarks/experts.py [A,B,C,D,few]
-
-Prints ratios of medians from one process, interleaved, fresh routing each time.
+Fresh routing each time.
 """
 
-import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 
-from plait import kernels
-from plait.bench.measuring import interleaved, machine, product
-from plait.kernels import processor
+from plait.bench.measuring import interleaved, product
+from plait.kernels.table import TABLE
 
 # tokens, width, experts, experts per token, expert width
 SHAPES = {
@@ -36,32 +31,27 @@ def shares(name: str, bf16: bool, rounds: int = 5) -> tuple[float, dict[str, flo
     down = (torch.randn(experts, width, inner) * 0.02).requires_grad_()
     weights = torch.rand(tokens, k, requires_grad=True)
     ceilings: list[float] = []
-    measure = product(torch.bfloat16 if bf16 else torch.float32)
+    measure = product(torch.bfloat16 if bf16 else torch.float32, torch.device("cpu"))
 
-    def run(backend: str) -> None:
+    def run(compute: Callable[..., torch.Tensor]) -> None:
         ids = torch.randn(tokens, experts).topk(k).indices
-        os.environ["PLAIT_KERNEL"] = backend
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            y = kernels.experts(x, ids, weights, up, down, "swiglu")
-        y.sum().backward()
+            y = compute(x, ids, weights, up, down, "swiglu")
+        y.sum().backward()  # type: ignore[no-untyped-call]
         x.grad = up.grad = down.grad = weights.grad = None
 
-    contestants: dict[str, Callable[[], object]] = {b: partial(run, b) for b in BACKENDS}
+    backends = [backend for backend in TABLE["experts"] if backend.name in BACKENDS]
+    contestants: dict[str, Callable[[], object]] = {b.name: partial(run, b.run) for b in backends}
     contestants["ceiling"] = lambda: ceilings.append(measure())
     seconds = interleaved(contestants, rounds)
     return max(ceilings), {b: flops / seconds[b] / max(ceilings) for b in BACKENDS}
 
 
-def main(names: list[str]) -> None:
-    processor.configure()
-    print(machine())
-    for name in names:
+def lines() -> Iterator[str]:
+    """Yield the shares of each shape, as they come."""
+    for name in SHAPES:
         for bf16 in (False, True):
             ceiling, found = shares(name, bf16)
             rounded = {backend: round(share, 2) for backend, share in found.items()}
             precision = "bf16" if bf16 else "fp32"
-            print(f"{name} {precision} share of {ceiling / 1e9:.0f} GFLOP/s: {rounded}", flush=True)
-
-
-if __name__ == "__main__":
-    main((sys.argv[1] if len(sys.argv) > 1 else ",".join(SHAPES)).split(","))
+            yield f"{name} {precision} share of {ceiling / 1e9:.0f} GFLOP/s: {rounded}"

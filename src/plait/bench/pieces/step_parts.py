@@ -1,47 +1,47 @@
-"""Attention, norm and loss, forward and backward: ours against torch's own, as speed-up.
+"""Attention, norm and loss, forward and backward: ours against torch's own, as speed-up."""
 
-python benchmarks/rest_of_the_step.py
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plait.bench.measuring import interleaved, machine
-from plait.kernels import causal_attention, linear_cross_entropy, processor, rms_norm
+from plait.bench.measuring import interleaved
+from plait.kernels import causal_attention, linear_cross_entropy, rms_norm
 
 
-def compare(name: str, ours: Callable[[], Tensor], torchs: Callable[[], Tensor]) -> None:
+def compare(name: str, ours: Callable[[], Tensor], torchs: Callable[[], Tensor]) -> str:
+    """Time the two in turn."""
     seconds = interleaved(
-        {"ours": lambda: ours().sum().backward(), "torch": lambda: torchs().sum().backward()},
+        {
+            "ours": lambda: ours().sum().backward(),  # type: ignore[no-untyped-call]
+            "torch": lambda: torchs().sum().backward(),  # type: ignore[no-untyped-call]
+        },
         rounds=7,
     )
     ratio = seconds["torch"] / seconds["ours"]
-    print(f"{name}: {ratio:.1f} × torch's speed ({seconds['ours'] * 1e3:.1f} ms)", flush=True)
+    return f"{name}: {ratio:.1f} × torch's speed ({seconds['ours'] * 1e3:.1f} ms)"
 
 
-def main() -> None:
-    processor.configure()
-    print(machine())
+def lines() -> Iterator[str]:
+    """Yield our speed over torch's for each piece and precision."""
     for dtype in (torch.float32, torch.bfloat16):
         for batch, length, heads, width in ((16, 256, 8, 32), (8, 512, 8, 64)):
             shape = (batch, length, heads, width)
             q, k, v = (torch.randn(shape).to(dtype).requires_grad_() for _ in range(3))
 
             def torchs(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> Tensor:
-                heads_first = (t.transpose(1, 2) for t in (q, k, v))
-                return F.scaled_dot_product_attention(*heads_first, is_causal=True)
+                q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+                return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
-            compare(
+            yield compare(
                 f"attention {shape} {dtype}",
                 lambda q=q, k=k, v=v: causal_attention(q, k, v),  # type: ignore[misc]
                 torchs,
             )
         x = torch.randn(4096, 256).to(dtype).requires_grad_()
         weight = torch.ones(256, requires_grad=True)
-        compare(
+        yield compare(
             f"RMSNorm (4096, 256) {dtype}",
             lambda x=x, w=weight: rms_norm(x, w, 1e-5),  # type: ignore[misc]
             lambda x=x, w=weight: F.rms_norm(x.float(), (256,), w, 1e-5).to(x.dtype),  # type: ignore[misc]
@@ -60,8 +60,4 @@ def main() -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=d == torch.bfloat16):
                 return linear_cross_entropy(x, w, t)
 
-        compare(f"head and loss 4096 × 16384 {dtype}", ours, cross_entropy)
-
-
-if __name__ == "__main__":
-    main()
+        yield compare(f"head and loss 4096 × 16384 {dtype}", ours, cross_entropy)

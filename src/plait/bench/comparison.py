@@ -1,0 +1,208 @@
+"""`plait bench`: our speed against transformers' on this machine, in one run.
+
+Every figure is a ratio of medians from one process, interleaved step by step, a fresh batch at
+every step, with the same mathematics, weights, optimizer and clipping on both sides.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from plait.bench import measuring
+from plait.bench.contestants import IMPLEMENTATIONS, Trained, ours, settings, their_model, theirs
+from plait.bench.memory import peak_above_model
+from plait.bench.shapes import SHAPES, Shape
+from plait.config.counts import count
+from plait.kernels import processor
+from plait.model import LanguageModel
+from plait.model.generate import generate
+from plait.parallel import default_device
+from plait.report.terminal.bench_table import bench_table
+
+PRECISIONS = ("fp32", "bf16")
+NEW_TOKENS = 32
+
+Result = dict[str, Any]
+
+
+def run(
+    shapes: Sequence[str] = ("A", "B", "C", "D"),
+    precisions: Sequence[str] = PRECISIONS,
+    json_path: Path | None = None,
+    rounds: int = 5,
+    memory: bool = True,
+    extras: bool = True,
+    device: str = "cpu",
+    console: Console | None = None,
+) -> Result:
+    """Measure, print the table, and return what `json_path` would hold.
+
+    Args:
+        shapes: names from `SHAPES`.
+        precisions: "fp32" (full accuracy) and "bf16" (products in bf16 over fp32 weights).
+        json_path: file to write the result to.
+        rounds: timed steps of each contestant.
+        memory: measure peak memory as well, each side in a process of its own.
+        extras: measure decoding, tied and shared twins and collaboration as well.
+        device: as torch names it.
+        console: where the table goes; None prints to the terminal.
+
+    Raises:
+        ValueError: a shape or precision is unknown, or transformers is not installed.
+    """
+    for kind, asked, known in (
+        ("shape", shapes, tuple(SHAPES)),
+        ("precision", precisions, PRECISIONS),
+    ):
+        for name in asked:
+            if name not in known:
+                raise ValueError(f"no {kind} is called {name!r}; choose from {', '.join(known)}")
+    console = console or Console()
+    place = default_device(device)
+    found = processor.configure()
+    result: Result = {
+        "machine": {**measuring.machine(place), "fp32_setting": found.fp32_setting},
+        "shapes": {},
+    }
+    for name in shapes:
+        entry: Result = {}
+        for precision in precisions:
+            with console.status(f"shape {name}, {precision}: {rounds} rounds"):
+                entry[precision] = _speed(SHAPES[name], precision, rounds, place)
+            if memory:
+                with console.status(f"shape {name}, {precision}: memory"):
+                    entry[precision] |= _memory(name, precision, entry[precision]["best"], device)
+        if extras:
+            with console.status(f"shape {name}: decoding"):
+                entry["decoding_ratio"] = _decoding(SHAPES[name], place)
+            with console.status(f"shape {name}: shared parts"):
+                entry["shared"] = _shared(SHAPES[name], precisions[-1], rounds, place)
+        result["shapes"][name] = entry
+        if json_path is not None:
+            json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    console.print(bench_table(result))
+    return result
+
+
+def _speed(shape: Shape, precision: str, rounds: int, device: torch.device) -> Result:
+    """Time whole training steps; seconds per step by contestant are in "seconds"."""
+    batches = shape.batches()
+    config = shape.config()
+    mine, other = ours(config, precision, device), theirs(shape, precision, device)
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    ceilings: list[float] = []
+    product = measuring.product(dtype, device)
+
+    def ceiling() -> None:
+        with settings(tuned=True):
+            ceilings.append(product())
+
+    contestants: dict[str, Callable[[], object]] = {
+        "plait": _timed(mine, batches, tuned=True),
+        "ceiling": ceiling,
+    }
+    ways = (*IMPLEMENTATIONS, "plait")
+    for way in ways:
+        contestants[f"transformers {way}"] = _timed(other, batches, False, way)
+    for way in IMPLEMENTATIONS:
+        contestants[f"transformers {way}, our settings"] = _timed(other, batches, True, way)
+    seconds = measuring.interleaved(contestants, rounds)
+    del seconds["ceiling"]
+    best = min(IMPLEMENTATIONS, key=lambda way: seconds[f"transformers {way}"])
+
+    def fastest(suffix: str) -> float:
+        return min(seconds[f"transformers {way}{suffix}"] for way in IMPLEMENTATIONS)
+
+    flops = count(config).flops_training * shape.tokens
+    result = {
+        "ratio": fastest("") / seconds["plait"],
+        "ratio_our_settings": fastest(", our settings") / seconds["plait"],
+        "ratio_experts_in_transformers": fastest("") / seconds["transformers plait"],
+        "ceiling_share": flops / seconds["plait"] / max(ceilings),
+        "ceiling_gflops": max(ceilings) / 1e9,
+        "tokens_per_second": shape.tokens / seconds["plait"],
+        "best": best,
+        "seconds": seconds,
+    }
+    if precision == "bf16":
+        # in a run of their own, beside ours again: a third model's memory would not fit everywhere
+        del other, contestants
+        pure = theirs(shape, "pure-bf16", device)
+        contestants = {"plait": _timed(mine, batches, tuned=True)}
+        contestants |= {way: _timed(pure, batches, True, way) for way in IMPLEMENTATIONS}
+        again = measuring.interleaved(contestants, rounds)
+        result["ratio_pure_bf16"] = min(again[way] for way in IMPLEMENTATIONS) / again["plait"]
+        result["seconds_pure_bf16"] = again
+    return result
+
+
+def interleaved_steps(
+    shapes: Mapping[str, Shape], precision: str, device: torch.device, rounds: int = 5
+) -> dict[str, float]:
+    """Return the median seconds of our whole training step at each shape."""
+    contestants = {
+        name: _timed(ours(shape.config(), precision, device), shape.batches(), tuned=True)
+        for name, shape in shapes.items()
+    }
+    return measuring.interleaved(contestants, rounds)
+
+
+def _timed(
+    trained: Trained, batches: Any, tuned: bool, way: str | None = None
+) -> Callable[[], object]:
+    def step() -> None:
+        if way is not None:
+            trained.model.set_experts_implementation(way)  # type: ignore[operator]
+        with settings(tuned):
+            trained.step(*next(batches))
+
+    return step
+
+
+def _memory(shape: str, precision: str, best: str, device: str) -> Result:
+    mine = peak_above_model("plait", shape, precision, device)
+    other = peak_above_model(best, shape, precision, device)
+    return {"memory_ratio": mine / other, "memory_bytes": {"plait": mine, "transformers": other}}
+
+
+def _decoding(shape: Shape, device: torch.device) -> float:
+    """Return tokens/s over transformers' `generate`: greedy, one sequence, with a cache, fp32."""
+    mine = LanguageModel(shape.config()).to(device).eval()
+    other = their_model(shape).to(device).eval()
+    prompt = list(range(1, 9))
+
+    def plait() -> None:
+        assert len(list(generate(mine, prompt, max_new_tokens=NEW_TOKENS, temperature=0))) > 0
+
+    def transformers(way: str) -> None:
+        other.set_experts_implementation(way)
+        tokens = torch.tensor([prompt], device=device)
+        other.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
+
+    contestants: dict[str, Callable[[], object]] = {"plait": plait}
+    contestants |= {way: lambda way=way: transformers(way) for way in IMPLEMENTATIONS}  # type: ignore[misc]
+    seconds = measuring.interleaved(contestants, rounds=3)
+    return min(seconds[way] for way in IMPLEMENTATIONS) / seconds["plait"]
+
+
+def _shared(shape: Shape, precision: str, rounds: int, device: torch.device) -> dict[str, float]:
+    """Return the speed of variants over the plain model's; collaboration's cost is 1 − that."""
+    batches = shape.batches()
+    configs = {"plain": shape.config(), **shape.variants()}
+    contestants = {
+        name: _timed(ours(config, precision, device), batches, tuned=True)
+        for name, config in configs.items()
+    }
+    seconds = measuring.interleaved(contestants, rounds)
+    return {name: seconds["plain"] / seconds[name] for name in configs if name != "plain"}

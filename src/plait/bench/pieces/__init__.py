@@ -1,0 +1,12 @@
+"""What each piece of a training step costs on this machine's CPU."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from plait.bench.pieces import experts, growth, optimizers, step_parts
+
+PIECES: Mapping[str, Callable[[], Iterator[str]]] = {
+    "experts": experts.lines,
+    "step-parts": step_parts.lines,
+    "optimizers": optimizers.lines,
+    "growth": growth.lines,
+}

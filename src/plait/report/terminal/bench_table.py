@@ -1,0 +1,45 @@
+"""What `plait bench` measured, as a table of ratios."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def bench_table(result: Mapping[str, Any]) -> Table:
+    """Return the result as a table of ratios."""
+    machine = result["machine"]
+    about = ", ".join(f"{key} {value}" for key, value in machine.items())
+    out = Table(title="A whole training step against transformers", caption=about)
+    columns = (
+        "shape",
+        "precision",
+        "× transformers",
+        "× at our settings",
+        "× in pure bf16",
+        "share of ceiling",
+        "memory ×",
+        "decoding ×",
+        "tokens/s",
+        "its experts by plait ×",
+    )
+    for column in columns:
+        out.add_column(column, justify="left" if column in columns[:2] else "right")
+    for name, entry in result["shapes"].items():
+        for precision in (known for known in ("fp32", "bf16") if known in entry):
+            row = entry[precision]
+            numbers = (
+                row["ratio"],
+                row.get("ratio_our_settings"),
+                row.get("ratio_pure_bf16"),
+                row["ceiling_share"],
+                row.get("memory_ratio"),
+                entry.get("decoding_ratio"),
+            )
+            shown = ["–" if number is None else f"{number:.2f}" for number in numbers]
+            speed = f"{row['tokens_per_second']:.0f}"
+            kernel = f"{row['ratio_experts_in_transformers']:.2f}"
+            out.add_row(name, precision, *shown, speed, kernel)
+        for variant, speed in entry.get("shared", {}).items():
+            out.add_row(name, variant.replace("_", " "), f"{speed:.2f} × plain", *[""] * 7)
+    return out
