@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from plait import __version__ as plait_version
-from plait.cli.table import COMMANDS
+from plait.cli.commands import COMMANDS
 from plait.data import corpora
 
 STUDY = Path(__file__).parents[1] / "studies" / "before_the_move"

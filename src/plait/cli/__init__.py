@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from plait import __version__
-from plait.cli.table import COMMANDS, overview
+from plait.cli.commands import COMMANDS, overview
 
 EXTRAS = {
     "altair": "report",
