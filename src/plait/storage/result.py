@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ class Result:
     tokens_per_second: float
     corpus_fingerprint: str
     environment: dict[str, Any]
+    recoveries: list[dict[str, int]] = field(default_factory=list)
+    """times that the run went back to a checkpoint: {"step", "back_to", "tokens_skipped"}"""
+    loss_spikes: int = 0
+    """steps whose loss was finite and far above those before it"""
 
     def save(self, folder: Path) -> None:
         """Write `result.json`: last of all, so that it marks the run as finished."""

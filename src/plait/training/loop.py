@@ -140,6 +140,7 @@ class _Run:
             self.sinks = [self.rows, *open_trackers(track, folder, to_dict(config))]
         self.bytes_per_token = _bytes_per_token(corpus)
         self.saved_at = self.state.counters.step if newest is not None else -1
+        self.save_due = False
 
     # ------------------------------------------------------------------ one step
 
@@ -147,15 +148,18 @@ class _Run:
         """Take one optimizer step, and whatever is due after it."""
         config, counters = self.config, self.state.counters
         row = self._step()
-        if counters.step % config.log_every == 0 or counters.step == config.steps:
+        last = counters.step == config.steps
+        if counters.step % config.log_every == 0 or last or "loss_spike" in row:
             self._log(row)
+        if counters.skipped_in_a_row >= config.skip_limit or (last and counters.skipped_in_a_row):
+            self._recover()
+            return
         every = config.evaluation.every
-        if every and (counters.step % every == 0 or counters.step == config.steps):
+        if every and (counters.step % every == 0 or last):
             self._evaluate()
-        if counters.step % config.checkpoint.every == 0 or counters.step == config.steps:
+        self.save_due |= last or counters.step % config.checkpoint.every == 0
+        if self.save_due and not counters.skipped_in_a_row:
             self.save()
-        if counters.skipped_in_a_row >= config.skip_limit:
-            self._give_up()
 
     def _step(self) -> Row:
         config, state, counters = self.config, self.state, self.state.counters
@@ -177,7 +181,9 @@ class _Run:
         # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
         middle = counters.tokens - config.tokens_per_step // 2
         factor = schedules.factor(config.schedule, middle, config.steps * config.tokens_per_step)
-        if math.isfinite(loss) and math.isfinite(gradient_norm):
+        finite = math.isfinite(loss) and math.isfinite(gradient_norm)
+        spike = finite and counters.is_spike(loss)
+        if finite:
             if config.clip is not None:
                 clip_(gradients, gradient_norm, config.clip)
             set_rates(state.optimizers, factor)
@@ -210,6 +216,7 @@ class _Run:
             "dead_experts": meter.dead_experts(),
             "router_entropy": [h if h is None else _finite(h) for h in meter.router_entropy()],
             **_topology(state),
+            **({"loss_spike": True} if spike else {}),
         }
 
     def _forward_and_backward(self, meter: RoutingMeter) -> torch.Tensor:
@@ -221,7 +228,9 @@ class _Run:
         loss = out.loss
         balance = config.model.balance
         with torch.set_grad_enabled(bool(balance.switch or balance.z)):
-            losses = balance_losses(config.model, out.routings)
+            # without micro-batches the whole batch is one group, however many processes share it
+            pool = self.world.sum if config.data.micro_batch is None else None
+            losses = balance_losses(config.model, out.routings, pool=pool)
         if losses is None:
             losses = BalanceLosses(loss.new_zeros(()), loss.new_zeros(()))
         (loss + losses.weighted(config.model)).div(self.state.accumulation).backward()
@@ -257,8 +266,10 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint of this moment, once."""
         state = self.state
-        if self.saved_at == state.counters.step:
+        # weights that lead to steps which are not finite are no checkpoint to go back to
+        if self.saved_at == state.counters.step or state.counters.skipped_in_a_row:
             return
+        self.save_due = False
         state.counters.seconds = time.perf_counter() - self.began
         if self.rows is not None:
             self.rows.sync()
@@ -273,11 +284,36 @@ class _Run:
             f"is in {self.folder / CHECKPOINTS}: run the same command again to go on from there"
         )
 
+    def _recover(self) -> None:
+        """Go back to the last checkpoint, or the beginning, and on past the batches since then."""
+        counters, here = self.state.counters, self.state.batches.state()
+        if len(counters.recoveries) >= self.config.recoveries:
+            self._give_up()
+        newest = self.checkpoints.newest()
+        before = counters.recoveries
+        if newest is None:
+            self.state = TrainState(self.config, self.state.corpus, self.world)
+        else:
+            self.state.restore(newest)
+        back_to = self.state.counters.step
+        skipped = here["tokens_seen"] - self.state.batches.state()["tokens_seen"]
+        happened = {"step": counters.step, "back_to": back_to, "tokens_skipped": skipped}
+        self.state.counters.recoveries = [*before, happened]
+        self.state.skip_to(here)
+        if self.rows is not None:
+            self.rows.cut(back_to)
+        self._log({"step": back_to, "tokens": self.state.counters.tokens, "recovery": happened})
+        # at once, so that a run which is stopped now does not walk into the same batches again
+        self.saved_at = -1
+        self.save()
+
     def _give_up(self) -> None:
+        turns = len(self.state.counters.recoveries)
+        gone_back = f" after going back {turns} times" if turns else ""
         raise Diverged(
-            f"{self.config.skip_limit} steps in a row, up to step {self.state.counters.step}, had "
-            f"a loss or gradient that is not finite; {self._last_good()}. Lower the learning rate "
-            "or lengthen the warm-up"
+            f"{self.state.counters.skipped_in_a_row} steps in a row, up to step "
+            f"{self.state.counters.step}, had a loss or gradient that is not finite{gone_back}; "
+            f"{self._last_good()}. Lower the learning rate or lengthen the warm-up"
         )
 
     def _last_good(self) -> str:
@@ -320,6 +356,8 @@ class _Run:
             tokens_per_second=counters.tokens / max(counters.training_seconds, 1e-9),
             corpus_fingerprint=state.corpus.fingerprint,
             environment=_environment(self.world, self.config),
+            recoveries=counters.recoveries,
+            loss_spikes=counters.loss_spikes,
         )
         if self.world.is_main:
             result.save(self.folder)
