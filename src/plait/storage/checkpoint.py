@@ -67,11 +67,12 @@ class Checkpoints:
             if self.world.is_main:
                 atomic.remove(partial)
                 partial.mkdir(parents=True)
+                atomic.require_room(partial, _bytes(state))
             self.world.barrier()
             save_shards(state, partial / STATE, self.world)
             whole = weights()
             if self.world.is_main:
-                with atomic.new_file(partial / WEIGHTS) as file:
+                with atomic.new_file(partial / WEIGHTS, _bytes(whole)) as file:
                     save_file(dict(whole), file, metadata={"format": "pt"})
                 atomic.write_json(partial / PROGRESS, progress)
                 atomic.write_json(partial / MANIFEST, {"files": _fingerprints(partial)})
@@ -167,6 +168,10 @@ def read_progress(path: Path) -> dict[str, Any]:
     """Read what `save` got as `progress`."""
     progress: dict[str, Any] = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
     return progress
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
