@@ -28,6 +28,7 @@ ORDER = (
     "interop",
     "opening",
     "studies",
+    "verification",
     "report",
     "explore",
     "recipes",

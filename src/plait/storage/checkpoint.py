@@ -12,7 +12,6 @@ checkpoint or a hidden folder that is swept away; and a file that the disk damag
 its hash.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from plait import atomic
+from plait.data.corpus import file_sha256
 from plait.parallel import World
 from plait.storage.sharded_state import CheckpointError, reason, save_shards
 
@@ -108,6 +108,10 @@ class Checkpoints:
                 os.rename(path, aside)
         return self.world.broadcast(found)
 
+    def hash_of(self, step: int) -> str:
+        """Return the SHA-256 of a checkpoint's manifest, which names every file of it."""
+        return file_sha256(self.folder / f"step-{step}" / MANIFEST)
+
     def prune(self, keep: int) -> None:
         """Remove all but the `keep` newest."""
         if self.world.is_main:
@@ -175,9 +179,7 @@ def _bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def keep_corpus_facts(corpus: Corpus, folder: Path) -> None:
         write_json(folder / CORPUS, corpus.manifest)
     if not (folder / TOKENIZER).exists():
         with new_file(folder / TOKENIZER) as partial:
-            corpus.tokenizer.save(partial)
+            shutil.copyfile(corpus.path / TOKENIZER, partial)
 
 
 def finite(value: float) -> float | None:

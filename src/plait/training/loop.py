@@ -358,6 +358,7 @@ class _Run:
             environment=environment(self.world, self.config),
             recoveries=counters.recoveries,
             loss_spikes=counters.loss_spikes,
+            checkpoint=self.checkpoints.hash_of(counters.step) if self.world.is_main else None,
         )
         if self.world.is_main:
             result.save(self.folder)
