@@ -12,5 +12,5 @@ def test_nested_rows_become_paths_and_what_is_absent_is_left_out():
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"pip install 'plait\[track\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[track\]'"):
         open_trackers(["wandb"], tmp_path, {})

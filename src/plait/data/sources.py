@@ -252,7 +252,7 @@ class HubDataset(Source):
             import datasets
         except ImportError:
             raise ValueError(
-                f"dataset {self.name!r} needs the datasets library: pip install 'plait[hf]'"
+                f"dataset {self.name!r} needs the datasets library: pip install datasets"
             ) from None
         try:
             rows = datasets.load_dataset(

@@ -343,6 +343,7 @@ def _parquet() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise ValueError(
-            "traces are Parquet files: install pyarrow (pip install 'plait[report]')"
+            "traces are Parquet files: install pyarrow, or in a clone of Plait "
+            "pip install -e '.[report]'"
         ) from None
     return pyarrow.parquet

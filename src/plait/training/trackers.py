@@ -81,7 +81,8 @@ def open_trackers(names: Sequence[Tracker], folder: Path, config: Row) -> list[S
             )
         except ImportError:
             raise ValueError(
-                f"tracking with {name} needs it installed: pip install 'plait[track]'"
+                f"tracking with {name} needs it installed: pip install {name}, or in a clone of "
+                "Plait pip install -e '.[track]'"
             ) from None
     return sinks
 
