@@ -164,7 +164,12 @@ def _start(command: list[str], scratch: str) -> subprocess.Popen[str]:
     # what a killed compiler leaves of its own is swept with the folder
     environment = os.environ | {"TMPDIR": scratch, "LC_ALL": "C"}
     return subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,  # one that outlives its process holds nobody's output open
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
     )
 
 

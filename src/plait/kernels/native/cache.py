@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from plait.atomic import publish, write_json
+from plait.atomic import publish, remove, write_json
 
 LIBRARY, RECORD = "plait.so", "record.json"
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -77,6 +77,7 @@ def store(folder: Path, entry: Path, built_from: dict[str, str], compiler: str) 
     )
     if entry.is_symlink() or entry.is_file():
         entry.unlink()
+    remove(entry)
     publish(folder, entry)
 
 
@@ -134,7 +135,8 @@ def _danger(folder: Path) -> str | None:
     It ends at the home folder: who can change that needs no library to be planted.
     """
     try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for missing in (*reversed(folder.parents), folder):
+            missing.mkdir(mode=0o755, exist_ok=True)
         found = folder.stat()
         # a loose umask made it so; a folder like /tmp is left as it is
         if found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX:
@@ -143,7 +145,7 @@ def _danger(folder: Path) -> str | None:
         return f"it cannot be made ({error.strerror})"
     home = Path("~").expanduser().resolve()
     for place in (folder, *folder.parents):
-        if place == home:
+        if place == home != folder:
             break
         found = place.stat()
         if found.st_uid not in (os.geteuid(), 0):
