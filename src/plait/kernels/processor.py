@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,13 +89,15 @@ def products_under(fp32_setting: str) -> Iterator[None]:
         _products.fp32_precision = before
 
 
+@cache
 def flags() -> str:
     """Return what tells processors apart: what is compiled for one may not run on another."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        with open("/proc/cpuinfo") as lines:
+            found = (line for line in lines if line.startswith(("flags", "Features")))
+            return next(found, "").rstrip()
     except OSError:
         return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def use_tiles() -> bool:
@@ -106,7 +107,7 @@ def use_tiles() -> bool:
     """
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
     allowed = limit in ("ALL", "DEFAULT") or "AMX" in limit
-    if platform.machine() != "x86_64" or " amx_bf16 " not in f"{flags()} " or not allowed:
+    if platform.machine() != "x86_64" or "amx_bf16" not in flags() or not allowed:
         return False
     asked = ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
     return bool(asked == 0)

@@ -91,7 +91,7 @@ def _built(entry: Path, built_from: dict[str, str]) -> Path:
             log.warning("the compiled kernels in %s are not used: %s", entry, flaw)
         compiler, version = _compiler()
         _raise_what_failed_before(failure, version)
-        log.warning("compiling the kernels for this processor, once (under a minute)")
+        log.warning("compiling the kernels for this processor, once (about a minute)")
         try:
             _compile(compiler, new / cache.LIBRARY)
             if (problem := trial.problem_in_a_child(new / cache.LIBRARY)) is not None:
@@ -113,7 +113,8 @@ def _compiler() -> tuple[str, str]:
     compiler = shutil.which(os.environ.get("CXX") or "g++")
     if compiler is None:
         raise RuntimeError("there is no C++ compiler (g++, or what CXX names)")
-    said = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
+    asked = subprocess.run([compiler, "--version"], capture_output=True)
+    said = asked.stdout.decode(errors="replace")
     return compiler, f"{compiler}: {said.partition(chr(10))[0]}"
 
 

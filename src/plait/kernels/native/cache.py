@@ -59,6 +59,8 @@ def flaw(entry: Path, built_from: dict[str, str]) -> str | None:
             return "it was built from something else"
         if record["sha256"] != _sha256(entry / LIBRARY):
             return f"{LIBRARY} is not the file that was built: its SHA-256 differs"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
     except OSError as error:
         return str(error)
     return None
@@ -99,7 +101,7 @@ def system() -> str:
 
     Images of several systems may share one cache.
     """
-    return " ".join(platform.libc_ver()) or platform.system()
+    return " ".join(platform.libc_ver()).strip() or platform.system()
 
 
 def _exposed(path: Path, plain: Callable[[int], bool]) -> str | None:
