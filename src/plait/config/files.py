@@ -7,12 +7,14 @@ import json
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from plait.atomic import write_text
+from plait.reading import SHOWN, quoted, read_yaml
 
 C = TypeVar("C")
 
@@ -40,14 +42,14 @@ def from_dict(cls: type[C], data: Any, where: str = "") -> C:
         ValueError: for an unknown option (naming the nearest), or a value of the wrong type.
     """
     if not isinstance(data, dict):
-        raise ValueError(f"{where or cls.__name__}: expected options, found {data!r}")
+        raise ValueError(f"{where or cls.__name__}: expected options, found {quoted(data)}")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in data:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown option {_join(where, name)!r}: {advice}")
+            raise ValueError(f"unknown option {quoted(_join(where, name))}: {advice}")
     for name, f in known.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in data:
@@ -72,11 +74,12 @@ def _value(hint: Any, data: Any, where: str) -> Any:
     if hint is type(None):
         if data is None:
             return None
-        raise ValueError(f"{where}: expected nothing, found {data!r}")
+        raise ValueError(f"{where}: expected nothing, found {quoted(data)}")
     if origin is Literal:
         if data in arguments:
             return data
-        raise ValueError(f"{where}: {data!r} is not one of {', '.join(map(repr, arguments))}")
+        known = ", ".join(map(repr, arguments))
+        raise ValueError(f"{where}: {quoted(data)} is not one of {known}")
     if dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type[Any], hint), data, where)
     if origin is tuple and isinstance(data, (list, tuple)):
@@ -84,17 +87,27 @@ def _value(hint: Any, data: Any, where: str) -> Any:
             return tuple(_value(arguments[0], item, where) for item in data)
         if len(arguments) == len(data):
             return tuple(_value(h, item, where) for h, item in zip(arguments, data, strict=True))
-    if origin is dict and isinstance(data, dict):
-        return {key: _value(arguments[1], value, _join(where, key)) for key, value in data.items()}
-    if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        return float(data)
-    if hint is float and isinstance(data, str) and _EXPONENT.fullmatch(data):
-        return float(data)
+    if origin is list and isinstance(data, list):
+        return [_value(arguments[0], item, where) for item in data]
+    if origin in (dict, Mapping) and isinstance(data, dict):
+        keys = [_value(arguments[0], key, where) for key in data]
+        return {key: _value(arguments[1], data[key], _join(where, _short(key))) for key in keys}
+    number = isinstance(data, (int, float)) and not isinstance(data, bool)
+    if hint is float and (number or (isinstance(data, str) and _EXPONENT.fullmatch(data))):
+        try:
+            return float(data)
+        except OverflowError:
+            raise ValueError(f"{where}: {quoted(data)} is too large a number") from None
     if hint is Path and isinstance(data, str):
         return Path(data)
     if hint is Any or (isinstance(hint, type) and type(data) is hint):
         return data
-    raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {data!r}")
+    named = getattr(hint, "__name__", hint) if origin is None else hint
+    raise ValueError(f"{where}: expected {named}, found {quoted(data)}")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= SHOWN and name.isprintable() else quoted(name)
 
 
 def save_yaml(config: Any, path: Path) -> None:
@@ -110,13 +123,11 @@ def load_yaml(cls: type[C], path: Path, part: str | None = None) -> C:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file at {path}")
+    data = read_yaml(path)
+    inner = part is not None and isinstance(data, dict) and part in data
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        inner = part is not None and isinstance(data, dict) and part in data
         return from_dict(cls, data[part] if inner else data)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
