@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from plait import kernels
-from plait.atomic import new_file, write_json
+from plait.atomic import write_json
 from plait.config import TrainConfig
 from plait.config.counts import count
 from plait.config.files import config_hash, to_dict
@@ -338,8 +338,7 @@ def _keep_corpus_facts(corpus: Corpus, folder: Path) -> None:
     if not (folder / CORPUS).exists():
         write_json(folder / CORPUS, corpus.manifest)
     if not (folder / TOKENIZER).exists():
-        with new_file(folder / TOKENIZER) as partial:
-            corpus.tokenizer.save(partial)
+        corpus.tokenizer.save(folder / TOKENIZER)
 
 
 def _finite(value: float) -> float | None:
