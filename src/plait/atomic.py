@@ -4,6 +4,7 @@ Everything that is written to stay goes through here. A process that dies leaves
 folder as it was, and at the most a hidden one beside it, which the next try sweeps away.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -12,6 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether there was no room to write; libraries in Rust say so in their message alone."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    said = str(error)
+    return getattr(error, "errno", None) in numbers or any(
+        f"(os error {n})" in said for n in numbers
+    )
 
 
 @contextmanager
@@ -28,6 +38,10 @@ def new_file(path: Path) -> Iterator[Path]:
         partial.chmod((path if path.is_file() else path.parent).stat().st_mode & 0o666)
         sync(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None:  # a write that fails does not say where
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
     sync(path.parent)
@@ -49,14 +63,22 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to fill, which takes the name `path` when all went well.
 
     Raises:
-        ValueError: there is something of that name already, other than an empty folder.
+        ValueError: there is something of that name already, other than an empty folder; or the disk
+            is full.
     """
     path = Path(path)
-    with own_folder(path) as folder:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} is there already: choose another place, or remove it")
-        yield folder
-        publish(folder, path)
+    try:
+        with own_folder(path) as folder:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise ValueError(f"{path} is there already: choose another place, or remove it")
+            yield folder
+            publish(folder, path)
+    except Exception as error:
+        if disk_full(error):
+            raise ValueError(
+                f"{path}: the disk is full, nothing was kept: make room, or choose another place"
+            ) from error
+        raise
 
 
 @contextmanager

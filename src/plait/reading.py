@@ -45,6 +45,11 @@ def quoted(value: object, at: int = 0) -> str:
     return "…" * (start > 0) + cut + "…" * (start + SHOWN < len(value))
 
 
+def named(name: str) -> str:
+    """Return a name as a message says it: bare, unless it is long or has odd characters."""
+    return name if len(name) <= 2 * SHOWN and name.isprintable() else quoted(name)
+
+
 def one_line(error: BaseException) -> str:
     """Return what an error says, in one line that is not long."""
     text = " ".join(str(error).split()) or type(error).__name__

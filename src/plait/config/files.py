@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from plait.atomic import write_text
-from plait.reading import SHOWN, quoted, read_yaml
+from plait.reading import named, quoted, read_json, read_yaml
 
 C = TypeVar("C")
 
@@ -91,7 +91,7 @@ def _value(hint: Any, data: Any, where: str) -> Any:
         return [_value(arguments[0], item, where) for item in data]
     if origin in (dict, Mapping) and isinstance(data, dict):
         keys = [_value(arguments[0], key, where) for key in data]
-        return {key: _value(arguments[1], data[key], _join(where, _short(key))) for key in keys}
+        return {key: _value(arguments[1], data[key], _join(where, named(key))) for key in keys}
     number = isinstance(data, (int, float)) and not isinstance(data, bool)
     if hint is float and (number or (isinstance(data, str) and _EXPONENT.fullmatch(data))):
         try:
@@ -102,12 +102,8 @@ def _value(hint: Any, data: Any, where: str) -> Any:
         return Path(data)
     if hint is Any or (isinstance(hint, type) and type(data) is hint):
         return data
-    named = getattr(hint, "__name__", hint) if origin is None else hint
-    raise ValueError(f"{where}: expected {named}, found {quoted(data)}")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= SHOWN and name.isprintable() else quoted(name)
+    wanted = getattr(hint, "__name__", hint) if origin is None else hint
+    raise ValueError(f"{where}: expected {wanted}, found {quoted(data)}")
 
 
 def save_yaml(config: Any, path: Path) -> None:
@@ -129,6 +125,25 @@ def load_yaml(cls: type[C], path: Path, part: str | None = None) -> C:
         return from_dict(cls, data[part] if inner else data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def load_json(cls: type[C], path: Path, fix: str) -> C:
+    """Read what `cls` describes from a JSON file; what else the file holds is passed over.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged; the message names the file and the fix.
+    """
+    return from_json(cls, read_json(path, fix), path, fix)
+
+
+def from_json(cls: type[C], data: dict[str, Any], path: Path, fix: str) -> C:
+    """Build what `cls` describes from the object that a JSON file holds; see `load_json`."""
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    try:
+        return from_dict(cls, {name: value for name, value in data.items() if name in known})
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}): {fix}") from None
 
 
 def config_hash(config: Any) -> str:

@@ -1,7 +1,7 @@
 """A corpus on disk: token shards by split and domain, and the manifest that describes them."""
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from plait.config.files import from_dict
+from plait.config.files import from_json
 from plait.config.limits import LARGEST_VOCABULARY
 from plait.data.tokenizer import Tokenizer
 from plait.reading import inside, quoted, read_json
@@ -95,11 +95,7 @@ class Corpus:
                 f"{file}: format {quoted(manifest.get('format'))}, this version reads {FORMAT}: "
                 f"{fix}"
             )
-        known = {field.name for field in fields(_Manifest)}
-        try:
-            from_dict(_Manifest, {key: manifest[key] for key in manifest.keys() & known})
-        except ValueError as error:
-            raise ValueError(f"{file}: damaged ({error}): {fix}") from None
+        from_json(_Manifest, manifest, file, fix)
         corpus = cls(path, manifest)
         itemsize = np.dtype(manifest["dtype"]).itemsize
         for shard in corpus._shard_entries():

@@ -1,14 +1,17 @@
 """What a finished run says of itself: `result.json`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from plait.atomic import write_json
+from plait.config.files import load_json
+from plait.reading import quoted
 
 RESULT = "result.json"
+MEASURES = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
+"""of each domain on the test split"""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,18 @@ class Result:
     corpus_fingerprint: str
     environment: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        domains = self.evaluation.get("domains")
+        if not isinstance(domains, dict) or "all" not in domains:
+            raise ValueError("evaluation: the losses by domain are missing")
+        for domain, measures in domains.items():
+            for name in MEASURES:
+                value = measures.get(name) if isinstance(measures, dict) else None
+                if not isinstance(value, (int, float)) or value is True:
+                    raise ValueError(
+                        f"evaluation: {name} of {quoted(domain)} is {quoted(value)}, no number"
+                    )
+
     def save(self, folder: Path) -> None:
         """Write `result.json`: last of all, so that it marks the run as finished."""
         write_json(folder / RESULT, asdict(self))
@@ -47,10 +62,7 @@ class Result:
         path = folder / RESULT
         if not path.is_file():
             return None
-        try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            raise ValueError(f"{path} is damaged: delete it and run again") from None
+        return load_json(cls, path, "delete it and run again")
 
     def held_out(self, domain: str = "all", measure: str = "loss") -> float:
         """A measure ("loss" in nats per token, "perplexity", "bits_per_byte") on the test split."""
