@@ -61,7 +61,7 @@ def parse_json(text: str | bytes, where: object, fix: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: damaged ({one_line(error)}): {fix}") from None
+        raise ValueError(f"{where}: damaged, not JSON ({one_line(error)}): {fix}") from None
 
 
 def read_json(path: Path, fix: str) -> dict[str, Any]:

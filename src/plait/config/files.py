@@ -35,8 +35,14 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def from_dict(cls: type[C], data: Any, where: str = "") -> C:
+def from_dict(cls: type[C], data: Any, where: str = "", *, more: bool = False) -> C:
     """Build the configuration `cls` from `to_dict`'s output; absent options take their defaults.
+
+    Args:
+        cls: what to build.
+        data: the options.
+        where: begins their names in errors.
+        more: pass over unknown options instead of refusing them.
 
     Raises:
         ValueError: for an unknown option (naming the nearest), or a value of the wrong type.
@@ -45,6 +51,8 @@ def from_dict(cls: type[C], data: Any, where: str = "") -> C:
         raise ValueError(f"{where or cls.__name__}: expected options, found {quoted(data)}")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if more:
+        data = {name: value for name, value in data.items() if name in known}
     for name in data:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
@@ -54,20 +62,20 @@ def from_dict(cls: type[C], data: Any, where: str = "") -> C:
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in data:
             raise ValueError(f"option {_join(where, name)!r} is missing")
-    return cls(**{k: _value(hints[k], v, _join(where, str(k))) for k, v in data.items()})
+    return cls(**{k: _value(hints[k], v, _join(where, str(k)), more) for k, v in data.items()})
 
 
 def _join(where: str, name: object) -> str:
     return f"{where}.{name}" if where else str(name)
 
 
-def _value(hint: Any, data: Any, where: str) -> Any:
+def _value(hint: Any, data: Any, where: str, more: bool) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         problems = []
         for option in arguments:
             try:
-                return _value(option, data, where)
+                return _value(option, data, where, more)
             except ValueError as error:
                 problems.append(error)
         raise next((p for p in problems if "unknown option" in str(p)), problems[0])
@@ -81,17 +89,19 @@ def _value(hint: Any, data: Any, where: str) -> Any:
         known = ", ".join(map(repr, arguments))
         raise ValueError(f"{where}: {quoted(data)} is not one of {known}")
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type[Any], hint), data, where)
+        return from_dict(typing.cast(type[Any], hint), data, where, more=more)
     if origin is tuple and isinstance(data, (list, tuple)):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_value(arguments[0], item, where) for item in data)
+            return tuple(_value(arguments[0], item, where, more) for item in data)
         if len(arguments) == len(data):
-            return tuple(_value(h, item, where) for h, item in zip(arguments, data, strict=True))
+            pairs = zip(arguments, data, strict=True)
+            return tuple(_value(hint, item, where, more) for hint, item in pairs)
     if origin is list and isinstance(data, list):
-        return [_value(arguments[0], item, where) for item in data]
+        return [_value(arguments[0], item, where, more) for item in data]
     if origin in (dict, Mapping) and isinstance(data, dict):
-        keys = [_value(arguments[0], key, where) for key in data]
-        return {key: _value(arguments[1], data[key], _join(where, named(key))) for key in keys}
+        keys = [_value(arguments[0], key, where, more) for key in data]
+        places = {key: _join(where, named(key)) for key in keys}
+        return {key: _value(arguments[1], data[key], places[key], more) for key in keys}
     number = isinstance(data, (int, float)) and not isinstance(data, bool)
     if hint is float and (number or (isinstance(data, str) and _EXPONENT.fullmatch(data))):
         try:
@@ -139,9 +149,8 @@ def load_json(cls: type[C], path: Path, fix: str) -> C:
 
 def from_json(cls: type[C], data: dict[str, Any], path: Path, fix: str) -> C:
     """Build what `cls` describes from the object that a JSON file holds; see `load_json`."""
-    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     try:
-        return from_dict(cls, {name: value for name, value in data.items() if name in known})
+        return from_dict(cls, data, more=True)
     except ValueError as error:
         raise ValueError(f"{path}: damaged ({error}): {fix}") from None
 

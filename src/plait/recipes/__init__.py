@@ -10,7 +10,7 @@ from pathlib import Path
 
 from plait.config import ModelConfig, TrainConfig
 from plait.config.files import load_yaml
-from plait.reading import one_line
+from plait.reading import one_line, quoted
 from plait.recipes import architectures, ct_moe, expert_tying, nano, pathmoe
 from plait.studies.study import Study
 
@@ -119,4 +119,4 @@ def _is_yaml(name: str) -> bool:
 def _unknown(kind: str, name: str, known: Iterable[str], more: str = "or FILE.yaml") -> ValueError:
     near = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}, {more}"
-    return ValueError(f"no {kind} is called {name!r}: {advice}")
+    return ValueError(f"no {kind} is called {quoted(name)}: {advice}")

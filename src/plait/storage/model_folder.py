@@ -101,6 +101,13 @@ def read_state(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     config = read_config(folder)
     source = find_weights(Path(folder))
     weights = read_weights(source)
+    plans = config.plans
+    banks = max(plan.count for plan in (plans.experts, plans.attention, plans.norms))
+    if banks > len(weights):  # before so many are made, though without memory
+        raise ValueError(
+            f"{source}: holds {len(weights)} tensors, but {CONFIG} has {banks} banks: the two are "
+            "of different models"
+        )
     with torch.device("meta"):
         expected = {name: t.shape for name, t in LanguageModel(config).state_dict().items()}
     for name in (*expected, *weights):

@@ -144,5 +144,5 @@ def write_tensors(path: Path, tensors: Mapping[str, Shape], pieces: Iterator[Ten
     with new_file(path) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for piece in pieces:
-            piece.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
+            file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         assert file.tell() == 8 + len(text) + end, "the pieces are not what the header says"
