@@ -11,6 +11,8 @@ import plait
 
 ROOT = Path(plait.__file__).parent
 ORDER = (
+    "reading",
+    "plan_text",
     "sharing",
     "atomic",
     "statistics",

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.sharing import Plan, Sharing
+from plait.plan_text import SEARCHED
+from plait.sharing import DEEPEST, LONGEST, Plan, Sharing
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,42 @@ def test_plans_mean_what_a_literal_walk_does_and_survive_their_text(kinds):
     assert sorted(used) == list(range(plan.depth))
     assert Plan.parse(str(plan), plan.depth) == plan
     assert str(Plan.parse(str(plan), plan.depth)) == str(plan)
-    assert len(str(plan)) <= max(len("own"), len(text))
+    if plan.depth <= SEARCHED:
+        assert len(str(plan)) <= max(len("own"), len(text))
+
+
+repeats = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(["1", "1x2", "1x3", "2x2"]), min_size=1), st.integers(1, 60)
+    ),
+    min_size=1,
+)
+
+
+@settings(deadline=None)
+@given(repeats)
+def test_a_plan_of_any_length_survives_its_text(kinds):
+    terms = [term for inner, times in kinds for term in inner * times]
+    sizes = {"1": 1, "1x2": 2, "1x3": 3, "2x2": 4}
+    depth = sum(sizes[term] for term in terms)
+    if depth > DEEPEST:
+        return
+    plan = Plan.parse("+".join(terms), depth)
+    assert Plan.parse(str(plan), depth) == plan
+    assert len(str(plan)) <= LONGEST
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [
+        ("2 + (1x4)*499 + 2", 2000),
+        ("((1x2 + 1)*9 + 2x3)*90", 2970),
+        ("(30 + 1x2)*300", 9600),
+        ("9998 + 1x2", DEEPEST),
+    ],
+)
+def test_repeats_of_a_long_plan_are_written_once(text, depth):
+    assert str(Plan.parse(text, depth)) == text
 
 
 @settings(deadline=None)
@@ -129,6 +165,11 @@ def test_text_is_the_shortest(banks, text):
         ("9" * 5000, 8, ["no model is that deep"]),
         ("(" * 5000, 8, ["nests deeper"]),
         ("own", 0, ["depth 0", "1 or more"]),
+        ("own", 10**20, ["1 or more, and 10,000 at the most"]),
+        ("1+" * 50_000 + "1", 50_001, ["10,000 at the most"]),
+        ("1+" * 50_000 + "1", 8, ["100,001 characters", "as groups"]),
+        ("(1)*9999+" * 3 + "1", 8, ["no model is that deep", "found '9999' at character 14"]),
+        ("1 + " * 2000 + "y" + " + 1" * 2000, 8, ["1 + y + 1", "found 'y' at character 8001"]),
     ],
 )
 def test_errors_are_one_line_with_place_and_reached_depth(text, depth, says):
@@ -136,7 +177,13 @@ def test_errors_are_one_line_with_place_and_reached_depth(text, depth, says):
         Plan.parse(text, depth)
     message = str(caught.value)
     assert "\n" not in message
+    assert len(message) < 300
     assert [word for word in says if word not in message] == []
+
+
+def test_groups_beside_each_other_are_not_nested():
+    text = " + ".join(["(1x2 + 1)*2"] * 30)
+    assert Plan.parse(text, 180).count == 120
 
 
 def test_banks_out_of_order_are_refused():

@@ -17,6 +17,12 @@ from typing import Any
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether there was no room to write; libraries in Rust say so in their message alone."""
+    said = str(error)
+    return getattr(error, "errno", None) in _FULL or any(f"(os error {n})" in said for n in _FULL)
+
+
 @contextmanager
 def new_file(path: Path, size: int | None = None) -> Iterator[Path]:
     """Give a path to write to, whose file takes the name `path` when all went well.
@@ -36,17 +42,21 @@ def new_file(path: Path, size: int | None = None) -> Iterator[Path]:
     try:
         try:
             yield partial
-        except OSError as error:
-            if error.errno not in _FULL:
+        except Exception as error:
+            if not disk_full(error):
                 raise
             written = partial.stat().st_size if partial.exists() else 0
             of = "" if size is None else f" of {size:,}"
             said = f"the disk was full after {written:,}{of} bytes"
-            raise OSError(error.errno, said, str(path)) from error
+            raise OSError(errno.ENOSPC, said, str(path)) from error
         # as public as what it replaces or as its folder, though some libraries write private files
         partial.chmod((path if path.is_file() else path.parent).stat().st_mode & 0o666)
         sync(partial)
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None:  # a write that fails does not say where
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
     sync(path.parent)
@@ -88,21 +98,25 @@ def new_folder(path: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
 
     Raises:
         ValueError: there is something of that name already, other than an empty folder.
+        OSError: the disk is full.
     """
     path = Path(path)
-    with own_folder(path) as folder:
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file: choose another place, or remove it")
-        strangers = (
-            [p.name for p in path.iterdir() if p.name not in replaces] if path.exists() else []
-        )
-        if strangers:
-            raise ValueError(
-                f"{path} is there already and holds {strangers[0]}: choose another place, or "
-                "remove it"
-            )
-        yield folder
-        publish(folder, path)
+    try:
+        with own_folder(path) as folder:
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"{path} is a file: choose another place, or remove it")
+            held = [p.name for p in path.iterdir()] if path.exists() else []
+            if strangers := [name for name in held if name not in replaces]:
+                raise ValueError(
+                    f"{path} is there already and holds {strangers[0]}: choose another place, or "
+                    "remove it"
+                )
+            yield folder
+            publish(folder, path)
+    except Exception as error:
+        if disk_full(error) and not isinstance(error, OSError):  # a library's, which names no file
+            raise OSError(errno.ENOSPC, "the disk is full, nothing was kept", str(path)) from error
+        raise
 
 
 @contextmanager

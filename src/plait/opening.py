@@ -14,6 +14,7 @@ from plait.config import TrainConfig
 from plait.data.tokenizer import Encoder, Tokenizer
 from plait.model import LanguageModel
 from plait.parallel import default_device
+from plait.reading import one_line
 from plait.storage.model_folder import load_model, read_tokenizer, read_training
 from plait.storage.run_folder import CONFIG, TOKENIZER
 
@@ -141,7 +142,14 @@ def open_model(folder: Path, device: str | None = None, name: str | None = None)
 
     import plait.interop  # noqa: F401  registers PlaitForCausalLM
 
-    theirs: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    try:
+        theirs: nn.Module = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # the library raises many kinds
+        raise ValueError(
+            f"{folder}: transformers cannot load it ({one_line(error)}): fetch or save it anew"
+        ) from error
     return Opened(name, folder, theirs.to(place).eval())
 
 

@@ -23,8 +23,18 @@ PathMoE (arXiv 2603.18297), `groups` is Expert Tying.
 
 import re
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Literal
+
+from plait.plan_text import text_of
+from plait.reading import quoted
+
+DEEPEST = 10_000
+"""depths of the deepest model that can be described"""
+LONGEST = 4 * DEEPEST
+"""characters of a plan: as many as "1 + 1 + …" needs for the deepest model"""
+NESTED = 20
+"""groups in groups; each that repeats doubles the depth at the least"""
 
 _SHORTHAND = re.compile(r"(blocks|groups)\((\d{1,6})(?:,skip=(\d{1,6}))?\)$")
 
@@ -39,8 +49,8 @@ class Plan:
         seen = list(dict.fromkeys(self.banks))
         if not self.banks or seen != list(range(len(seen))):
             raise ValueError(
-                f"banks {self.banks} are not numbered in order of first use: start at 0 and "
-                "count up by one at each new bank"
+                f"banks {quoted(self.banks)} are not numbered in order of first use: start at 0 "
+                "and count up by one at each new bank"
             )
 
     @classmethod
@@ -50,38 +60,43 @@ class Plan:
         Raises:
             ValueError: in one line, with the place in the text and the depth that it reaches.
         """
-        if depth < 1:
-            raise ValueError(f"plan {text!r}: the model has depth {depth}, it must be 1 or more")
+        said = f"plan {quoted(text)}"
+        if not 1 <= depth <= DEEPEST:
+            raise ValueError(
+                f"{said}: the model has depth {quoted(depth)}, it must be 1 or more, and "
+                f"{DEEPEST:,} at the most"
+            )
+        if len(text) > LONGEST:
+            raise ValueError(
+                f"{said} has {len(text):,} characters: write repeats as groups, in {LONGEST:,} "
+                "at the most"
+            )
         compact = re.sub(r"\s+", "", text)
         if compact == "own":
             return cls(tuple(range(depth)))
         if compact == "all":
             return cls((0,) * depth)
         if match := _SHORTHAND.match(compact):
-            return cls._of_blocks(text, depth, match)
-        if text.count("(") > 20:
-            raise ValueError(f"plan {text[:40]!r}… nests deeper than 20 groups: write it flat")
-        reader = _Reader(text)
-        length, segments = reader.read()
+            return cls._of_blocks(said, depth, match)
+        segments = _Reader(text).read()
+        length = sum(count * times for count, times in segments)
         if length != depth:
             raise ValueError(
-                f"plan {text!r} reaches depth {length}, but the model has depth {depth}: "
+                f"{said} reaches depth {length}, but the model has depth {depth}: "
                 f"{'remove' if length > depth else 'add'} {abs(length - depth)}"
             )
         return cls(_walk(segments))
 
     @classmethod
-    def _of_blocks(cls, text: str, depth: int, match: re.Match[str]) -> "Plan":
+    def _of_blocks(cls, said: str, depth: int, match: re.Match[str]) -> "Plan":
         kind, size, skip = match[1], int(match[2]), int(match[3] or 0)
         if kind == "blocks" and match[3] is not None:
-            raise ValueError(
-                f"plan {text!r}: blocks takes no skip; write groups({size}, skip={skip})"
-            )
+            raise ValueError(f"{said}: blocks takes no skip; write groups({size}, skip={skip})")
         if size == 0:
-            raise ValueError(f"plan {text!r}: a block of 0 depths reaches depth 0; write 1 or more")
+            raise ValueError(f"{said}: a block of 0 depths reaches depth 0; write 1 or more")
         if 2 * skip > depth:
             raise ValueError(
-                f"plan {text!r} skips {2 * skip} depths, but the model has depth {depth}: "
+                f"{said} skips {2 * skip} depths, but the model has depth {depth}: "
                 f"write skip={depth // 2} or less"
             )
         middle, inner = [], depth - 2 * skip
@@ -95,14 +110,21 @@ class Plan:
         """Number of depths that the plan covers."""
         return len(self.banks)
 
-    @property
+    @cached_property
     def count(self) -> int:
         """Number of different banks."""
         return max(self.banks) + 1
 
+    @cached_property
+    def _uses(self) -> tuple[tuple[int, ...], ...]:
+        uses: list[list[int]] = [[] for _ in range(self.count)]
+        for depth, bank in enumerate(self.banks):
+            uses[bank].append(depth)
+        return tuple(map(tuple, uses))
+
     def uses(self, bank: int) -> tuple[int, ...]:
         """Return the depths that use `bank`, in order."""
-        return tuple(depth for depth, used in enumerate(self.banks) if used == bank)
+        return self._uses[bank]
 
     def __str__(self) -> str:
         return self._text
@@ -113,7 +135,25 @@ class Plan:
             return "own"
         if self.count == 1:
             return "all"
-        return _shortest_sum(tuple(_segments(self.banks)))
+        return text_of(self._terms())
+
+    def _terms(self) -> list[str]:
+        """Cut the plan into its terms; depths with a bank of their own stay apart as "1"."""
+        terms = []
+        start = 0
+        while start < self.depth:
+            uses = self.uses(self.banks[start])
+            times = len(uses)
+            period = uses[1] - start if times > 1 else 1
+            cycle = self.banks[start : start + period]
+            if self.banks[start : start + period * times] != cycle * times:
+                raise ValueError(
+                    f"banks {quoted(self.banks)} cannot be written as a plan: no cycle from depth "
+                    f"{start} on"
+                )
+            terms.append("1" if times == 1 else f"{period}x{times}")
+            start += period * times
+        return terms
 
 
 def _walk(segments: list[tuple[int, int]]) -> tuple[int, ...]:
@@ -126,56 +166,8 @@ def _walk(segments: list[tuple[int, int]]) -> tuple[int, ...]:
     return tuple(banks)
 
 
-def _segments(banks: tuple[int, ...]) -> list[str]:
-    """Cut a plan into its terms; depths with a bank of their own stay apart as "1"."""
-    terms = []
-    start = 0
-    while start < len(banks):
-        times = banks.count(banks[start])
-        period = banks.index(banks[start], start + 1) - start if times > 1 else 1
-        cycle = banks[start : start + period]
-        if banks[start : start + period * times] != cycle * times:
-            raise ValueError(
-                f"banks {banks} cannot be written as a plan: no cycle from depth {start} on"
-            )
-        terms.append("1" if times == 1 else f"{period}x{times}")
-        start += period * times
-    return terms
-
-
-@cache
-def _shortest_sum(terms: tuple[str, ...]) -> str:
-    """The shortest text of a sum of terms, repeats written as groups (ties: fewest groups)."""
-    best: list[list[str] | None] = [None] * (len(terms) + 1)  # best[i]: the text of terms[:i]
-    best[0] = []
-    for end in range(1, len(terms) + 1):
-        candidates = []
-        for start in range(end):
-            before = best[start]
-            assert before is not None
-            for text in _ways(terms[start:end]):
-                candidates.append([*before, text])
-        best[end] = min(candidates, key=lambda parts: (len(" + ".join(parts)), len(parts)))
-    assert best[-1] is not None
-    return " + ".join(best[-1])
-
-
-def _ways(terms: tuple[str, ...]) -> list[str]:
-    """Texts for a run of terms as one summand: own depths, a term, or a repeated group."""
-    if set(terms) == {"1"}:
-        return [str(len(terms))]
-    if len(terms) == 1:
-        return list(terms)
-    ways = []
-    for period in range(1, len(terms) // 2 + 1):
-        times, rest = divmod(len(terms), period)
-        if rest == 0 and terms == terms[:period] * times:
-            ways.append(f"({_shortest_sum(terms[:period])})*{times}")
-    return ways
-
-
 class _Reader:
-    """Recursive descent over `sum = term {"+" term}`; `term = n | n x n | ( sum ) * n`."""
+    """Reads `sum = term {"+" term}`; `term = n | n x n | ( sum ) [* n]`, on a stack of its own."""
 
     def __init__(self, text: str):
         self.text = text
@@ -183,25 +175,50 @@ class _Reader:
         self.at = 0
         self.reached = 0
 
-    def read(self) -> tuple[int, list[tuple[int, int]]]:
-        """Return the depth that the text reaches, and its segments."""
-        length, segments = self._sum()
-        if self.at < len(self.tokens):
-            raise self._error("expected '+' or the end")
-        return length, segments
+    def read(self) -> list[tuple[int, int]]:
+        """Return the segments of the text, each so many banks walked so many times."""
+        sums: list[tuple[int, list[tuple[int, int]]]] = [(0, [])]  # each from a depth on; open ones
+        while True:
+            if self._take("("):
+                if len(sums) > NESTED:
+                    raise self._error(f"it nests deeper than {NESTED} groups: write it flat")
+                sums.append((self.reached, []))
+                continue
+            sums[-1][1].extend(self._walks())
+            while len(sums) > 1 and self._take(")"):
+                start, inside = sums.pop()
+                times = self._number() if self._take("*") else 1
+                self._reach(start + (self.reached - start) * times)
+                sums[-1][1].extend(inside * times)
+            if self._take("+"):
+                continue
+            if len(sums) > 1:
+                raise self._error("expected '+' or ')'")
+            if self.at < len(self.tokens):
+                raise self._error("expected '+' or the end")
+            return sums[0][1]
+
+    def _walks(self) -> list[tuple[int, int]]:
+        """Read `n` or `n x n`."""
+        count, times = self._number(), 1
+        if any(self._take(sign) for sign in "x×X"):
+            times = self._number()
+        self._reach(self.reached + count * times)
+        return [(count, times)]
+
+    def _reach(self, depth: int) -> None:
+        if depth > DEEPEST:
+            self.at -= 1
+            raise self._error("no model is that deep")
+        self.reached = depth
+
+    def _take(self, sign: str) -> bool:
+        taken = self._peek() == sign
+        self.at += taken
+        return taken
 
     def _peek(self) -> str:
         return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
-
-    def _error(self, expected: str) -> ValueError:
-        found, place = (
-            self.tokens[self.at] if self.at < len(self.tokens) else ("the end", len(self.text))
-        )
-        return ValueError(
-            f"plan {self.text!r}: {expected}, found {found!r} at character {place + 1}, "
-            f"after depth {self.reached}; write for example '2 + 1x4 + 2', 'own', 'all', "
-            "'blocks(4)' or 'groups(4, skip=2)'"
-        )
 
     def _number(self) -> int:
         if not self._peek().isdecimal():
@@ -213,38 +230,14 @@ class _Reader:
         self.at += 1
         return int(self.tokens[self.at - 1][0])
 
-    def _sum(self) -> tuple[int, list[tuple[int, int]]]:
-        length, segments = self._term()
-        while self._peek() == "+":
-            self.at += 1
-            more, further = self._term()
-            length, segments = length + more, segments + further
-        return length, segments
-
-    def _term(self) -> tuple[int, list[tuple[int, int]]]:
-        before = self.reached
-        if self._peek() == "(":
-            self.at += 1
-            length, segments = self._sum()
-            if self._peek() != ")":
-                raise self._error("expected '+' or ')'")
-            self.at += 1
-            times = 1
-            if self._peek() == "*":
-                self.at += 1
-                times = self._number()
-        else:
-            length, times = self._number(), 1
-            segments = [(length, 1)]
-            if self._peek() in ("x", "×", "X"):
-                self.at += 1
-                walks = self._number()
-                segments, length = [(length, walks)], length * walks
-        if length * times > 100_000:
-            self.at -= 1
-            raise self._error("no model is that deep")
-        self.reached = before + length * times
-        return length * times, segments * times
+    def _error(self, expected: str) -> ValueError:
+        end = ("the end", len(self.text))
+        found, place = self.tokens[self.at] if self.at < len(self.tokens) else end
+        return ValueError(
+            f"plan {quoted(self.text, place)}: {expected}, found {quoted(found)} at character "
+            f"{place + 1}, after depth {self.reached}; write for example '2 + 1x4 + 2', 'own', "
+            "'all', 'blocks(4)' or 'groups(4, skip=2)'"
+        )
 
 
 @dataclass(frozen=True)
@@ -311,4 +304,4 @@ class Plans:
 
     def decider(self, depth: int) -> int:
         """Return the depth at which the routing decision that `depth` uses is made."""
-        return self.decision.banks.index(self.decision.banks[depth])
+        return self.decision.uses(self.decision.banks[depth])[0]

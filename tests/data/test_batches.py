@@ -104,11 +104,14 @@ def test_a_later_epoch_is_resumed_exactly(tiny):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"fingerprint": "0" * 16}, "was trained on the corpus 0000"),
+        ({"fingerprint": "0" * 16}, "was trained on the corpus '0000"),
         ({"seed": 1}, "has seed 1, not 0"),
         ({"tokens_seen": 100}, "do not fit sequences of 64"),
         ({"epoch": 5}, "do not fit"),
-        ({"extra": 1}, "loader state has"),
+        ({"extra": 1}, "unknown option 'loader.extra'"),
+        ({"seed": "0"}, "loader.seed: expected int, found '0'"),
+        ({"tokens_seen": None}, "loader.tokens_seen: expected int, found None"),
+        ({"tokens_seen": -64}, "do not fit"),
     ],
 )
 def test_a_foreign_state_is_refused_in_one_line(tiny, change, message):

@@ -48,7 +48,7 @@ def test_code_that_looks_like_a_mapping_stays_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"text"', "line 2 is not JSON"),
+        ("a.jsonl", b'{"text": "x"}\n{"text"', "line 2: damaged, not JSON"),
         ("a.jsonl", b'{"content": "x"}', "no field 'text' .there is: content"),
         ("a.jsonl", b"[1]", "no field 'text'"),
         ("a.json", b"\xff\xfe", "not JSON"),

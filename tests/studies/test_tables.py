@@ -92,7 +92,7 @@ def test_perplexity_is_the_exponential_of_the_mean_loss(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     folder = write_study(tmp_path, {"plain": [0.0]})
     (folder / "run0-s0" / "result.json").write_text("{half")
-    with pytest.raises(ValueError, match=r"result.json is damaged"):
+    with pytest.raises(ValueError, match=r"result.json: damaged"):
         read_study(folder)
     with pytest.raises(FileNotFoundError, match="plait study run"):
         read_study(tmp_path / "nowhere")

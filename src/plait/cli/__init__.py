@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug or not _is_users(error):
             raise
+        if _is_memory(error):
+            _fail("not enough memory: make the model, the batch or the sequences smaller")
         code = 2 if type(error).__name__ == "UsageError" else 1
         _fail(" ".join(str(error).split()) or type(error).__name__, code)
 
@@ -112,7 +114,14 @@ def _unknown(found: str) -> NoReturn:
 def _is_users(error: Exception) -> bool:
     """Whether the message alone tells a user what to do."""
     kinds = ("Interrupted", "CheckpointError")
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ in kinds
+    known = isinstance(error, (ValueError, OSError)) or type(error).__name__ in kinds
+    return known or _is_memory(error)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's and NumPy's, torch's on a GPU, and torch's on the CPU."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

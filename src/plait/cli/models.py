@@ -92,7 +92,7 @@ def generate(
         seed: of the sampling.
         device: as torch names it; None: CUDA where there is one, else the CPU.
     """
-    from plait.data.tokenizer import Tokenizer
+    from plait.data.tokenizer import Tokenizer, require_vocabulary
     from plait.model.generate import generate as continue_
 
     opened = open_model(run, device)
@@ -101,6 +101,7 @@ def generate(
         raise ValueError(f"{run}: its tokenizer is not byte-level: generate with transformers")
     # documents were trained on behind an end-of-text token, so the prompt stands behind one too
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    require_vocabulary(ids, model.config.vocab_size, opened.name)
     more = continue_(
         model,
         ids,

@@ -16,6 +16,7 @@ import tyro
 
 from plait.cli.options import REGISTRY, REMOVE, Base, Option, Shape, shape_of
 from plait.config.files import from_dict, to_dict
+from plait.reading import named
 
 
 class UsageError(ValueError):
@@ -86,7 +87,7 @@ def _check(words: list[str], names: dict[str, Option]) -> None:
             same_end = [name for name in names if name.endswith(f".{option[2:]}")]
             near = same_end or difflib.get_close_matches(option, names, n=1)
             advice = f"did you mean {' or '.join(near[:3])}?" if near else "--help lists all"
-            raise UsageError(f"no option {option}: {advice}")
+            raise UsageError(f"no option {named(option)}: {advice}")
 
 
 def _read(shape: Shape, words: list[str], prog: str) -> inspect.BoundArguments:
@@ -103,7 +104,8 @@ def _read(shape: Shape, words: list[str], prog: str) -> inspect.BoundArguments:
     rows = [row for line in box.splitlines() if (row := line.strip("│ "))]
     body = dropwhile(lambda row: not row.strip("─-"), rows[1:])
     text = " ".join(takewhile(lambda row: row.strip("─-"), body))
-    raise UsageError(text.removeprefix("Error parsing ").partition(" Got errors:")[0])
+    text = text.removeprefix("Error parsing ").partition(" Got errors:")[0]
+    raise UsageError(text if len(text) <= 500 else f"{text[:500]}…")
 
 
 def _wrapped(docstring: str) -> str:

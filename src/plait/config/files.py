@@ -7,12 +7,14 @@ import json
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from plait.atomic import write_text
+from plait.reading import named, quoted, read_json, read_yaml
 
 C = TypeVar("C")
 
@@ -33,68 +35,85 @@ def to_dict(config: Any) -> Any:
     return config
 
 
-def from_dict(cls: type[C], data: Any, where: str = "") -> C:
+def from_dict(cls: type[C], data: Any, where: str = "", *, more: bool = False) -> C:
     """Build the configuration `cls` from `to_dict`'s output; absent options take their defaults.
+
+    Args:
+        cls: what to build.
+        data: the options.
+        where: begins their names in errors.
+        more: pass over unknown options instead of refusing them.
 
     Raises:
         ValueError: for an unknown option (naming the nearest), or a value of the wrong type.
     """
     if not isinstance(data, dict):
-        raise ValueError(f"{where or cls.__name__}: expected options, found {data!r}")
+        raise ValueError(f"{where or cls.__name__}: expected options, found {quoted(data)}")
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if more:
+        data = {name: value for name, value in data.items() if name in known}
     for name in data:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             advice = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"unknown option {_join(where, name)!r}: {advice}")
+            raise ValueError(f"unknown option {quoted(_join(where, name))}: {advice}")
     for name, f in known.items():
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in data:
             raise ValueError(f"option {_join(where, name)!r} is missing")
-    return cls(**{k: _value(hints[k], v, _join(where, str(k))) for k, v in data.items()})
+    return cls(**{k: _value(hints[k], v, _join(where, str(k)), more) for k, v in data.items()})
 
 
 def _join(where: str, name: object) -> str:
     return f"{where}.{name}" if where else str(name)
 
 
-def _value(hint: Any, data: Any, where: str) -> Any:
+def _value(hint: Any, data: Any, where: str, more: bool) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         problems = []
         for option in arguments:
             try:
-                return _value(option, data, where)
+                return _value(option, data, where, more)
             except ValueError as error:
                 problems.append(error)
         raise next((p for p in problems if "unknown option" in str(p)), problems[0])
     if hint is type(None):
         if data is None:
             return None
-        raise ValueError(f"{where}: expected nothing, found {data!r}")
+        raise ValueError(f"{where}: expected nothing, found {quoted(data)}")
     if origin is Literal:
         if data in arguments:
             return data
-        raise ValueError(f"{where}: {data!r} is not one of {', '.join(map(repr, arguments))}")
+        known = ", ".join(map(repr, arguments))
+        raise ValueError(f"{where}: {quoted(data)} is not one of {known}")
     if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type[Any], hint), data, where)
+        return from_dict(typing.cast(type[Any], hint), data, where, more=more)
     if origin is tuple and isinstance(data, (list, tuple)):
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_value(arguments[0], item, where) for item in data)
+            return tuple(_value(arguments[0], item, where, more) for item in data)
         if len(arguments) == len(data):
-            return tuple(_value(h, item, where) for h, item in zip(arguments, data, strict=True))
-    if origin is dict and isinstance(data, dict):
-        return {key: _value(arguments[1], value, _join(where, key)) for key, value in data.items()}
-    if hint is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        return float(data)
-    if hint is float and isinstance(data, str) and _EXPONENT.fullmatch(data):
-        return float(data)
+            pairs = zip(arguments, data, strict=True)
+            return tuple(_value(hint, item, where, more) for hint, item in pairs)
+    if origin is list and isinstance(data, list):
+        return [_value(arguments[0], item, where, more) for item in data]
+    if origin in (dict, Mapping) and isinstance(data, dict):
+        keys = [_value(arguments[0], key, where, more) for key in data]
+        places = {key: _join(where, named(key)) for key in keys}
+        return {key: _value(arguments[1], data[key], places[key], more) for key in keys}
+    number = isinstance(data, (int, float)) and not isinstance(data, bool)
+    if hint is float and (number or (isinstance(data, str) and _EXPONENT.fullmatch(data))):
+        try:
+            return float(data)
+        except OverflowError:
+            raise ValueError(f"{where}: {quoted(data)} is too large a number") from None
     if hint is Path and isinstance(data, str):
         return Path(data)
     if hint is Any or (isinstance(hint, type) and type(data) is hint):
         return data
-    raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {data!r}")
+    wanted = getattr(hint, "__name__", hint) if origin is None else hint
+    raise ValueError(f"{where}: expected {wanted}, found {quoted(data)}")
 
 
 def save_yaml(config: Any, path: Path) -> None:
@@ -110,14 +129,30 @@ def load_yaml(cls: type[C], path: Path, part: str | None = None) -> C:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no configuration file at {path}")
+    data = read_yaml(path)
+    inner = part is not None and isinstance(data, dict) and part in data
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        inner = part is not None and isinstance(data, dict) and part in data
         return from_dict(cls, data[part] if inner else data)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def load_json(cls: type[C], path: Path, fix: str) -> C:
+    """Read what `cls` describes from a JSON file; what else the file holds is passed over.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged; the message names the file and the fix.
+    """
+    return from_json(cls, read_json(path, fix), path, fix)
+
+
+def from_json(cls: type[C], data: dict[str, Any], path: Path, fix: str) -> C:
+    """Build what `cls` describes from the object that a JSON file holds; see `load_json`."""
+    try:
+        return from_dict(cls, data, more=True)
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}): {fix}") from None
 
 
 def config_hash(config: Any) -> str:

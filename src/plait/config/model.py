@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from plait.config.limits import MODEL_LIMITS, MOST_ELEMENTS, check_limits
 from plait.config.parts import (
     AttentionConfig,
     BalanceConfig,
@@ -16,6 +17,7 @@ from plait.config.parts import (
     ExpertConfig,
     RouterConfig,
 )
+from plait.reading import quoted
 from plait.sharing import KINDS, Plans, Sharing
 
 
@@ -51,6 +53,7 @@ class ModelConfig:
     """standard deviation of the normal initialisation, in both modes used for embeddings"""
 
     def __post_init__(self) -> None:
+        check_limits(self, MODEL_LIMITS)
         _check_sizes(self)
         _check_sharing(self)
         _check_router(self)
@@ -76,14 +79,18 @@ class ModelConfig:
 
     def experts_at(self, depth: int) -> int:
         """Experts at a depth; 1 means a dense layer without a router."""
-        return self.experts_in_bank(self.plans.experts.banks[depth])
+        return self._experts[depth]
 
-    @property
+    @cached_property
+    def _experts(self) -> tuple[int, ...]:
+        return tuple(map(self.experts_in_bank, self.plans.experts.banks))
+
+    @cached_property
     def routed_depths(self) -> tuple[int, ...]:
         """Depths that have a router in front of their experts."""
         return tuple(depth for depth in range(self.depth) if self.experts_at(depth) > 1)
 
-    @property
+    @cached_property
     def deciding_depths(self) -> tuple[int, ...]:
         """Routed depths at which a routing decision is made, and not taken over from another."""
         return tuple(d for d in self.routed_depths if self.plans.decider(d) == d)
@@ -97,28 +104,8 @@ class ModelConfig:
 
 
 def _check_sizes(config: ModelConfig) -> None:
-    attention, experts, router = config.attention, config.experts, config.router
-    counts = (experts.count,) if isinstance(experts.count, int) else experts.count
-    at_least_one = {
-        "vocab_size": config.vocab_size,
-        "depth": config.depth,
-        "width": config.width,
-        "context": config.context,
-        "attention.heads": attention.heads,
-        "attention.kv_heads": attention.kv_heads,
-        "attention.head_width": attention.head_width,
-        "experts.width": experts.width,
-        "experts.top_k": experts.top_k,
-        "experts.count": min(counts, default=0),
-        "experts.dense_width": experts.dense_width,
-        "router.inner_width": router.inner_width,
-    }
-    for name, value in at_least_one.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}: it must be 1 or more")
+    attention, experts = config.attention, config.experts
     at_least_zero = {
-        "attention.lora_rank": attention.lora_rank,
-        "experts.shared_width": experts.shared_width,
         "balance.switch": config.balance.switch,
         "balance.z": config.balance.z,
         "balance.bias_rate": config.balance.bias_rate,
@@ -144,7 +131,7 @@ def _check_sizes(config: ModelConfig) -> None:
         raise ValueError(f"rotary embedding needs an even head width, not {head_width}")
     if not 0 <= config.dropout < 1:
         raise ValueError(f"dropout is {config.dropout}: it must be in [0, 1)")
-    if not 0 <= experts.dense_first <= config.depth:
+    if experts.dense_first > config.depth:
         raise ValueError(f"experts.dense_first is {experts.dense_first}, depth is {config.depth}")
     if bool(experts.dense_first) != (experts.dense_width is not None):
         raise ValueError(
@@ -152,6 +139,16 @@ def _check_sizes(config: ModelConfig) -> None:
         )
     if experts.shared_gate and not experts.shared_width:
         raise ValueError("experts.shared_gate needs a shared expert: set experts.shared_width")
+    each = max((experts.count,) if isinstance(experts.count, int) else experts.count)
+    inner = each * experts.width + experts.shared_width + (experts.dense_width or 0)
+    attending = (2 * heads + 2 * kv_heads) * head_width + attention.lora_rank
+    elements = config.width * (3 * inner + attending) * config.depth
+    elements += config.width * (2 * config.vocab_size + config.context) + each**2 * config.depth
+    if elements > MOST_ELEMENTS:
+        raise ValueError(
+            f"this model would store up to {elements:.1e} numbers, and no machine holds more than "
+            f"{MOST_ELEMENTS:.1e}: make it smaller"
+        )
 
 
 def _check_sharing(config: ModelConfig) -> None:
@@ -160,14 +157,15 @@ def _check_sharing(config: ModelConfig) -> None:
         dense = {depth < experts.dense_first for depth in plans.experts.uses(bank)}
         if len(dense) > 1:
             raise ValueError(
-                f"expert bank {bank} is used at depths {plans.experts.uses(bank)}, but the first "
-                f"{experts.dense_first} depths are dense: let sharing.experts begin after them"
+                f"expert bank {bank} is used at depths {quoted(plans.experts.uses(bank))}, but the "
+                f"first {experts.dense_first} depths are dense: let sharing.experts begin after "
+                "them"
             )
     if not isinstance(experts.count, int):
         if len(experts.count) != plans.experts.count:
             raise ValueError(
                 f"experts.count names {len(experts.count)} banks, but the plan "
-                f"{config.sharing.experts!r} has {plans.experts.count}: give one number for each"
+                f"{quoted(config.sharing.experts)} has {plans.experts.count}: give one for each"
             )
         for bank, count in enumerate(experts.count):
             if config.experts_in_bank(bank) != count:
@@ -187,13 +185,14 @@ def _check_sharing(config: ModelConfig) -> None:
     kinds = {"router": plans.router, "decision": plans.decision}
     if config.collaboration is not None:
         kinds["collaboration"] = plans.collaboration
+    routed = set(config.routed_depths)
     for kind, plan in kinds.items():
         for bank in range(plan.count):
-            counts = {d: config.experts_at(d) for d in plan.uses(bank) if d in config.routed_depths}
+            counts = {d: config.experts_at(d) for d in plan.uses(bank) if d in routed}
             if len(set(counts.values())) > 1:
                 raise ValueError(
                     f"sharing.{kind}: bank {bank} serves depths with different expert counts "
-                    f"{counts} (depth: experts); give those depths banks of their own"
+                    f"{quoted(counts)} (depth: experts); give those depths banks of their own"
                 )
             if counts and plan.uses(bank)[0] not in counts:
                 raise ValueError(
@@ -205,8 +204,9 @@ def _check_sharing(config: ModelConfig) -> None:
         if len(routers) > 1:
             raise ValueError(
                 f"sharing.decision: bank {bank} is decided once for depths "
-                f"{plans.decision.uses(bank)}, which name {len(routers)} routers, so all but one "
-                f"would be ignored: set sharing.router to {config.sharing.decision!r} as well"
+                f"{quoted(plans.decision.uses(bank))}, which name {len(routers)} routers, so all "
+                "but one would be ignored: set sharing.router to "
+                f"{quoted(config.sharing.decision)} as well"
             )
     unshared = plans.attention.count == plans.attention.depth
     if config.attention.lora_rank and unshared:
@@ -228,7 +228,8 @@ def _check_router(config: ModelConfig) -> None:
         counts = {config.experts_at(depth) for depth in config.routed_depths}
         if router.kind == "low-rank" and len(counts) > 1:
             raise ValueError(
-                f"a low-rank router has one base for all depths, but they have {sorted(counts)} "
+                f"a low-rank router has one base for all depths, but they have "
+                f"{quoted(sorted(counts))} "
                 "experts: give every bank the same experts.count"
             )
 
@@ -267,7 +268,8 @@ def _check_collaboration(config: ModelConfig) -> None:
     if not c.strength and serving != deciding:
         raise ValueError(
             "collaboration without messages acts only where a decision is made, so some topologies "
-            f"would be ignored: set sharing.collaboration to {config.sharing.decision!r} as well"
+            f"would be ignored: set sharing.collaboration to {quoted(config.sharing.decision)} as "
+            "well"
         )
     least = 2 if c.self_loop else 3
     if c.strength and c.row_normalise and config.experts.top_k < least:

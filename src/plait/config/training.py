@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from plait.config.limits import TRAINING_LIMITS, check_limits
 from plait.config.model import ModelConfig
 
 Role = Literal["embedding", "head", "matrix", "expert", "router", "norm", "topology", "bias"]
@@ -92,8 +93,6 @@ class ScheduleConfig:
     """share of the peak rate at the end; 0 for constant, which has no end"""
 
     def __post_init__(self) -> None:
-        if self.warmup < 0:
-            raise ValueError(f"schedule.warmup is {self.warmup}: tokens, 0 or more")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"schedule.floor is {self.floor}: a share of the peak, in [0, 1]")
         if (self.name == "wsd") != (self.decay > 0):
@@ -160,22 +159,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         data = self.data
-        for name, value in {
-            "data.sequence_length": data.sequence_length,
-            "data.batch": data.batch,
-            "data.micro_batch": data.batch if data.micro_batch is None else data.micro_batch,
-            "evaluation.tokens": self.evaluation.tokens,
-            "evaluation.final_tokens": self.evaluation.final_tokens,
-            "evaluation.batch": self.evaluation.batch,
-            "checkpoint.every": self.checkpoint.every,
-            "checkpoint.keep": self.checkpoint.keep,
-            "skip_limit": self.skip_limit,
-            "log_every": self.log_every,
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it must be 1 or more")
-        if self.recoveries < 0:
-            raise ValueError(f"recoveries is {self.recoveries}: it must be 0 or more")
+        check_limits(self, TRAINING_LIMITS)
         if data.sequence_length > self.model.context:
             raise ValueError(
                 f"data.sequence_length is {data.sequence_length}, but model.context is "

@@ -6,6 +6,7 @@ permutation gives k. Nothing is stored, so a position is a number of tokens.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import lcm
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from plait.config.files import from_dict
 from plait.data.corpus import Corpus
 from plait.data.permutation import mix, permute
+from plait.reading import quoted
 
 IGNORED = -100
 """Target where nothing is to be predicted, as in torch's cross entropy."""
@@ -55,6 +58,20 @@ class Order:
             number -= before
             left -= weight
         raise AssertionError("the last domain takes all that is left")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training stands in the data, the same on each rank."""
+
+    seed: int
+    """that names the order"""
+    epoch: int
+    """whole passes' worth of tokens"""
+    tokens_seen: int
+    """by all ranks together, from the very start"""
+    fingerprint: str
+    """of the corpus"""
 
 
 class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
@@ -99,6 +116,7 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
                 f"{world}: all must be at least 1, and the rank from 0 to below the world"
             )
         domains = corpus.domains
+        self._corpus = corpus
         self._shards = [corpus.tokens(split, domain) for domain in domains]
         windows = [(len(shard) - 1) // sequence_length for shard in self._shards]
         for domain, count in zip(domains, windows, strict=True):
@@ -125,18 +143,10 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         return sum(self._order.windows) * self._length
 
     def state(self) -> dict[str, Any]:
-        """Return where training stands, the same on each rank.
-
-        `seed`, `epoch` (whole passes' worth of tokens), `tokens_seen` (by all ranks together,
-        from the very start) and the corpus' `fingerprint`.
-        """
+        """Return where training stands: the fields of `Position`."""
         seen = self._next * self._length
-        return {
-            "seed": self._order.seed,
-            "epoch": seen // self.epoch_tokens,
-            "tokens_seen": seen,
-            "fingerprint": self._fingerprint,
-        }
+        epoch = seen // self.epoch_tokens
+        return asdict(Position(self._order.seed, epoch, seen, self._fingerprint))
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (tokens_BS, targets_BS), int64; targets are the tokens one place further."""
@@ -146,34 +156,36 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
             domain, window = self._order[number]
             start = window * self._length
             rows[row] = self._shards[domain][start : start + self._length + 1]
+        self._corpus.check_ids(rows)
         self._next += self._world * self._batch
         block = torch.from_numpy(rows)
         return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 
     def _resumed(self, state: Mapping[str, Any]) -> int:
-        expected = {"seed", "epoch", "tokens_seen", "fingerprint"}
-        if set(state) != expected:
+        try:
+            position = from_dict(Position, state, "loader")
+        except ValueError as error:
             raise ValueError(
-                f"loader state has {sorted(state)}, not {sorted(expected)}: it is damaged or of "
-                "another version; start anew or take an earlier checkpoint"
-            )
-        if state["fingerprint"] != self._fingerprint:
+                f"{error}: the loader's state is damaged or of another version; start anew or take "
+                "an earlier checkpoint"
+            ) from None
+        if position.fingerprint != self._fingerprint:
             raise ValueError(
-                f"this run was trained on the corpus {state['fingerprint']}, not on "
+                f"this run was trained on the corpus {quoted(position.fingerprint)}, not on "
                 f"{self._fingerprint}: give it that corpus, or start a new run"
             )
-        if state["seed"] != self._order.seed:
+        if position.seed != self._order.seed:
             raise ValueError(
-                f"this run's data order has seed {state['seed']}, not {self._order.seed}: resume "
-                "with that seed, or start a new run"
+                f"this run's data order has seed {quoted(position.seed)}, not {self._order.seed}: "
+                "resume with that seed, or start a new run"
             )
-        seen, epoch = state["tokens_seen"], state["epoch"]
+        seen, epoch = position.tokens_seen, position.epoch
         if seen < 0 or seen % self._length or epoch != seen // self.epoch_tokens:
             raise ValueError(
-                f"{seen} tokens seen (epoch {epoch}) do not fit sequences of {self._length}: "
-                "resume with the run's own sequence length"
+                f"{quoted(seen)} tokens seen (epoch {quoted(epoch)}) do not fit sequences of "
+                f"{self._length}: resume with the run's own sequence length"
             )
-        return int(seen) // self._length
+        return seen // self._length
 
 
 def evaluation_batches(
@@ -209,6 +221,7 @@ def evaluation_batches(
         for start in range(0, count, step):
             end = min(start + step, count)
             span = shard[start : end + 1].astype(np.int64)
+            corpus.check_ids(span)
             tokens = _rows(span[:-1], sequence_length, padding)
             targets = _rows(span[1:], sequence_length, IGNORED)
             yield domain, tokens, targets, int(token_bytes[span[1:]].sum())
@@ -222,8 +235,11 @@ def _rows(tokens: npt.NDArray[np.int64], length: int, padding: int) -> torch.Ten
 
 
 def _whole(weights: list[float]) -> list[int]:
-    if min(weights) <= 0:
-        raise ValueError(f"mixture weights {weights}: each must be above 0; leave the domain out")
+    if not all(1e-6 <= weight <= 1e12 for weight in weights):
+        raise ValueError(
+            f"mixture weights {quoted(weights)}: each must be from 1e-6 to 1e12; leave out a "
+            "domain that is not wanted"
+        )
     exact = [Fraction(str(weight)).limit_denominator(1_000_000) for weight in weights]
     unit = lcm(*(share.denominator for share in exact))
     return [int(share * unit) for share in exact]

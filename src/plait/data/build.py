@@ -4,7 +4,6 @@ Everything is made in a folder beside the target that is renamed when all is wri
 that a folder with a manifest is a whole corpus, whatever happened before.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 import plait
-from plait.atomic import own_folder, publish, write_json
+from plait.atomic import disk_full, own_folder, publish, write_json
 from plait.data.corpus import FORMAT, MANIFEST, SPLITS, TOKENIZER, Corpus, file_sha256
 from plait.data.shards import token_dtype, write_shard
 from plait.data.specification import Specification
@@ -74,7 +73,7 @@ def build(
             _write(spec, folder, wanted, progress)
             publish(folder, path)
     except (OSError, sqlite3.OperationalError) as error:
-        if _disk_full(error):
+        if disk_full(error) or "disk is full" in str(error):  # as SQLite says
             raise ValueError(
                 f"{path}: the disk is full, nothing was kept: free three times the text's size, or "
                 "build in another folder (PLAIT_CACHE moves the default)"
@@ -232,9 +231,3 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
         "weights": manifest["weights"],
     }
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _disk_full(error: Exception) -> bool:
-    if isinstance(error, sqlite3.OperationalError):
-        return "full" in str(error)
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

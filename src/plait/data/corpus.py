@@ -2,22 +2,69 @@
 
 import contextlib
 import hashlib
-import json
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from plait.atomic import write_json
+from plait.config.files import from_json
+from plait.config.limits import LARGEST_VOCABULARY
 from plait.data.tokenizer import Tokenizer
+from plait.reading import inside, quoted, read_json
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 VERIFIED = ".verified.json"
+
+
+@dataclass(frozen=True)
+class _Shard:
+    documents: int
+    tokens: int
+    bytes: int
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _TokenizerFile:
+    vocab_size: int
+    end_of_text: int
+    fingerprint: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What `manifest.json` must hold; what else is in there is only kept."""
+
+    name: str
+    fingerprint: str
+    sources: list[dict[str, Any]]
+    splits: dict[str, dict[str, _Shard]]
+    weights: dict[str, float] | None
+    dtype: Literal["<u2", "<u4"]
+    tokenizer: _TokenizerFile
+
+    def __post_init__(self) -> None:
+        domains = self.splits.get("train", {})
+        if not domains or any(set(split) != set(domains) for split in self.splits.values()):
+            raise ValueError("splits: train is missing or empty, or has other domains than another")
+        for shards in self.splits.values():
+            for domain, shard in shards.items():
+                if min(shard.documents, shard.bytes) < 0 or shard.tokens < 1:
+                    raise ValueError(f"splits: {quoted(domain)} counts less than nothing")
+        if self.weights is not None and set(self.weights) != set(domains):
+            raise ValueError("weights: they are of other domains")
+        if not 0 < self.tokenizer.vocab_size <= LARGEST_VOCABULARY:
+            raise ValueError(f"tokenizer.vocab_size is {quoted(self.tokenizer.vocab_size)}")
 
 
 class Corpus:
@@ -42,19 +89,16 @@ class Corpus:
             ValueError: if it is damaged or of another format, with the fix.
         """
         path = Path(path)
-        file = path / MANIFEST
+        file, fix = path / MANIFEST, f"delete {path} and build the corpus again"
         if not file.is_file():
             raise FileNotFoundError(f"{path}: no corpus here: build one with `plait data build`")
-        try:
-            manifest = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ValueError(f"{file}: damaged: delete {path} and build the corpus again") from None
-        written = manifest.get("format") if isinstance(manifest, dict) else None
-        if written != FORMAT:
+        manifest = read_json(file, fix)
+        if manifest.get("format") != FORMAT:
             raise ValueError(
-                f"{file}: format {written}, this version reads {FORMAT}: delete {path} and build "
-                "the corpus again"
+                f"{file}: format {quoted(manifest.get('format'))}, this version reads {FORMAT}: "
+                f"{fix}"
             )
+        from_json(_Manifest, manifest, file, fix)
         corpus = cls(path, manifest)
         itemsize = np.dtype(manifest["dtype"]).itemsize
         for shard in corpus._shard_entries():
@@ -120,9 +164,21 @@ class Corpus:
                     f"{self.path}: no domain {domain!r}: it has {', '.join(splits[split])}"
                 )
             self._shards[split, domain] = np.memmap(
-                self.path / splits[split][domain]["file"], self.manifest["dtype"], mode="r"
+                inside(self.path, splits[split][domain]["file"]), self.manifest["dtype"], mode="r"
             )
         return self._shards[split, domain]
+
+    def check_ids(self, ids: npt.NDArray[np.int64]) -> None:
+        """Make sure that token ids are of this corpus' vocabulary, also where a bit was flipped.
+
+        Raises:
+            ValueError: one is larger.
+        """
+        if ids.size and (largest := int(ids.max())) >= self.vocab_size:
+            raise ValueError(
+                f"{self.path}: holds token {largest}, but its vocabulary ends before "
+                f"{self.vocab_size}: it is damaged, so delete it and build the corpus again"
+            )
 
     def verify(self) -> None:
         """Read every file: compare hashes with the manifest's, tokens with the vocabulary.
@@ -134,7 +190,7 @@ class Corpus:
         hashes = {shard["file"]: shard["sha256"] for shard in entries}
         hashes[TOKENIZER] = self.manifest["tokenizer"]["sha256"]
         for name, expected in hashes.items():
-            if file_sha256(self.path / name) != expected:
+            if file_sha256(inside(self.path, name)) != expected:
                 raise ValueError(
                     f"{self.path / name}: its bytes differ from the manifest's sha256: delete "
                     f"{self.path} and build the corpus again"
@@ -160,7 +216,7 @@ class Corpus:
         record = self.path / VERIFIED
         known = {"fingerprint": self.fingerprint, "files": found}
         with contextlib.suppress(OSError, ValueError):
-            if json.loads(record.read_text(encoding="utf-8")) == known:
+            if read_json(record, "it is written anew") == known:
                 return
         self.verify()
         with contextlib.suppress(OSError):  # it is verified again the next time
@@ -172,11 +228,14 @@ class Corpus:
 
     def _check_size(self, name: str, expected: int) -> None:
         file = self.path / name
-        size = file.stat().st_size if file.is_file() else 0
+        try:
+            size = inside(self.path, name).stat().st_size
+        except FileNotFoundError:
+            size = 0
         if size != expected:
             raise ValueError(
-                f"{file}: {size:,} bytes, not {expected:,} as in its manifest: delete {self.path} "
-                "and build the corpus again"
+                f"{file}: {size:,} bytes, not {quoted(expected)} as in its manifest: delete "
+                f"{self.path} and build the corpus again"
             )
 
 

@@ -3,7 +3,6 @@
 import ast
 import gzip
 import io
-import json
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from plait.data.documents import pieces
+from plait.reading import named, parse_json, quoted
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex")
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
+MEND = "repair it or leave it out"
 
 
 def known(path: Path) -> bool:
@@ -51,7 +52,10 @@ def texts(path: Path, fields: Sequence[str] = ("text",), cut: int | None = None)
 
 def record_text(record: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
     """Join the named fields of a record with blank lines; `where` names it in errors."""
-    return "\n\n".join(flatten(_lookup(record, field, where)) for field in fields)
+    try:
+        return "\n\n".join(flatten(_lookup(record, field, where)) for field in fields)
+    except RecursionError:
+        raise ValueError(f"{where}: a record nests too deep: {MEND}") from None
 
 
 def flatten(value: Any) -> str:
@@ -89,7 +93,7 @@ def _lookup(record: Any, field: str, where: str) -> Any:
             value = _literal(value)
         if not isinstance(value, Mapping) or key not in value:
             has = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
-            raise ValueError(f"{where}: no field {field!r} (there is: {has}): set `fields`")
+            raise ValueError(f"{where}: no field {field!r} (there is: {named(has)}): set `fields`")
         value = value[key]
     nested = "." in field and isinstance(value, str) and value.startswith("{")
     return _literal(value) if nested else value
@@ -109,22 +113,16 @@ def _records(path: Path, suffix: str, fields: Sequence[str]) -> Iterator[Mapping
         yield from _parquet(path, fields)
     elif suffix == ".json":
         with _open(path) as raw:
-            try:
-                data = json.loads(raw.read())
-            except ValueError as error:
-                raise ValueError(f"{path}: not JSON ({error}): repair it or leave it out") from None
+            data = parse_json(raw.read(), path, MEND)
+        if not isinstance(data, (dict, list)):
+            raise ValueError(f"{path}: not a list of records, but {quoted(data)}: {MEND}")
         yield from data.values() if isinstance(data, dict) else data
     else:
         with _open(path) as raw:
             for number, line in enumerate(raw, 1):
                 if line.isspace():
                     continue
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(
-                        f"{path}: line {number} is not JSON ({error}): repair it or leave it out"
-                    ) from None
+                yield parse_json(line, f"{path}: line {number}", MEND)
 
 
 def _parquet(path: Path, fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:

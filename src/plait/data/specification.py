@@ -8,8 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-import yaml
-
+from plait.config.limits import LARGEST_VOCABULARY
 from plait.data.packages import DebianPackage, PythonPackage
 from plait.data.sources import (
     Files,
@@ -18,6 +17,7 @@ from plait.data.sources import (
     StandardLibrary,
     StandardLibraryTopics,
 )
+from plait.reading import quoted, read_yaml
 
 SOURCE_KINDS: dict[str, type[Source]] = {
     kind.kind: kind
@@ -59,7 +59,8 @@ class Specification:
         for name in (self.name, *self.domains):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
                 raise ValueError(
-                    f"name {name!r}: use letters, digits, '.', '_' and '-' for corpora and domains"
+                    f"name {quoted(name)}: use letters, digits, '.', '_' and '-' for corpora and "
+                    "domains"
                 )
         if not self.sources:
             raise ValueError(f"corpus {self.name!r} has no sources: give at least one")
@@ -68,17 +69,24 @@ class Specification:
                 f"corpus {self.name!r}: give vocab_size (to train a tokenizer) or tokenizer "
                 "(to load one), one of the two"
             )
-        if min(self.validation, self.test) < 0 or self.validation + self.test >= 1:
+        if not 1 <= (self.vocab_size or 1) <= LARGEST_VOCABULARY:
+            raise ValueError(
+                f"corpus {self.name!r}: vocab_size is {quoted(self.vocab_size)}: it must be 1 or "
+                f"more, and {LARGEST_VOCABULARY:,} at the most"
+            )
+        if not (self.validation >= 0 <= self.test and self.validation + self.test < 1):
             raise ValueError(
                 f"corpus {self.name!r}: validation {self.validation} and test {self.test} are "
                 "shares of the documents: give two numbers from 0 that add up to less than 1"
             )
         if self.weights is not None and (
-            set(self.weights) != set(self.domains) or min(self.weights.values()) <= 0
+            set(self.weights) != set(self.domains)
+            or not all(1e-6 <= weight <= 1e12 for weight in self.weights.values())
         ):
             raise ValueError(
-                f"corpus {self.name!r}: weights {dict(self.weights)} must give a positive number "
-                f"to each domain ({', '.join(self.domains)}) and to no other"
+                f"corpus {self.name!r}: weights {quoted(dict(self.weights))} must give a number "
+                f"from 1e-6 to 1e12 to each domain ({quoted(', '.join(self.domains))}) and to no "
+                "other"
             )
 
     @property
@@ -117,11 +125,7 @@ class Specification:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file: give the YAML file of a corpus")
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path}: not YAML: {reason}") from None
+        data = read_yaml(path)
         if not isinstance(data, dict):
             raise ValueError(f"{path}: not the specification of a corpus: see docs/data.md")
         try:
@@ -148,9 +152,10 @@ def _source_to_dict(source: Source) -> dict[str, Any]:
 
 
 def _source_from_dict(data: Any) -> Source:
-    if not isinstance(data, dict) or data.get("kind") not in SOURCE_KINDS:
-        raise ValueError(f"source {data!r}: give it a kind, one of {', '.join(SOURCE_KINDS)}")
-    kind = SOURCE_KINDS[data["kind"]]
+    named = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(named, str) or named not in SOURCE_KINDS:
+        raise ValueError(f"source {quoted(data)}: give it a kind, one of {', '.join(SOURCE_KINDS)}")
+    kind = SOURCE_KINDS[named]
     options = {key: value for key, value in data.items() if key != "kind"}
     checked = _options(kind, options, f"source of kind {kind.kind}")
     for field in fields(kind):
@@ -167,7 +172,9 @@ def _fits(value: Any, annotation: Any) -> bool:
         # a list, or one string for a list of one; whole numbers are numbers too, but true is not
         given: Any = {tuple: (list, tuple, str), float: (int, float)}.get(kind, kind)
         if isinstance(value, given) and isinstance(value, bool) == (kind is bool):
-            return True
+            inner = value.values() if isinstance(value, Mapping) else value
+            of = [argument for argument in get_args(one) if argument is not Ellipsis][-1:]
+            return of not in ([str], [float]) or all(_fits(item, of[0]) for item in inner)
     return False
 
 
@@ -177,12 +184,12 @@ def _options(cls: type[Any], data: Mapping[str, Any], what: str) -> dict[str, An
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f": did you mean {near[0]!r}?" if near else f": it has {', '.join(known)}"
-            raise ValueError(f"{what}: unknown option {key!r}{hint}")
+            raise ValueError(f"{what}: unknown option {quoted(key)}{hint}")
     for name, field in known.items():
         if name not in data and field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{what}: option {name!r} is missing: add it")
         if name in data and not _fits(data[name], field.type):
             wanted = getattr(field.type, "__name__", str(field.type))
             quotes = ": put it in quotes" if field.type is str else ""
-            raise ValueError(f"{what}: {name} {data[name]!r} is not of type {wanted}{quotes}")
+            raise ValueError(f"{what}: {name} {quoted(data[name])} is not of type {wanted}{quotes}")
     return dict(data)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from plait.atomic import write_text
+from plait.config.limits import LARGEST_VOCABULARY
+from plait.reading import one_line
 
 END_OF_TEXT = "<|endoftext|>"
 _KNOWN_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<|im_end|>", "<eos>")
@@ -31,6 +36,43 @@ class Encoder(Protocol):
     def token(self, id_: int) -> str:
         """Return one token as text."""
         ...
+
+
+@contextmanager
+def _library(problem: str, fix: str) -> Iterator[None]:
+    """Make one line of what goes wrong in the library `tokenizers`.
+
+    It raises bare Exception, and where its Rust code panics something that is no Exception.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"{problem} ({one_line(error)}): {fix}") from None
+
+
+def read_backend(file: Path) -> tokenizers.Tokenizer:
+    """Read a `tokenizer.json` of whatever kind.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    with _library(f"{file}: not a tokenizer.json", "fetch it anew"):
+        return tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+
+
+def require_vocabulary(ids: Iterable[int], vocabulary: int, model: object) -> None:
+    """Make sure that a model knows the tokens that a text was turned into.
+
+    Raises:
+        ValueError: the tokenizer is not the model's.
+    """
+    if (largest := max(ids, default=-1)) >= vocabulary:
+        raise ValueError(
+            f"the tokenizer gives token {largest}, but {model} has only {vocabulary}: put the "
+            "tokenizer back that it was trained with"
+        )
 
 
 class Tokenizer:
@@ -60,6 +102,11 @@ class Tokenizer:
             )
         self.end_of_text: int = ends[0]
         """Id of the token that stands before each document."""
+        if self.vocab_size > LARGEST_VOCABULARY:
+            raise ValueError(
+                f"the tokenizer has a token {self.vocab_size - 1:,}: {LARGEST_VOCABULARY:,} are "
+                "the most, so number its tokens anew"
+            )
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -103,10 +150,7 @@ class Tokenizer:
             file = file / "tokenizer.json"
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such tokenizer: give a tokenizer.json")
-        try:
-            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"{file}: not a tokenizer.json ({error}): fetch it anew") from None
+        backend = read_backend(file)
         try:
             return cls(backend)
         except ValueError as error:
@@ -114,7 +158,7 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write `tokenizer.json`, which `tokenizers` and `transformers` load too."""
-        Path(path).write_text(self._backend.to_str(pretty=True), encoding="utf-8")
+        write_text(Path(path), self._backend.to_str(pretty=True))
 
     @cached_property
     def vocab_size(self) -> int:
@@ -139,11 +183,13 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without an end-of-text token."""
-        return list(self._backend.encode(text, add_special_tokens=False).ids)
+        with _library("the tokenizer cannot read this text", "use another tokenizer.json"):
+            return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, encoded on all cores."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _library("the tokenizer cannot read these texts", "use another tokenizer.json"):
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -73,7 +73,14 @@ def evaluate(
         batch_size: sequences at once; it does not change which tokens are scored.
         precision: of the computation.
 
+    Raises:
+        ValueError: the corpus has tokens that the model does not know.
     """
+    if corpus.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"corpus {corpus.name} has {corpus.vocab_size} token ids, but the model knows "
+            f"{model.config.vocab_size}: score it on the corpus that it was trained on"
+        )
     device = next(model.parameters()).device
     scores: dict[str, Score] = {}
     meter = RoutingMeter(model.config, device)

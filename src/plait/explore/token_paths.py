@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plait.data.tokenizer import Encoder, Tokenizer
+from plait.data.tokenizer import Encoder, Tokenizer, require_vocabulary
 from plait.model import LanguageModel, Routing
 from plait.report.token_text import pieces, pieces_of_bytes
 from plait.routing import TraceInfo, WatchedModel, watch
-from plait.routing.watched_model import evaluating
+from plait.routing.watched_model import evaluating, vocabulary
 from plait.sharing import Plan
 
 MAX_BYTES = 32_768
@@ -42,7 +42,7 @@ def describe(model: nn.Module, tokenizer: Encoder, name: str) -> dict[str, Any]:
         "depth": info.depth,
         "experts": [counts.get(depth, 0) for depth in range(info.depth)],
         "top_k": info.top_k,
-        "vocabulary": _vocabulary(model),
+        "vocabulary": vocabulary(model),
         "tokenizer": tokenizer.encoding_fingerprint,
         "max_bytes": MAX_BYTES,
         "max_tokens": token_limit(info),
@@ -97,11 +97,7 @@ def analyse(
         )
     if not token_ids:
         raise ValueError("the tokenizer finds no token in this text: type or paste some more")
-    if max(token_ids) >= _vocabulary(model):
-        raise ValueError(
-            f"the tokenizer gives token {max(token_ids)}, but {watched.info.model} has only "
-            f"{_vocabulary(model)}: put the tokenizer back that it was trained with"
-        )
+    require_vocabulary(token_ids, vocabulary(model), watched.info.model)
     if first is None and isinstance(tokenizer, Tokenizer):
         first = tokenizer.end_of_text
     before = [] if first is None else [first]
@@ -182,10 +178,6 @@ def _ends(tokenizer: Encoder, token_ids: list[int], data: bytes) -> list[int]:
         return []
     ends: list[int] = tokenizer.token_bytes[token_ids].cumsum().tolist()
     return ends if ends[-1] == len(data) else []
-
-
-def _vocabulary(model: nn.Module) -> int:
-    return next(m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
 
 
 def _losses(model: nn.Module, tokens_BS: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from plait.reading import quoted
+
 Options = Mapping[str, Any]
 
 
@@ -83,9 +85,15 @@ FUSED = {
 """where `save_pretrained(save_original_format=False)` puts what it otherwise splits by expert"""
 
 
+def _product(one: Any, other: Any) -> Any:
+    if not isinstance(one, (int, float)) or not isinstance(other, (int, float)):
+        raise TypeError
+    return one * other
+
+
 def _leading_dense(layers: Any, theirs: Options) -> int:
     if list(layers) != list(range(len(layers))):
-        raise ValueError(f"mlp_only_layers {layers}: dense layers must be the first ones")
+        raise ValueError(f"mlp_only_layers {quoted(layers)}: dense layers must be the first ones")
     return len(layers)
 
 
@@ -106,7 +114,7 @@ _AUXILIARY_LOSS: dict[str, str | Option] = {
     # theirs counts each of a token's K choices as a whole, so it is K where ours is 1
     "router_aux_loss_coef": Option(
         "balance.switch",
-        read=lambda value, theirs: value * theirs["num_experts_per_tok"],
+        read=lambda value, theirs: _product(value, theirs["num_experts_per_tok"]),
         write=lambda value, ours: value / ours["experts.top_k"],
     ),
 }
@@ -221,7 +229,7 @@ ARCHITECTURES = {
                 "head_dim": "attention.head_width",
                 "n_shared_experts": Option(
                     "experts.shared_width",
-                    read=lambda value, theirs: value * theirs["moe_intermediate_size"],
+                    read=lambda value, theirs: _product(value, theirs["moe_intermediate_size"]),
                     write=lambda value, ours: value // ours["experts.width"],
                 ),
             },

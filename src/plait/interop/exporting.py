@@ -19,6 +19,7 @@ from plait.interop.configuration import PlaitConfig
 from plait.interop.importing import flat, nested, to_ours
 from plait.interop.naming import Naming
 from plait.interop.tokenization import hub_tokenizer
+from plait.reading import inside, read_json
 from plait.sharing import Sharing
 from plait.storage.checkpoint import WEIGHTS
 from plait.storage.model_folder import copy_companions, read_state, read_tokenizer
@@ -98,7 +99,8 @@ def _special_tokens(source: Path, tokenizer: Tokenizer | None) -> dict[str, Any]
     if tokenizer is not None:
         return dict.fromkeys(names, tokenizer.end_of_text)
     if (source / "generation_config.json").is_file():
-        known = json.loads((source / "generation_config.json").read_text(encoding="utf-8"))
+        path = inside(source, "generation_config.json")
+        known = read_json(path, "mend it, or take it away")
         return {name: known[name] for name in names if name in known}
     return {}
 

@@ -1,7 +1,6 @@
 """From the files that transformers' `save_pretrained` writes to a Plait model folder."""
 
-import json
-import shutil
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +8,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING
 
 from plait.atomic import new_folder
 from plait.config import ModelConfig
 from plait.config.files import from_dict, save_yaml
 from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture, Option
 from plait.interop.naming import Naming
+from plait.reading import inside, named, one_line, quoted, read_json
+from plait.sharing import DEEPEST
 from plait.storage.checkpoint import WEIGHTS
-from plait.storage.model_folder import COMPANIONS
+from plait.storage.model_folder import copy_files
 from plait.storage.run_folder import CONFIG
-from plait.storage.tensor_files import Shape, TensorFiles, write_tensors
+from plait.storage.tensor_files import FETCH, Shape, TensorFiles, write_tensors
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
+_FUSED = "experts.gate_up_proj"
 
 
 @dataclass(frozen=True)
@@ -47,40 +52,68 @@ def import_model(folder: Path, out: Path) -> Imported:
             damaged or missing file, or files that do not fit their `config.json`.
     """
     folder, out = Path(folder), Path(out)
+    path = folder / "config.json"
     architecture, theirs = read_options(folder)
-    config = to_ours(architecture, theirs)
+    try:
+        config = to_ours(architecture, theirs)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     with TensorFiles(folder) as files, new_folder(out) as partial:
+        _require_same_model(path, config, files)
         naming = Naming(config, architecture.tensors)
         sources = _sources(naming, files)
         shapes = _checked(naming, sources, files)
         save_yaml(config, partial / CONFIG)
         write_tensors(partial / WEIGHTS, shapes, _pieces(sources, files))
-        for name in COMPANIONS:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, partial / name)
+        copy_files(folder, partial)
     elements = sum(torch.Size(shape.size).numel() for shape in shapes.values())
     return Imported(architecture.model_type, config, elements, (out / WEIGHTS).stat().st_size)
 
 
 def read_options(folder: Path) -> tuple[Architecture, dict[str, Any]]:
     """Read `config.json`: the architecture, and all its options, defaults filled in, flat."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there: give a folder that save_pretrained wrote")
     try:
-        model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError):
-        raise ValueError(f"{path}: damaged: fetch or save it anew") from None
-    if model_type not in ARCHITECTURES:
+        path = inside(folder, "config.json")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{folder / 'config.json'}: not there: give a folder that save_pretrained wrote"
+        ) from None
+    options = read_json(path, FETCH)
+    model_type = options.get("model_type")
+    if not isinstance(model_type, str) or model_type not in ARCHITECTURES:
         raise ValueError(
-            f"{path}: model_type {model_type!r} is not supported: known are "
+            f"{path}: model_type {quoted(model_type)} is not supported: known are "
             f"{', '.join(ARCHITECTURES)}"
         )
+    depth = options.get("num_hidden_layers", 1)
+    if type(depth) is not int or not 1 <= depth <= DEEPEST:  # transformers lists its layers
+        raise ValueError(
+            f"{path}: num_hidden_layers is {quoted(depth)}: it must be a number from 1 to "
+            f"{DEEPEST:,}"
+        )
+    for name in ("num_labels", "id2label", "label2id"):  # and as many labels as it is told
+        options.pop(name, None)
     try:
-        options = AutoConfig.from_pretrained(folder, local_files_only=True).to_dict()
+        options = CONFIG_MAPPING[model_type].from_dict(options).to_dict()
     except Exception as error:  # transformers' validation raises kinds of its own
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
     return ARCHITECTURES[model_type], flat(options, only=("rope_parameters",))
+
+
+def _require_same_model(path: Path, config: ModelConfig, files: TensorFiles) -> None:
+    """Compare numbers of layers and experts, before names are made for each of each."""
+    layers = {match[1] for name in files.names if (match := _LAYER.match(name))}
+    single = {match[1] for name in files.names if (match := _EXPERT.search(name))}
+    fused = {files.shape(name).size[:1] for name in files.names if name.endswith(_FUSED)}
+    experts = {(len(single),)} if single else fused
+    problem = ""
+    if len(layers) != config.depth:
+        problem = f"{config.depth} layers, but the files have {len(layers)}"
+    elif config.routed_depths and experts != {(config.experts.count,)}:
+        found = ", ".join(str(*size) for size in sorted(experts)) or "none"
+        problem = f"{config.experts.count} experts, but the files have {found}"
+    if problem:
+        raise ValueError(f"{path}: it says {problem}: they are of different models")
 
 
 def flat(options: Mapping[str, Any], only: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -112,22 +145,28 @@ def to_ours(architecture: Architecture, theirs: Mapping[str, Any]) -> ModelConfi
     for name, value in theirs.items():
         option = architecture.options.get(name)
         if isinstance(option, Option):
-            ours[option.ours] = option.read(value, theirs)
+            try:
+                ours[option.ours] = option.read(value, theirs)
+            except (TypeError, KeyError, OverflowError):
+                raise ValueError(f"option {name} = {quoted(value)} is of a wrong type") from None
         elif option is not None:
             ours[option] = value
         elif name in architecture.required:
             _require(name, value, architecture.required[name])
         elif name not in architecture.ignored:
             raise ValueError(
-                f"option {name} = {value!r} is not supported for {architecture.model_type}: if it "
-                "changes nothing, take it out of config.json"
+                f"option {named(name)} = {quoted(value)} is not supported for "
+                f"{architecture.model_type}: if it changes nothing, take it out"
             )
     return from_dict(ModelConfig, nested({k: v for k, v in ours.items() if v is not None}))
 
 
 def _require(name: str, value: Any, wanted: Any) -> None:
-    if value != wanted and not (isinstance(wanted, list) and set(value or ()) <= set(wanted)):
-        raise ValueError(f"option {name} = {value!r} is not supported: only {wanted!r} is")
+    each = value if isinstance(wanted, list) and isinstance(value, list) else [value]
+    if value is None and isinstance(wanted, list):
+        return
+    if value != wanted and not (isinstance(wanted, list) and all(one in wanted for one in each)):
+        raise ValueError(f"option {name} = {quoted(value)} is not supported: only {wanted!r} is")
 
 
 def _sources(naming: Naming, files: TensorFiles) -> dict[str, list[str]]:
@@ -144,20 +183,23 @@ def _checked(
     naming: Naming, sources: Mapping[str, list[str]], files: TensorFiles
 ) -> dict[str, Shape]:
     """Return our tensors' shapes, after making sure that the files fit the configuration."""
-    named = {name for theirs in sources.values() for name in theirs}
+    wanted = {name for theirs in sources.values() for name in theirs}
     for problem, names in (
-        ("is missing from the files", named - files.names),
-        ("is in the files, but not in a model of this config.json", files.names - named),
+        ("is missing from the files", wanted - files.names),
+        ("is in the files, but not in a model of this config.json", files.names - wanted),
     ):
         if names:
             first = min(names)
-            raise ValueError(f"{first} {problem} ({len(names)} such): files and config.json differ")
+            raise ValueError(
+                f"{named(first)} {problem} ({len(names)} such): files and config.json differ"
+            )
     shapes = {}
     for name, theirs in sources.items():
         size = naming.sizes[name]
         found = [files.shape(source) for source in theirs]
-        inner = {shape.size[-1] for shape in found}
-        if inner != {size[-1]} or sum(map(_rows, found)) != _rows(Shape(found[0].dtype, size)):
+        wide = all(shape.size[-1:] == size[-1:] for shape in found)
+        elements = sum(torch.Size(shape.size).numel() for shape in found)
+        if not wide or elements != torch.Size(size).numel():
             raise ValueError(
                 f"{theirs[0]} is {found[0].size}, but config.json makes {name} {size}: the files "
                 "and config.json are of different models"
@@ -167,10 +209,6 @@ def _checked(
             raise ValueError(f"{theirs[0]} and its neighbours differ in type: {kinds}")
         shapes[name] = Shape(kinds.pop(), size)
     return shapes
-
-
-def _rows(shape: Shape) -> int:
-    return torch.Size(shape.size).numel() // shape.size[-1]
 
 
 def _pieces(sources: Mapping[str, list[str]], files: TensorFiles) -> Iterator[Tensor]:

@@ -76,6 +76,13 @@ def build_optimizers(
     return optimizers
 
 
+def state_keys(optimizer: torch.optim.Optimizer) -> set[str]:
+    """Return the names of the tensors that an optimizer keeps of each parameter."""
+    if isinstance(optimizer, Muon):
+        return {"momentum_buffer"}
+    return {"step", "exp_avg", "exp_avg_sq"}
+
+
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
     """Set every group's rate to `factor` × its peak."""
     for optimizer in optimizers:

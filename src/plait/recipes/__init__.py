@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from plait.config import ModelConfig, TrainConfig
 from plait.config.files import load_yaml
+from plait.reading import one_line, quoted
 from plait.recipes import architectures, ct_moe, expert_tying, nano, pathmoe
 from plait.studies.study import Study
 
@@ -85,11 +87,23 @@ def study(name: str) -> Study:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    made = getattr(module, function, lambda: None)()
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function, lambda: None)()
+    except (Exception, SystemExit) as error:  # whatever is wrong in somebody's file
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path}{_line_of(error, path)}: {kind}{one_line(error)}") from error
     if not isinstance(made, Study):
         raise ValueError(f"{name}: {function} is no function of {path} that returns a Study")
     return made
+
+
+def _line_of(error: BaseException, path: Path) -> str:
+    """Say which line of a file an error is in, or came through."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+    return f", line {line}" if line else ""
 
 
 def _recipe(name: str) -> Recipe:
@@ -105,4 +119,4 @@ def _is_yaml(name: str) -> bool:
 def _unknown(kind: str, name: str, known: Iterable[str], more: str = "or FILE.yaml") -> ValueError:
     near = difflib.get_close_matches(name, known, n=1)
     advice = f"did you mean {near[0]}?" if near else f"choose {', '.join(known)}, {more}"
-    return ValueError(f"no {kind} is called {name!r}: {advice}")
+    return ValueError(f"no {kind} is called {quoted(name)}: {advice}")

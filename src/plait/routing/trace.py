@@ -30,6 +30,8 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.atomic import new_file
+from plait.config.files import from_dict
+from plait.reading import parse_json
 from plait.sharing import Plan
 
 FORMAT = 1
@@ -59,7 +61,8 @@ class TraceInfo:
     def __post_init__(self) -> None:
         if not self.routed:
             raise ValueError(f"{self.model} has no depth with a router: there is nothing to trace")
-        assert len(self.routed) == len(self.experts)
+        if len(self.routed) != len(self.experts) or not set(self.routed) <= set(range(self.depth)):
+            raise ValueError(f"{self.model} has experts at depths without a router, or the reverse")
 
     @property
     def dense(self) -> tuple[int, ...]:
@@ -84,14 +87,14 @@ class TraceInfo:
     @classmethod
     def from_json(cls, text: str | bytes) -> "TraceInfo":
         """Read what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        if fields.pop("format", None) != FORMAT:
-            raise ValueError(
-                f"this trace has another format than {FORMAT}: record it again with plait trace"
-            )
-        for name in ("routed", "experts", "domains"):
-            fields[name] = tuple(fields[name])
-        return cls(**fields)
+        fix = "record it again with plait trace"
+        fields: Any = parse_json(text, "this trace", fix)
+        if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
+            raise ValueError(f"this trace has another format than {FORMAT}: {fix}")
+        try:
+            return from_dict(cls, fields)
+        except ValueError as error:
+            raise ValueError(f"this trace is damaged ({error}): {fix}") from None
 
     def to_json(self) -> str:
         """Write as one JSON object."""

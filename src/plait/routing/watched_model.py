@@ -57,6 +57,11 @@ def ranked(routing: Routing) -> Routing:
     )
 
 
+def vocabulary(model: nn.Module) -> int:
+    """Return how many tokens a model knows, ours or any other."""
+    return next(m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode and no gradients inside; the mode is put back afterwards."""

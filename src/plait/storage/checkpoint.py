@@ -12,12 +12,11 @@ checkpoint or a hidden folder that is swept away; and a file that the disk damag
 its hash.
 """
 
-import json
 import logging
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,27 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from plait import atomic
+from plait.config.files import load_json
 from plait.data.corpus import file_sha256
 from plait.parallel import World
+from plait.reading import inside, named, read_json
 from plait.storage.sharded_state import CheckpointError, reason, save_shards
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS, STATE, PROGRESS, MANIFEST = "model.safetensors", "state", "progress.json", "manifest.json"
+TRY_ANOTHER = "delete it and run the same command again, to go on from the one before it"
+
+
+@dataclass(frozen=True)
+class _File:
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    files: dict[str, _File]
 
 
 @dataclass(frozen=True)
@@ -160,28 +173,30 @@ def verify(path: Path) -> None:
         CheckpointError: a file is missing, short or changed.
     """
     try:
-        expected = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
-        changed = [name for name in expected if _fingerprint(path / name) != expected[name]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = load_json(_Manifest, path / MANIFEST, TRY_ANOTHER).files
+        for name in (WEIGHTS, PROGRESS):
+            if name not in expected:
+                raise ValueError(f"{MANIFEST} does not name {name}")
+        for name, file in expected.items():
+            if _fingerprint(inside(path, name)) != file:
+                raise ValueError(f"{named(name)} has changed")
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {reason(error)}") from None
-    if changed or not expected:
-        raise CheckpointError(f"checkpoint {path} is damaged: {changed[0]} has changed")
 
 
 def read_progress(path: Path) -> dict[str, Any]:
     """Read what `save` got as `progress`."""
-    progress: dict[str, Any] = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
-    return progress
+    return read_json(path / PROGRESS, TRY_ANOTHER)
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+def _fingerprint(path: Path) -> _File:
+    return _File(path.stat().st_size, file_sha256(path))
 
 
 def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): _fingerprint(path) for path in files}
+    return {path.relative_to(folder).as_posix(): asdict(_fingerprint(path)) for path in files}

@@ -86,6 +86,10 @@ class NewRows:
         return rows
 
 
+def _counts(row: Row) -> bool:
+    return all(type(row.get(name, 0)) is int for name in ("step", "tokens")) and "step" in row
+
+
 def _whole_rows(path: Path, start: int = 0) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Rows from a byte on, each with its line; half a line, left by a killed process, is none."""
     with path.open("rb") as lines:
@@ -93,8 +97,8 @@ def _whole_rows(path: Path, start: int = 0) -> Iterator[tuple[bytes, dict[str, A
         for line in lines:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return  # what follows a broken line was written by nobody
-            if not line.endswith(b"\n") or not isinstance(row, dict) or "step" not in row:
+            if not line.endswith(b"\n") or not isinstance(row, dict) or not _counts(row):
                 return
             yield line, row

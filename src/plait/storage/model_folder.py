@@ -5,13 +5,13 @@ to encode, `tokenizer.json`; an imported one also what else transformers keeps b
 and surgery write it, `initial_weights` of a run starts from it, and what reads a run reads it too.
 """
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,6 +21,7 @@ from plait.config.files import load_yaml, save_yaml
 from plait.data.corpora import open_corpus
 from plait.data.tokenizer import Tokenizer
 from plait.model import LanguageModel
+from plait.reading import inside, named, read_yaml
 from plait.storage.checkpoint import WEIGHTS
 from plait.storage.run_folder import CONFIG, TOKENIZER
 from plait.storage.weights import find_weights, read_weights
@@ -53,10 +54,7 @@ def read_training(folder: Path) -> TrainConfig | None:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there: give a run's folder or a model folder")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    data = read_yaml(path)
     of_a_run = isinstance(data, dict) and "model" in data
     return load_yaml(TrainConfig, path) if of_a_run else None
 
@@ -70,11 +68,20 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     return None if trained is None else open_corpus(trained.data.corpus).tokenizer
 
 
-def copy_companions(source: Path, target: Path) -> None:
-    """Copy the files that go along; a run's tokenizer is that of its corpus."""
+def copy_files(source: Path, target: Path) -> None:
+    """Copy those of the files that go along which are there; errors as for `copy_companions`."""
     for name in COMPANIONS:
-        if (Path(source) / name).is_file():
-            shutil.copyfile(Path(source) / name, target / name)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(inside(source, name), target / name)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the files that go along; a run's tokenizer is that of its corpus.
+
+    Raises:
+        ValueError: one of them is a link that leads out of its folder.
+    """
+    copy_files(source, target)
     if not (target / TOKENIZER).is_file():
         try:
             tokenizer = read_tokenizer(source)
@@ -94,6 +101,13 @@ def read_state(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     config = read_config(folder)
     source = find_weights(Path(folder))
     weights = read_weights(source)
+    plans = config.plans
+    banks = max(plan.count for plan in (plans.experts, plans.attention, plans.norms))
+    if banks > len(weights):  # before so many are made, though without memory
+        raise ValueError(
+            f"{source}: holds {len(weights)} tensors, but {CONFIG} has {banks} banks: the two are "
+            "of different models"
+        )
     with torch.device("meta"):
         expected = {name: t.shape for name, t in LanguageModel(config).state_dict().items()}
     for name in (*expected, *weights):
@@ -101,8 +115,8 @@ def read_state(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             found = tuple(weights[name].shape) if name in weights else "missing"
             wanted = tuple(expected[name]) if name in expected else "unknown"
             raise ValueError(
-                f"{source}: {name} is {found}, but {wanted} in {CONFIG}: the two are of different "
-                "models"
+                f"{source}: {named(name)} is {found}, but {wanted} in {CONFIG}: the two are of "
+                "different models"
             )
     return config, weights
 

@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from plait.atomic import write_json
+from plait.config.files import load_json
+from plait.reading import quoted, read_json
 
 RESULT = "result.json"
+MEASURES = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
+"""of each domain on the test split"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,18 @@ class Result:
     checkpoint: str | None = None
     """SHA-256 of the manifest of the checkpoint that was scored"""
 
+    def __post_init__(self) -> None:
+        domains = self.evaluation.get("domains")
+        if not isinstance(domains, dict) or "all" not in domains:
+            raise ValueError("evaluation: the losses by domain are missing")
+        for domain, measures in domains.items():
+            for name in MEASURES:
+                value = measures.get(name) if isinstance(measures, dict) else None
+                if not isinstance(value, (int, float)) or value is True:
+                    raise ValueError(
+                        f"evaluation: {name} of {quoted(domain)} is {quoted(value)}, no number"
+                    )
+
     def save(self, folder: Path) -> None:
         """Write `result.json`: last of all, so that it marks the run as finished."""
         data = asdict(self)
@@ -55,14 +71,7 @@ class Result:
         path = folder / RESULT
         if not path.is_file():
             return None
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            data.pop("sha256", None)
-            result = cls(**data)
-            result.held_out()
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ValueError(f"{path} is damaged: delete it and run again") from None
-        return result
+        return load_json(cls, path, "delete it and run again")
 
     @staticmethod
     def check_unchanged(folder: Path) -> None:
@@ -71,7 +80,7 @@ class Result:
         Raises:
             ValueError: it was changed since; or an earlier version wrote it, without a hash.
         """
-        data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        data = read_json(folder / RESULT, "delete it and run again")
         written = data.pop("sha256", None)
         if written is None:
             raise ValueError("it has no hash of its own: an earlier version wrote it")

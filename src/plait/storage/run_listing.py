@@ -68,13 +68,13 @@ def _found(folder: Path) -> FoundRun:
     try:
         planned = run.config()
         result = run.result()
-    except ValueError:
+    except (ValueError, OSError):
         return FoundRun(folder, study, "damaged", 0, 0, None, size)
     total = planned.steps * planned.tokens_per_step
     if result is not None:
         return FoundRun(folder, study, "finished", result.tokens, total, result.held_out(), size)
     rows = run.metrics()
-    tokens = int(rows[-1]["tokens"]) if rows else 0
+    tokens = rows[-1].get("tokens", 0) if rows else 0
     state: State = "interrupted" if steps_in(folder / CHECKPOINTS) else "begun"
     if run.held:
         state = "running"

@@ -20,6 +20,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from plait.parallel import World
+from plait.reading import one_line
+
+Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
 
 
 class CheckpointError(ValueError):
@@ -37,19 +40,29 @@ def save_shards(state: Mapping[str, Tensor], path: Path, world: World) -> None:
 
 
 def load_shards(path: Path, into: dict[str, Tensor], world: World) -> None:
-    """Fill the tensors (or shards) of `into` from the folder `path`, at any world size."""
-    with _quiet():
-        load(into, storage_reader=_SafeReader(path), no_dist=world.size == 1)
+    """Fill the tensors (or shards) of `into` from the folder `path`, at any world size.
+
+    Raises:
+        CheckpointError: what is in there is no such state.
+    """
+    try:
+        with _quiet():
+            load(into, storage_reader=_SafeReader(path), no_dist=world.size == 1)
+    except (Exception, CheckpointException) as error:  # what torch meets in bytes of any kind
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from None
 
 
-def shard_shapes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def shard_shapes(path: Path) -> Shapes:
     """List the tensors in the folder `path`."""
     metadata = _SafeReader(path).read_metadata()
-    return {
-        name: (entry.size, entry.properties.dtype)
-        for name, entry in metadata.state_dict_metadata.items()
-        if not isinstance(entry, BytesStorageMetadata)
-    }
+    try:
+        return {
+            name: (torch.Size(map(int, entry.size)), entry.properties.dtype)
+            for name, entry in metadata.state_dict_metadata.items()
+            if not isinstance(entry, BytesStorageMetadata)
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"cannot read {path}: {reason(error)}") from None
 
 
 def reason(error: BaseException) -> str:
@@ -58,7 +71,7 @@ def reason(error: BaseException) -> str:
         error = next(iter(error.failures.values()))[0]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" ({error.filename})" if error.filename else "")
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 class _MetadataUnpickler(pickle.Unpickler):
@@ -101,11 +114,14 @@ class _SafeReader(FileSystemReader):
         try:
             with open(Path(self.path) / ".metadata", "rb") as file:
                 metadata = _MetadataUnpickler(file).load()
-        except (OSError, EOFError, pickle.UnpicklingError, AttributeError, TypeError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # what pickle meets in bytes of any kind
             raise CheckpointError(f"cannot read {self.path}: {reason(error)}") from None
-        if not isinstance(metadata, Metadata):
+        entries = getattr(metadata, "state_dict_metadata", None)
+        if not isinstance(metadata, Metadata) or not isinstance(entries, dict):
             raise CheckpointError(f"{self.path} holds no checkpoint metadata")
-        if any(isinstance(e, BytesStorageMetadata) for e in metadata.state_dict_metadata.values()):
+        if any(isinstance(entry, BytesStorageMetadata) for entry in entries.values()):
             raise CheckpointError(f"{self.path} holds pickled objects, which are refused")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id

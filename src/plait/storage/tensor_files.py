@@ -13,9 +13,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from plait.atomic import new_file
+from plait.config.files import load_json
+from plait.reading import inside, named, one_line
 from plait.storage.checkpoint import WEIGHTS
 
 INDEX = "model.safetensors.index.json"
+FETCH = "fetch or save it anew"
+
+
+@dataclass(frozen=True)
+class _Index:
+    weight_map: dict[str, str]
+    """tensor → file"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class TensorFiles:
                 self._file_of.update({name: (file, path) for name in file.keys()})  # noqa: SIM118
             except (SafetensorError, OSError) as error:
                 raise ValueError(
-                    f"{path}: damaged or cut short ({_line(error)}): fetch or save it anew"
+                    f"{path}: damaged or cut short ({one_line(error)}): {FETCH}"
                 ) from None
         self.names = frozenset(self._file_of)
 
@@ -64,29 +73,49 @@ class TensorFiles:
         slice_ = file.get_slice(name)
         dtype = {named: dtype for dtype, named in _NAMES.items()}.get(slice_.get_dtype())
         if dtype is None:
-            raise ValueError(f"{path}: {name} is of type {slice_.get_dtype()}: save it as BF16")
+            raise ValueError(
+                f"{path}: {named(name)} is of type {slice_.get_dtype()}: save it as BF16"
+            )
         return Shape(dtype, tuple(slice_.get_shape()))
 
     def read(self, name: str) -> Tensor:
-        """Return a tensor, mapped from its file."""
-        file, _ = self._file_of[name]
+        """Return a tensor, mapped from its file.
+
+        Raises:
+            ValueError: it holds a value that is not finite.
+        """
+        file, path = self._file_of[name]
         tensor: Tensor = file.get_tensor(name)
+        if not _finite(tensor):
+            raise ValueError(
+                f"{path}: {named(name)} holds NaN or infinite values: nothing can be computed "
+                "with it, so fetch it anew, or an earlier checkpoint"
+            )
         return tensor
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all values are; in one pass, since NaN is both the least and the largest."""
+    if not tensor.numel():
+        return True
+    least, largest = tensor.aminmax()
+    return bool(least.isfinite() & largest.isfinite())
 
 
 def _files(folder: Path) -> Sequence[Path]:
     if not (folder / INDEX).is_file():
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder}: no {WEIGHTS} nor {INDEX}: save it as safetensors")
-        return [folder / WEIGHTS]
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        files = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{folder / INDEX}: damaged: fetch or save it anew") from None
-    for file in files:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: the shard is named in {INDEX} but missing: fetch it")
+        return [inside(folder, WEIGHTS)]
+    index = load_json(_Index, inside(folder, INDEX), FETCH)
+    files = []
+    for name in sorted(set(index.weight_map.values())):
+        try:
+            files.append(inside(folder, name))
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{folder / name}: the shard is named in {INDEX} but missing: fetch it"
+            ) from None
     return files
 
 
@@ -115,9 +144,5 @@ def write_tensors(path: Path, tensors: Mapping[str, Shape], pieces: Iterator[Ten
     with new_file(path, 8 + len(text) + end) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for piece in pieces:
-            piece.contiguous().reshape(-1).view(torch.uint8).numpy().tofile(file)
+            file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         assert file.tell() == 8 + len(text) + end, "the pieces are not what the header says"
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from plait.model import LanguageModel
 from plait.parallel import fill
+from plait.reading import named
 from plait.storage.checkpoint import WEIGHTS, newest_whole
 from plait.storage.run_folder import CHECKPOINTS
 from plait.storage.sharded_state import CheckpointError, reason
@@ -42,7 +43,7 @@ def load_weights(model: LanguageModel, weights: Mapping[str, Tensor], source: ob
         if name not in weights:
             problem = f"lacks {name}"
         elif name not in own:
-            problem = f"has {name}, which this model does not"
+            problem = f"has {named(name)}, which this model does not"
         elif weights[name].shape != own[name].shape:
             shapes = tuple(weights[name].shape), tuple(own[name].shape)
             problem = f"has {name} as {shapes[0]}, this model as {shapes[1]}"

@@ -1,6 +1,5 @@
 """What a study left on disk, read back: `study.json` and one folder per run."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,10 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from plait.config import TrainConfig
+from plait.config.files import load_json
+from plait.reading import quoted
 from plait.storage.result import Result
 from plait.storage.run_folder import RunFolder
 
 STUDY = "study.json"
+
+
+@dataclass(frozen=True)
+class _Planned:
+    variant: str
+    seed: int
+    folder: str
+
+    def __post_init__(self) -> None:
+        if Path(self.folder).name != self.folder or "\0" in self.folder:
+            raise ValueError(f"{quoted(self.folder)} is no folder beside it")
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What `study.json` says, see `plait.studies.plan.write_plan`."""
+
+    name: str
+    description: str
+    baseline: str
+    margin: float
+    runs: tuple[_Planned, ...]
+
+    def __post_init__(self) -> None:
+        if self.baseline not in {run.variant for run in self.runs}:
+            raise ValueError(f"the baseline {quoted(self.baseline)} has no run")
+        if not 0 < self.margin < math.inf:
+            raise ValueError(f"the margin is {self.margin}")
 
 
 @dataclass(frozen=True)
@@ -79,36 +108,26 @@ def read_study(folder: Path) -> StudyResults:
         raise FileNotFoundError(
             f"no study in {folder} (no study.json): run `plait study run` first"
         )
-    header = _json(path)
+    header = load_json(_Header, path, "delete it and run again")
     runs, missing = [], []
-    for planned in header["runs"]:
-        run = RunFolder(folder / planned["folder"])
+    for planned in header.runs:
+        run = RunFolder(folder / planned.folder)
         result = run.result()
         if result is None:
-            missing.append(planned["folder"])
+            missing.append(planned.folder)
         elif not math.isfinite(result.held_out()):
-            missing.append(f"{planned['folder']} (its held-out loss is not a number)")
+            missing.append(f"{planned.folder} (its held-out loss is not a number)")
         else:
-            who = planned["variant"], planned["seed"]
+            who = planned.variant, planned.seed
             runs.append(FinishedRun(run.path, *who, run.config(), result))
     return StudyResults(
-        name=header["name"],
-        description=header["description"],
+        name=header.name,
+        description=header.description,
         folder=folder,
-        baseline=header["baseline"],
-        margin=header["margin"],
-        variants=tuple(dict.fromkeys(planned["variant"] for planned in header["runs"])),
-        seeds=tuple(dict.fromkeys(planned["seed"] for planned in header["runs"])),
+        baseline=header.baseline,
+        margin=header.margin,
+        variants=tuple(dict.fromkeys(planned.variant for planned in header.runs)),
+        seeds=tuple(dict.fromkeys(planned.seed for planned in header.runs)),
         runs=tuple(runs),
         missing=tuple(missing),
     )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run again") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} is damaged (not an object): delete it and run again")
-    return data

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import tokenizers
 import torch
 from torch import Tensor
 
 from plait.config import ModelConfig
 from plait.data import formats
+from plait.data.tokenizer import read_backend, require_vocabulary
 from plait.parallel import default_device
 from plait.storage.model_folder import built_model, read_tokenizer
 from plait.storage.run_folder import TOKENIZER
@@ -29,6 +29,7 @@ def windows(
             break
     if len(stream) < 2:
         raise ValueError(f"{text}: no text to measure the loss on")
+    require_vocabulary(stream, config.vocab_size, folder)
     ids = torch.tensor(stream[: tokens + 1])
     cuts = range(0, len(ids) - 1, config.context)
     return [ids[cut : cut + config.context + 1] for cut in cuts]
@@ -39,7 +40,7 @@ def _encoder(folder: Path) -> Callable[[str], list[int]]:
     try:
         own = read_tokenizer(folder)
     except ValueError:  # of a kind that bits per byte cannot be had for; here it will do
-        theirs = tokenizers.Tokenizer.from_file(str(Path(folder) / TOKENIZER))
+        theirs = read_backend(Path(folder) / TOKENIZER)
         return lambda text: list(theirs.encode(text).ids)
     if own is None:
         raise ValueError(f"{folder} has no tokenizer.json to read the text with: add it")

@@ -1,7 +1,7 @@
 """All that a run is at one moment, and its way into a checkpoint and back."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,22 @@ import torch
 from torch import Tensor
 
 from plait.config import TrainConfig
+from plait.config.files import from_json
+from plait.config.limits import MOST_TOKENS
 from plait.data.batches import Batches
 from plait.data.corpus import Corpus
 from plait.model import LanguageModel
-from plait.optim.groups import build_optimizers
+from plait.optim.groups import build_optimizers, state_keys
 from plait.parallel import World, shard, whole
-from plait.storage.checkpoint import STATE, WEIGHTS, read_progress
-from plait.storage.sharded_state import load_shards, shard_shapes
+from plait.reading import named, quoted
+from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, WEIGHTS, read_progress
+from plait.storage.sharded_state import (
+    CheckpointError,
+    Shapes,
+    load_shards,
+    reason,
+    shard_shapes,
+)
 from plait.storage.weights import find_weights, load_weights, read_weights
 
 REMEMBERED = 64
@@ -45,6 +54,11 @@ class Counters:
     """since the run began, interruptions left out"""
     training_seconds: float = 0.0
     """of these, in optimizer steps"""
+
+    def __post_init__(self) -> None:
+        for name, count in asdict(self).items():
+            if not isinstance(count, list) and not 0 <= count <= MOST_TOKENS:
+                raise ValueError(f"{name} is {quoted(count)}")
 
     def is_spike(self, loss: float) -> bool:
         """Count a finite loss that is far above the median of those before it; keep it for them."""
@@ -121,59 +135,96 @@ class TrainState:
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the weights that is a tensor or a shard of one."""
         tensors = dict(self._optimizer_state())
-        tensors[f"random.cpu.{self.world.rank}"] = torch.get_rng_state()
-        if self.world.device.type == "cuda":
-            tensors[f"random.cuda.{self.world.rank}"] = torch.cuda.get_rng_state()
-        return tensors
+        return tensors | {name: now for name, (now, _) in self._random_states().items()}
 
     def progress(self) -> dict[str, Any]:
         """Everything that is a number or a word."""
-        return {**asdict(self.counters), "loader": self.batches.state()}
+        return {
+            **asdict(self.counters),
+            "loader": self.batches.state(),
+            "optimizer_tensors": sum(1 for _ in self._optimizer_state()),
+        }
 
     def restore(self, path: Path) -> None:
         """Become what was saved, bit for bit.
 
         Raises:
-            ValueError: the corpus is another one than the run began with.
+            ValueError: the corpus is another one than the run began with, or what is in the files
+                is not the state of this run.
 
         """
         progress = read_progress(path)
-        self.batches = self._batches(progress.pop("loader"))
-        self.counters = Counters(**progress)
+        self.counters = from_json(Counters, progress, path / PROGRESS, TRY_ANOTHER)
+        self.batches = self._batches(progress.get("loader"))
         load_weights(self.model, read_weights(path / WEIGHTS), path)
-
         shapes = shard_shapes(path / STATE)
         tensors: dict[str, Tensor] = {}
-        for full, (size, dtype) in shapes.items():
-            kind, _, rest = full.partition(".")
-            if kind == "optimizer":
-                name, _, key = rest.rpartition(".")
-                parameter, optimizer = self._trained[name]
-                if size == parameter.shape:
-                    tensors[full] = torch.zeros_like(parameter, dtype=dtype)
-                else:
-                    tensors[full] = torch.zeros(size, dtype=dtype, device=parameter.device)
-                optimizer.state[parameter][key] = tensors[full]
-        for name in self._random_states():
-            if name in shapes:
-                tensors[name] = torch.empty(shapes[name][0], dtype=torch.uint8)
-        load_shards(path / STATE, tensors, self.world)
-        for name, set_state in self._random_states().items():
-            if name in tensors:
-                set_state(tensors[name])
+        try:
+            at, tokens = self.counters.step, self.counters.tokens
+            _require(at <= self.config.steps, f"step {at}", "beyond the run's end")
+            seen = self.batches.state()["tokens_seen"]
+            # a run that went back has left out batches, so its data stands further on
+            fits = seen >= tokens if self.counters.recoveries else seen == tokens
+            _require(fits, f"{tokens} tokens", f"the data stands at {seen}")
+            self._make_optimizer_state(shapes, tensors, progress.get("optimizer_tensors"))
+            for name, (now, _) in self._random_states().items():
+                if name in shapes:
+                    _require(shapes[name] == (now.shape, now.dtype), name, "no generator's state")
+                    tensors[name] = torch.empty_like(now)
+            load_shards(path / STATE, tensors, self.world)
+            for name, (_, set_state) in self._random_states().items():
+                if name in tensors:
+                    set_state(tensors[name])
+        except (ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"checkpoint {path} does not hold the state of this run ({reason(error)}): "
+                f"{TRY_ANOTHER}"
+            ) from None
 
     def skip_to(self, place: dict[str, Any]) -> None:
         """Go on in the data from where `batches.state()` was `place`."""
         self.batches = self._batches(place)
 
-    def _random_states(self) -> dict[str, Any]:
+    def _make_optimizer_state(
+        self, shapes: Shapes, tensors: dict[str, Tensor], expected: object
+    ) -> None:
+        """Give each parameter's optimizer the tensors that it had, still to be filled."""
+        found = [full for full in shapes if full.startswith("optimizer.")]
+        # written since there are checkpoints that say so: a tensor less would go unnoticed
+        _require(expected in (None, len(found)), f"{len(found)} optimizer tensors", "not all")
+        for full in found:
+            name, _, key = full.removeprefix("optimizer.").rpartition(".")
+            _require(name in self._trained, full, "of no parameter")
+            parameter, optimizer = self._trained[name]
+            size, dtype = shapes[full]
+            wanted = torch.Size() if key == "step" else parameter.shape
+            _require(size == wanted and dtype.is_floating_point, full, "of another shape")
+            if size == parameter.shape:  # like it, and so sharded as it is
+                tensors[full] = torch.zeros_like(parameter, dtype=dtype)
+            else:
+                tensors[full] = torch.zeros(size, dtype=dtype, device=parameter.device)
+            optimizer.state[parameter][key] = tensors[full]
+        for name, (parameter, optimizer) in self._trained.items():
+            if parameter in optimizer.state:
+                whole = set(optimizer.state[parameter]) == state_keys(optimizer)
+                _require(whole, f"optimizer.{name}", "a tensor is missing or too much")
+
+    def _random_states(self) -> dict[str, tuple[Tensor, Callable[[Tensor], None]]]:
+        """The state of each random generator as it is now, and what sets another."""
         rank = self.world.rank
-        setters: dict[str, Any] = {f"random.cpu.{rank}": torch.set_rng_state}
+        states: dict[str, tuple[Tensor, Callable[[Tensor], None]]] = {
+            f"random.cpu.{rank}": (torch.get_rng_state(), torch.set_rng_state)
+        }
         if self.world.device.type == "cuda":
-            setters[f"random.cuda.{rank}"] = torch.cuda.set_rng_state
-        return setters
+            states[f"random.cuda.{rank}"] = torch.cuda.get_rng_state(), torch.cuda.set_rng_state
+        return states
 
     def _optimizer_state(self) -> Iterator[tuple[str, Tensor]]:
         for name, (parameter, optimizer) in self._trained.items():
             for key, value in optimizer.state.get(parameter, {}).items():
                 yield f"optimizer.{name}.{key}", value
+
+
+def _require(holds: bool, what: str, problem: str) -> None:
+    if not holds:
+        raise ValueError(f"{named(what)}: {problem}")

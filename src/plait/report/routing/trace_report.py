@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from plait.atomic import new_folder, write_json, write_text
+from plait.data.tokenizer import require_vocabulary
 from plait.opening import Opened, open_models
 from plait.report.figure import Format, write_figures
 from plait.report.routing.routing_page import page
@@ -20,6 +21,7 @@ from plait.routing.perturb import ALLOWED, NOISE, Robustness, robustness
 from plait.routing.record import LONGEST_WINDOW, Passage, trace_to_file
 from plait.routing.text import passages
 from plait.routing.trace import read_trace
+from plait.routing.watched_model import vocabulary
 from plait.routing.watching import watch
 
 
@@ -72,6 +74,9 @@ def run_trace(
     text_tokens = list(
         passages(text or _own_corpus(first), first.tokenizer, first.first, tokens, split)
     )
+    for target in opened:
+        largest = (max(passage.token_ids, default=0) for passage in text_tokens)
+        require_vocabulary(largest, vocabulary(target.model), target.name)
     watched = [watch(t.model, t.name, t.tokenizer.encoding_fingerprint) for t in opened]
     window = min([context or LONGEST_WINDOW, *[subject.info.context for subject in watched]])
     names = [_slug(target.name) for target in opened] if len(opened) > 1 else []

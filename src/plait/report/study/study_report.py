@@ -1,7 +1,6 @@
 """The report of a study: which structure did better, by how much, how sure, how measured."""
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 
 import plait
 from plait.atomic import write_json, write_text
-from plait.config.files import to_dict
+from plait.config.files import load_json, to_dict
 from plait.data.corpus import file_sha256
 from plait.report.figure import Format, Section, write_figures
 from plait.report.numbers import number, reach, signed
@@ -210,12 +209,32 @@ def _facts(study: StudyResults) -> list[tuple[str, str]]:
     return [*facts, *((key, str(value)) for key, value in run.result.environment.items())]
 
 
+@dataclass(frozen=True)
+class _Source:
+    source: str
+    domain: str
+    licence: str
+    documents: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    tokens: int
+
+
+@dataclass(frozen=True)
+class _CorpusFacts:
+    sources: list[_Source]
+    splits: dict[str, dict[str, _Shard]]
+
+
 def _corpus(path: Path) -> dict[str, Any]:
     """Sources and splits from the copy of the corpus's manifest, nothing where there is none."""
     if not path.exists():
         return {"sources": [], "splits": {}}
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    return {"sources": manifest["sources"], "splits": manifest["splits"]}
+    facts = load_json(_CorpusFacts, path, "put the corpus' manifest in its place")
+    return {"sources": facts.sources, "splits": facts.splits}
 
 
 def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> None:

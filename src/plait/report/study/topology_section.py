@@ -1,13 +1,12 @@
 """The topologies that collaboration learned, beside what they began as."""
 
 import numpy as np
-from safetensors import safe_open
 
 from plait.report.figure import Figure, Section
 from plait.report.maps import topology_extent, topology_map
 from plait.report.study.study_figures import variant_and_seed
 from plait.routing.metrics.topology import Topology, stored_topologies
-from plait.storage.weights import find_weights
+from plait.storage.weights import find_weights, read_weights
 from plait.studies.results import FinishedRun, StudyResults
 
 SHOWN = 8
@@ -46,12 +45,11 @@ def _topologies(run: FinishedRun) -> list[Topology]:
     if run.config.model.collaboration is None:
         return []
     try:
-        weights = find_weights(run.folder)
+        weights = read_weights(find_weights(run.folder))
     except (FileNotFoundError, ValueError):
         return []
-    with safe_open(weights, framework="pt") as file:
-        names = [n.split(".") for n in file.keys() if n.startswith("collaboration.")]  # noqa: SIM118
-        raw = {int(n[1]): file.get_tensor(".".join(n)) for n in names if n[2:] == ["raw"]}
+    names = [name.split(".") for name in weights if name.startswith("collaboration.")]
+    raw = {int(n[1]): weights[".".join(n)] for n in names if n[2:] == ["raw"]}
     return stored_topologies(run.config.model, raw)
 
 
