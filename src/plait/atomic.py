@@ -6,6 +6,7 @@ folder as it was, and at the most a hidden one beside it, which the next try swe
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -38,6 +39,9 @@ def new_file(path: Path, size: int | None = None) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _alive(left_over.name.split(".")[-2]):
+            left_over.unlink(missing_ok=True)
     require_room(path, size or 0)
     try:
         try:
@@ -196,6 +200,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _alive(process: str) -> bool:
+    """Whether a process of this number is there, ours or another's."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _removed(path: Path) -> Path:
