@@ -200,6 +200,7 @@ def test_the_umask_opens_nothing(
 ) -> None:
     monkeypatch.setattr(trial, "problem_in_a_child", lambda library: None)
     (tmp_path / "real.so").write_bytes(LIBRARY)
+    (tmp_path / "real.so").chmod(0o777)
     monkeypatch.setenv("CXX", str(copying_compiler(tmp_path, tmp_path / "real.so")))
     before = os.umask(mask)
     try:
@@ -505,6 +506,8 @@ def test_of_two_processes_one_compiles(
     assert [out for out, _ in results] == ["None\n", "None\n"]
     assert sum(err.count("compiling the kernels for") for _, err in results) == 1
     assert sum("-shared" in call for call in calls.read_text().splitlines()) == 1
+    (record,) = place.glob(f"*/{cache.RECORD}")
+    assert len(json.loads(record.read_text())["tried"]) == 1
     # a compiler that is gone takes nothing from what it built
     out, err = start(PATH="", CXX="nonesuch").communicate(timeout=100)
     assert (out, err) == ("None\n", "")
