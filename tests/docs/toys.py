@@ -24,7 +24,7 @@ HUGGING_FACE = {
     "vocab_size": 512,
     "hidden_size": 32,
     "intermediate_size": 16,
-    "num_hidden_layers": 8,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "num_experts": 8,
