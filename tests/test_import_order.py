@@ -28,6 +28,7 @@ ORDER = (
     "interop",
     "opening",
     "studies",
+    "verification",
     "report",
     "explore",
     "recipes",
@@ -47,22 +48,14 @@ MODULES = {module_name(path): path for path in ROOT.rglob("*.py")}
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Modules of ours that a file imports, inside of functions too; not those for types alone."""
-    for node in _run_time(ast.parse(path.read_text(encoding="utf-8"))):
+    """Modules of ours that a file imports, inside of functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in MODULES else node.module
-
-
-def _run_time(node: ast.AST) -> Iterator[ast.AST]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            continue
-        yield child
-        yield from _run_time(child)
 
 
 def test_every_folder_has_its_place():

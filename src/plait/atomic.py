@@ -4,26 +4,45 @@ Everything that is written to stay goes through here. A process that dies leaves
 folder as it was, and at the most a hidden one beside it, which the next try sweeps away.
 """
 
+import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, size: int | None = None) -> Iterator[Path]:
     """Give a path to write to, whose file takes the name `path` when all went well.
 
     What stood at `path` is replaced; after an error it is still there, and nothing else is.
+
+    Args:
+        path: of the file.
+        size: its bytes, where they are known: what the disk lacks is then said before it is full.
+
+    Raises:
+        OSError: the disk lacks room; the message names the file and the bytes.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    require_room(path, size or 0)
     try:
-        yield partial
+        try:
+            yield partial
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            written = partial.stat().st_size if partial.exists() else 0
+            of = "" if size is None else f" of {size:,}"
+            said = f"the disk was full after {written:,}{of} bytes"
+            raise OSError(error.errno, said, str(path)) from error
         # as public as what it replaces or as its folder, though some libraries write private files
         partial.chmod((path if path.is_file() else path.parent).stat().st_mode & 0o666)
         sync(partial)
@@ -33,10 +52,24 @@ def new_file(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def require_room(path: Path, size: int) -> None:
+    """Make sure that the disk where `path` is to be has room for `size` bytes.
+
+    Raises:
+        OSError: it has not; the message names the file and the bytes that it lacks.
+    """
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    lacking = size - shutil.disk_usage(folder).free
+    if lacking > 0:
+        said = f"the disk lacks {lacking:,} of the {size:,} bytes that it takes"
+        raise OSError(errno.ENOSPC, said, str(path))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file."""
-    with new_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    data = text.encode()
+    with new_file(path, len(data)) as partial:
+        partial.write_bytes(data)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -45,16 +78,29 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Give an empty folder to fill, which takes the name `path` when all went well.
+
+    Args:
+        path: of the folder.
+        replaces: names of files and folders in `path` that this one stands for anew. Where it holds
+            nothing else it is replaced as a whole.
 
     Raises:
         ValueError: there is something of that name already, other than an empty folder.
     """
     path = Path(path)
     with own_folder(path) as folder:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} is there already: choose another place, or remove it")
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file: choose another place, or remove it")
+        strangers = (
+            [p.name for p in path.iterdir() if p.name not in replaces] if path.exists() else []
+        )
+        if strangers:
+            raise ValueError(
+                f"{path} is there already and holds {strangers[0]}: choose another place, or "
+                "remove it"
+            )
         yield folder
         publish(folder, path)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from plait import __version__ as plait_version
-from plait.cli.table import COMMANDS
+from plait.cli.commands import COMMANDS
 from plait.data import corpora
+from plait.data.tokenizer import Tokenizer
 
 STUDY = Path(__file__).parents[1] / "studies" / "before_the_move"
 
@@ -98,14 +99,33 @@ def test_help_and_version_import_almost_nothing(tmp_path):
     assert done.stdout == f"plait {plait_version}\n"
 
 
-def test_a_missing_extra_names_itself(tmp_path):
-    (tmp_path / "altair.py").write_text("raise ModuleNotFoundError(name='altair')\n")
-    folder = tmp_path / "runs" / "demo"
-    folder.mkdir(parents=True)
-    done = plait("study", "report", "demo", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+@pytest.mark.parametrize(
+    ("module", "extra", "words"),
+    [
+        ("altair", "report", ["study", "report", "before-the-move"]),
+        ("pyarrow", "report", ["trace", "RUN", "--text", "README"]),
+        ("uvicorn", "explore", ["explore", "RUN"]),
+        ("transformers", "hf", ["export", "RUN", "out"]),
+        ("lm_eval", "eval", ["eval", "RUN", "--tasks", "arc_easy"]),
+        ("trackio", "track", ["train", "nano", "--track", "trackio", "--data.corpus", "CORPUS"]),
+    ],
+)
+def test_a_missing_extra_names_itself(module, extra, words, tmp_path, corpus):
+    shutil.copytree(STUDY, tmp_path / "runs" / "before-the-move")
+    (tied,) = (tmp_path / "runs").glob("*/tied-*")
+    Tokenizer.train(["a text to trace"], 300).save(tied / "tokenizer.json")
+    (tmp_path / "README").write_text("a text to trace\n" * 20)
+    (tmp_path / "missing").mkdir()
+    (tmp_path / "missing" / f"{module}.py").write_text(
+        f"raise ModuleNotFoundError(name={module!r})\n"
+    )
+    names = {"RUN": str(tied), "CORPUS": str(corpus)}
+    path = os.pathsep.join([str(tmp_path / "missing"), os.environ.get("PYTHONPATH", "")])
+    done = plait(*[names.get(word, word) for word in words], cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert 'in a clone of Plait, pip install -e ".[report]"' in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"plait: this needs {module}")
+    assert f'pip install "plait[{extra}]"' in done.stderr
+    assert f'pip install -e ".[{extra}]"' in done.stderr
 
 
 def complete(script, words):
@@ -178,3 +198,26 @@ def test_train_resume_eval_generate(tmp_path, corpus):
     other = plait(*command, "--model.sharing.router=all", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     assert len(list((tmp_path / "runs" / "single").iterdir())) == 2, "configurations never meet"
+
+
+def test_a_run_is_whole_where_its_corpus_is_not(tmp_path):
+    corpora.tiny(tmp_path / "tiny")
+    trained = plait("train", "nano", "--data.corpus", "tiny", *TINY, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    (folder,) = (tmp_path / "runs" / "single").iterdir()
+    moved = tmp_path / "elsewhere"
+    shutil.move(folder, moved)
+    shutil.rmtree(tmp_path / "tiny")
+    (tmp_path / "text.txt").write_text("def walk(depth):\n    return depth + 1\n" * 20)
+    for words in (
+        ["generate", "elsewhere", "--prompt", "def", "--tokens", "3"],
+        ["trace", "elsewhere", "--text", "text.txt", "--tokens", "200", "--perturb-tokens", "0"],
+        ["export", "elsewhere", "exported"],
+        ["tie", "elsewhere", "tied", "--experts", "all", "--text", "text.txt"],
+        ["explore", "elsewhere", "--static", "page.html", "--text", "a plait"],
+    ):
+        done = plait(*words, cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+    assert (tmp_path / "exported" / "tokenizer.json").is_file()
+    assert (tmp_path / "tied" / "tokenizer.json").is_file()
+    assert json.loads((moved / "corpus.json").read_text())["sources"]

@@ -17,6 +17,7 @@ MAIN_JOB = (
     "plait.studies.runner",
     "plait.studies.worker",
     "plait.training",
+    "plait.surgery.tying",
     "plait.report.study.study_report",
     "plait.report.study.routing_section",
     "plait.report.routing.trace_report",

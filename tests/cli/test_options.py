@@ -7,9 +7,9 @@ import pytest
 
 from plait import recipes
 from plait.cli import models, train
+from plait.cli.commands import COMMANDS
 from plait.cli.options import shape_of
 from plait.cli.parsing import UsageError, parse
-from plait.cli.table import COMMANDS
 from plait.config import CollaborationConfig
 from plait.config.files import config_hash, from_dict, save_yaml, to_dict
 

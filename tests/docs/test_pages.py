@@ -25,8 +25,8 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from plait.cli import EXTRAS
+from plait.cli.commands import COMMANDS
 from plait.cli.options import shape_of
-from plait.cli.table import COMMANDS
 from plait.config import ModelConfig, TrainConfig
 from plait.config.files import from_dict
 from plait.data import Specification

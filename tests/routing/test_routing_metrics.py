@@ -192,7 +192,8 @@ def test_random_routing_meets_chance(experts: int, top_k: int) -> None:
     meets_chance(consistency.engagement(trace, r).longest)
     meets_chance(consistency.engagement(trace, r).four)
     if top_k > 1:
-        meets_chance(load.mean_pair_entropy(trace, r))
+        for row in range(len(trace.info.routed)):
+            meets_chance(load.coactivation(trace, r, row).pair_entropy)
     for group in consistency.agreement(trace, r).values():
         meets_chance(group)
     meets_chance(load.load(trace, r).max_over_mean[0], 0.05)
@@ -237,7 +238,7 @@ def test_label_free_metrics_ignore_labels(seed: int, routed: int, top_k: int) ->
             consistency.information(t, r).adjacent,
             *loads.max_over_mean,
             *loads.dead,
-            load.mean_pair_entropy(t, r),
+            load.coactivation(t, r, 0).pair_entropy,
             *domains.corrected,
             specialisation.by_token(t, r, 0),
             specialisation.path_domain_information(t, r),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from plait import __version__
-from plait.cli.table import COMMANDS, overview
+from plait.cli.commands import COMMANDS, overview
 
 EXTRAS = {
     "altair": "report",
@@ -60,8 +60,8 @@ def missing_extra(module: str) -> str | None:
         return None
     extra = EXTRAS[name]
     return (
-        f'this needs {name}, which the extra "{extra}" brings: in a clone of Plait, '
-        f'pip install -e ".[{extra}]"'
+        f'this needs {name}, which the extra "{extra}" brings: pip install "plait[{extra}]", or, '
+        f'in a clone of Plait, pip install -e ".[{extra}]"'
     )
 
 

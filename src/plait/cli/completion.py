@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Literal, get_args, get_origin
 
+from plait.cli.commands import COMMANDS
 from plait.cli.options import Base, shape_of
-from plait.cli.table import COMMANDS
 
 SCRIPTS = {
     "bash": r"""_plait() {

@@ -1,10 +1,11 @@
-"""Commands on text: build a corpus, look into one."""
+"""Commands on text: build a corpus, look into one; and the corpus that other commands need."""
 
 from pathlib import Path
 
-from plait.cli.output import console, progress
+from plait.cli.output import console, progress, say
 from plait.data import corpora
 from plait.data.build import build
+from plait.data.corpus import MANIFEST
 from plait.data.summary import inspect
 from plait.report.terminal.corpus_table import corpus_tables
 
@@ -33,3 +34,14 @@ def data_inspect(corpus: str, /) -> None:
     folder = Path(corpus)
     path = folder if folder.is_dir() else corpora.default_path(corpus)
     console.print(corpus_tables(inspect(path)))
+
+
+def ensure_corpus(name: str) -> None:
+    """Build a named corpus with a progress bar, unless it is there; a folder is left alone."""
+    if name not in corpora.NAMED:
+        return
+    path = corpora.default_path(name)
+    if not (path / MANIFEST).is_file():
+        say(f"building the corpus {name} in {path}")
+        with progress() as shown:
+            build(corpora.specification(name), path, shown)

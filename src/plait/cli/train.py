@@ -59,7 +59,7 @@ def train(
         experiment: what the options change.
         launch: where and on what it trains.
     """
-    from plait.cli.corpus import ensure_corpus
+    from plait.cli.data import ensure_corpus
     from plait.report.terminal.score_tables import evaluation_summary
     from plait.storage.run_folder import run_folder
     from plait.training.loop import train as train_run

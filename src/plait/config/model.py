@@ -1,14 +1,14 @@
-"""The typed, frozen configuration of a model.
+"""The typed, frozen configuration of a model, and what would make it impossible.
 
-A configuration *is* the experiment: it is saved whole beside every run, and the run's folder is
-named by its hash. What exists only at run time (device, mesh, tokenizer) is an argument elsewhere.
+What is impossible is said in one line with the way out; a setting that would be ignored is an
+error, and one that cannot do what it is for is a warning.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from plait.config.checks import check_sizes, check_structure
 from plait.config.parts import (
     AttentionConfig,
     BalanceConfig,
@@ -51,8 +51,10 @@ class ModelConfig:
     """standard deviation of the normal initialisation, in both modes used for embeddings"""
 
     def __post_init__(self) -> None:
-        check_sizes(self)
-        check_structure(self)
+        _check_sizes(self)
+        _check_sharing(self)
+        _check_router(self)
+        _check_collaboration(self)
 
     @cached_property
     def plans(self) -> Plans:
@@ -92,3 +94,188 @@ class ModelConfig:
         if where == "every":
             return tuple(range(self.depth))
         return self.routed_depths if where == "routed" else self.deciding_depths
+
+
+def _check_sizes(config: ModelConfig) -> None:
+    attention, experts, router = config.attention, config.experts, config.router
+    counts = (experts.count,) if isinstance(experts.count, int) else experts.count
+    at_least_one = {
+        "vocab_size": config.vocab_size,
+        "depth": config.depth,
+        "width": config.width,
+        "context": config.context,
+        "attention.heads": attention.heads,
+        "attention.kv_heads": attention.kv_heads,
+        "attention.head_width": attention.head_width,
+        "experts.width": experts.width,
+        "experts.top_k": experts.top_k,
+        "experts.count": min(counts, default=0),
+        "experts.dense_width": experts.dense_width,
+        "router.inner_width": router.inner_width,
+    }
+    for name, value in at_least_one.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}: it must be 1 or more")
+    at_least_zero = {
+        "attention.lora_rank": attention.lora_rank,
+        "experts.shared_width": experts.shared_width,
+        "balance.switch": config.balance.switch,
+        "balance.z": config.balance.z,
+        "balance.bias_rate": config.balance.bias_rate,
+        "norm_eps": config.norm_eps,
+        "init_std": config.init_std,
+    }
+    for name, amount in at_least_zero.items():
+        if not amount >= 0:
+            raise ValueError(f"{name} is {amount}: it must be 0 or more")
+    if attention.clip_qkv is not None and not attention.clip_qkv > 0:
+        raise ValueError(
+            f"attention.clip_qkv is {attention.clip_qkv}: it must be above 0, or unset"
+        )
+    heads, kv_heads, head_width = config.heads
+    if attention.head_width is None and config.width % heads:
+        raise ValueError(
+            f"width {config.width} is not divisible by {heads} heads: change one of them, or set "
+            "attention.head_width"
+        )
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} key/value heads evenly")
+    if config.attention.position == "rope" and head_width % 2:
+        raise ValueError(f"rotary embedding needs an even head width, not {head_width}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout is {config.dropout}: it must be in [0, 1)")
+    if not 0 <= experts.dense_first <= config.depth:
+        raise ValueError(f"experts.dense_first is {experts.dense_first}, depth is {config.depth}")
+    if bool(experts.dense_first) != (experts.dense_width is not None):
+        raise ValueError(
+            "experts.dense_first and experts.dense_width go together: set both or none"
+        )
+    if experts.shared_gate and not experts.shared_width:
+        raise ValueError("experts.shared_gate needs a shared expert: set experts.shared_width")
+
+
+def _check_sharing(config: ModelConfig) -> None:
+    plans, experts = config.plans, config.experts
+    for bank in range(plans.experts.count):
+        dense = {depth < experts.dense_first for depth in plans.experts.uses(bank)}
+        if len(dense) > 1:
+            raise ValueError(
+                f"expert bank {bank} is used at depths {plans.experts.uses(bank)}, but the first "
+                f"{experts.dense_first} depths are dense: let sharing.experts begin after them"
+            )
+    if not isinstance(experts.count, int):
+        if len(experts.count) != plans.experts.count:
+            raise ValueError(
+                f"experts.count names {len(experts.count)} banks, but the plan "
+                f"{config.sharing.experts!r} has {plans.experts.count}: give one number for each"
+            )
+        for bank, count in enumerate(experts.count):
+            if config.experts_in_bank(bank) != count:
+                raise ValueError(f"experts.count: bank {bank} is dense, write 1 in its place")
+    for depth in range(config.depth):
+        if experts.shared_width and depth >= experts.dense_first and config.experts_at(depth) == 1:
+            raise ValueError(
+                f"experts.shared_width: depth {depth} is dense and has no shared expert beside it; "
+                "set shared_width to 0, or give that depth more experts"
+            )
+    for depth in config.routed_depths:
+        if config.experts_at(depth) < experts.top_k:
+            raise ValueError(
+                f"experts.top_k is {experts.top_k}, but depth {depth} has only "
+                f"{config.experts_at(depth)} experts"
+            )
+    kinds = {"router": plans.router, "decision": plans.decision}
+    if config.collaboration is not None:
+        kinds["collaboration"] = plans.collaboration
+    for kind, plan in kinds.items():
+        for bank in range(plan.count):
+            counts = {d: config.experts_at(d) for d in plan.uses(bank) if d in config.routed_depths}
+            if len(set(counts.values())) > 1:
+                raise ValueError(
+                    f"sharing.{kind}: bank {bank} serves depths with different expert counts "
+                    f"{counts} (depth: experts); give those depths banks of their own"
+                )
+            if counts and plan.uses(bank)[0] not in counts:
+                raise ValueError(
+                    f"sharing.{kind}: bank {bank} begins at depth {plan.uses(bank)[0]}, which is "
+                    f"dense, and serves depth {min(counts)}, which is routed: begin it there"
+                )
+    for bank in range(plans.decision.count):
+        routers = {plans.router.banks[depth] for depth in plans.decision.uses(bank)}
+        if len(routers) > 1:
+            raise ValueError(
+                f"sharing.decision: bank {bank} is decided once for depths "
+                f"{plans.decision.uses(bank)}, which name {len(routers)} routers, so all but one "
+                f"would be ignored: set sharing.router to {config.sharing.decision!r} as well"
+            )
+    unshared = plans.attention.count == plans.attention.depth
+    if config.attention.lora_rank and unshared:
+        raise ValueError(
+            "attention.lora_rank adapts shared attention to each depth, but sharing.attention "
+            "shares nothing: set lora_rank to 0 or share attention"
+        )
+
+
+def _check_router(config: ModelConfig) -> None:
+    router = config.router
+    if router.kind in ("linear", "random-fixed") and router.inner_width is not None:
+        raise ValueError(f"router.inner_width has no meaning for a {router.kind} router: unset it")
+    if router.gating == "topk-softmax" and router.renormalise:
+        raise ValueError("router.renormalise: topk-softmax gates sum to 1 already; set it to False")
+    if config.balance.bias_rate and not router.bias:
+        raise ValueError("balance.bias_rate moves the router's bias: set router.bias to True")
+    if router.kind in ("low-rank", "recurrent"):
+        counts = {config.experts_at(depth) for depth in config.routed_depths}
+        if router.kind == "low-rank" and len(counts) > 1:
+            raise ValueError(
+                f"a low-rank router has one base for all depths, but they have {sorted(counts)} "
+                "experts: give every bank the same experts.count"
+            )
+
+
+def _check_collaboration(config: ModelConfig) -> None:
+    c = config.collaboration
+    if c is None:
+        if config.plans.collaboration.count < config.depth:
+            raise ValueError(
+                "sharing.collaboration is set, but there is no collaboration: set collaboration, "
+                "or leave its plan at 'own'"
+            )
+        return
+    if not config.routed_depths:
+        raise ValueError("collaboration needs more than one expert: set experts.count, or unset it")
+    if not c.strength and not c.routing_strength:
+        raise ValueError("collaboration has no effect: set its strength or its routing_strength")
+    if not c.temperature > 0:
+        raise ValueError(f"collaboration.temperature is {c.temperature}: it must be positive")
+    if c.signed and c.row_normalise:
+        raise ValueError(
+            "collaboration.signed: signed rows have no sum to divide by; set row_normalise False"
+        )
+    if c.control == "gate-scale":
+        neutral = CollaborationConfig(
+            strength=c.strength, routing_strength=0.0, control="gate-scale"
+        )
+        if c != neutral or config.plans.collaboration.count < config.depth:
+            raise ValueError(
+                "collaboration.control gate-scale has no topology: set routing_strength to 0 and "
+                "leave every other option but strength, and sharing.collaboration, at its default"
+            )
+        return
+    deciding = {config.plans.collaboration.banks[depth] for depth in config.deciding_depths}
+    serving = {config.plans.collaboration.banks[depth] for depth in config.routed_depths}
+    if not c.strength and serving != deciding:
+        raise ValueError(
+            "collaboration without messages acts only where a decision is made, so some topologies "
+            f"would be ignored: set sharing.collaboration to {config.sharing.decision!r} as well"
+        )
+    least = 2 if c.self_loop else 3
+    if c.strength and c.row_normalise and config.experts.top_k < least:
+        remedy = "" if c.self_loop else " or self_loop True"
+        warnings.warn(
+            f"collaboration with row-normalised messages and top_k={config.experts.top_k}: the "
+            f"renormalised topology over fewer than {least} chosen experts is constant, so S gets "
+            "no gradient from messages and cannot be learned by them; use top_k ≥ 3, row_normalise "
+            f"False{remedy}",
+            stacklevel=4,
+        )

@@ -248,12 +248,8 @@ class HubDataset(Source):
 
     def documents(self, cache: Path) -> Iterator[Document]:
         """Give one document per row; see `Source.documents`."""
-        try:
-            import datasets
-        except ImportError:
-            raise ValueError(
-                f"dataset {self.name!r} needs the datasets library: pip install datasets"
-            ) from None
+        import datasets  # of the extra `hf`
+
         try:
             rows = datasets.load_dataset(
                 self.name, self.config, split=self.split, revision=self.revision, streaming=True

@@ -244,11 +244,6 @@ def analyse(
     )
 
 
-def summarise(trace: Trace, decode: Callable[[int], str] | None = None) -> dict[str, Any]:
-    """Every metric of a trace as plain values for `json.dumps`."""
-    return analyse(trace).to_dict(decode)
-
-
 def notes(analyses: Sequence[Analysis]) -> list[tuple[str, str]]:
     """What a reader has to know, each note once: the models it is about, and the note."""
     about: dict[str, list[str]] = {}

@@ -339,11 +339,6 @@ def _from_table(table: Any, info: TraceInfo) -> Trace:
 
 
 def _parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError(
-            "traces are Parquet files: install pyarrow, or in a clone of Plait "
-            "pip install -e '.[report]'"
-        ) from None
+    import pyarrow.parquet  # of the extra `report`
+
     return pyarrow.parquet

@@ -1,7 +1,8 @@
 """All that a run is at one moment, and its way into a checkpoint and back."""
 
+import statistics
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from plait.storage.checkpoint import STATE, WEIGHTS, read_progress
 from plait.storage.sharded_state import load_shards, shard_shapes
 from plait.storage.weights import find_weights, load_weights, read_weights
 
+REMEMBERED = 64
+"""steps whose losses a spike is measured against"""
+SPIKE = 2.0
+"""nats per token above their median: no batch of text is so much harder than another"""
+
 
 @dataclass
 class Counters:
@@ -29,10 +35,24 @@ class Counters:
     skipped_steps: int = 0
     """steps whose loss or gradient was not finite"""
     skipped_in_a_row: int = 0
+    loss_spikes: int = 0
+    """steps whose loss was finite and far above those before it"""
+    recoveries: list[dict[str, int]] = field(default_factory=list)
+    """times that the run went back: {"step", "back_to", "tokens_skipped"}"""
+    recent_losses: list[float] = field(default_factory=list)
+    """of the last steps that were taken, in nats per token: what a spike is measured against"""
     seconds: float = 0.0
     """since the run began, interruptions left out"""
     training_seconds: float = 0.0
     """of these, in optimizer steps"""
+
+    def is_spike(self, loss: float) -> bool:
+        """Count a finite loss that is far above the median of those before it; keep it for them."""
+        enough = len(self.recent_losses) >= REMEMBERED // 2
+        spike = enough and loss > statistics.median(self.recent_losses) + SPIKE
+        self.loss_spikes += spike
+        self.recent_losses = [*self.recent_losses, loss][-REMEMBERED:]
+        return spike
 
 
 class TrainState:
@@ -141,6 +161,10 @@ class TrainState:
         for name, set_state in self._random_states().items():
             if name in tensors:
                 set_state(tensors[name])
+
+    def skip_to(self, place: dict[str, Any]) -> None:
+        """Go on in the data from where `batches.state()` was `place`."""
+        self.batches = self._batches(place)
 
     def _random_states(self) -> dict[str, Any]:
         rank = self.world.rank

@@ -67,24 +67,11 @@ class Hosted:
 
 
 def open_trackers(names: Sequence[Tracker], folder: Path, config: Row) -> list[Sink]:
-    """Open the sinks asked for.
-
-    Raises:
-        ValueError: the library of one is not installed.
-
-    """
-    sinks: list[Sink] = []
-    for name in names:
-        try:
-            sinks.append(
-                TensorBoard(folder) if name == "tensorboard" else Hosted(name, folder, config)
-            )
-        except ImportError:
-            raise ValueError(
-                f"tracking with {name} needs it installed: pip install {name}, or in a clone of "
-                "Plait pip install -e '.[track]'"
-            ) from None
-    return sinks
+    """Open the sinks asked for; their libraries are in the extra `track`."""
+    return [
+        TensorBoard(folder) if name == "tensorboard" else Hosted(name, folder, config)
+        for name in names
+    ]
 
 
 def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:

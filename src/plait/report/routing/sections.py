@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from plait.report.figure import Figure, Section
 from plait.report.palette import Series, series
-from plait.report.routing.consistency import consistency_figures, consistency_maps
+from plait.report.routing.consistency_figures import consistency_figures, consistency_maps
 from plait.report.routing.coverage import coverage_figure, window_figure
 from plait.report.routing.domains import domain_figure, expert_domain_figures
 from plait.report.routing.expert_load import coactivation_figures, load_figures, load_maps

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.routing import chance
-from plait.routing.metrics.paths import entropy_of, mean_of
+from plait.routing.metrics.paths import entropy_of
 from plait.routing.trace import Trace
 from plait.statistics import Estimate, Resampler
 
@@ -136,12 +136,3 @@ def coactivation(trace: Trace, resampler: Resampler, row: int) -> CoActivation:
             ceiling=log_pairs,
         )
     return CoActivation(trace.info.routed[row], joint, lift, pair_entropy)
-
-
-def mean_pair_entropy(trace: Trace, resampler: Resampler) -> Estimate | None:
-    """Mean over depths of the pair entropy."""
-    parts = [
-        coactivation(trace, resampler, row).pair_entropy for row in range(len(trace.info.routed))
-    ]
-    known = [part for part in parts if part is not None]
-    return mean_of(known) if known else None

@@ -25,7 +25,7 @@ def study_run(name: str, /, runs: Path = RUNS, jobs: int = 1, device: str | None
         jobs: processes at a time; the processor's threads are divided among them.
         device: as torch names it; None: CUDA where there is one, else the CPU.
     """
-    from plait.cli.corpus import ensure_corpus
+    from plait.cli.data import ensure_corpus
     from plait.studies.runner import run
 
     study = recipes.study(name)
