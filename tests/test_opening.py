@@ -28,6 +28,17 @@ def test_what_is_no_model_is_refused_with_the_fix(tmp_path):
         opening.open_models([])
 
 
+@pytest.mark.parametrize(
+    "text", ["3", "[]", "[" * 10_000, '{"model_type": []}', '{"model_type": "olmoe"}', "{"]
+)
+def test_what_transformers_cannot_load_is_one_line(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="transformers cannot load it") as caught:
+        opening.open_model(tmp_path, "cpu")
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_device_that_is_not_there_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"there is no device 'cuda:7' here .*: try cpu"):
         opening.open_model(tmp_path, "cuda:7")

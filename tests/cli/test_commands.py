@@ -128,6 +128,25 @@ def test_a_missing_extra_names_itself(module, extra, words, tmp_path, corpus):
     assert f'pip install -e ".[{extra}]"' in done.stderr
 
 
+def test_a_tokenizer_of_another_model_is_one_line(tmp_path):
+    shutil.copytree(STUDY, tmp_path / "runs" / "before-the-move")
+    (tied,) = (tmp_path / "runs").glob("*/tied-*")
+    words = [f"{first}{second} " for first in "abcdefghij" for second in "klmnopqrst"]
+    Tokenizer.train(words, 400).save(tied / "tokenizer.json")
+    (tmp_path / "text.txt").write_text("".join(words) * 20)
+    run = str(tied)
+    for command in (
+        ["trace", run, "--text", "text.txt", "--perturb-tokens", "0"],
+        ["generate", run, "--prompt", words[-1]],
+        ["tie", run, "out", "--router", "all", "--merge", "mean", "--text", "text.txt"],
+        ["explore", run, "--static", "page.html", "--text", words[-1]],
+    ):
+        done = plait(*command, cwd=tmp_path)
+        assert done.returncode == 1, command
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert "put the tokenizer back that it was trained with" in done.stderr, command
+
+
 def complete(script, words):
     """What bash offers for the last of `words` once it has read our script."""
     offer = "_plait; printf '%s\\n' \"${COMPREPLY[@]}\""

@@ -1,6 +1,8 @@
 """Configurations: written and read back unchanged, refused by name, hashed whole."""
 
 import dataclasses
+import math
+import re
 import types
 import typing
 import warnings
@@ -16,10 +18,14 @@ from plait.config import (
     CollaborationConfig,
     ExpertConfig,
     ModelConfig,
+    OptimizerConfig,
     RouterConfig,
+    TrainConfig,
 )
+from plait.config.counts import count
 from plait.config.files import config_hash, from_dict, load_yaml, save_yaml, to_dict
-from plait.sharing import Sharing
+from plait.config.limits import MODEL_LIMITS, TRAINING_LIMITS
+from plait.sharing import DEEPEST, Sharing
 
 BASE = ModelConfig(vocab_size=64, depth=8, width=32)
 LEARNABLE = CollaborationConfig(row_normalise=False)
@@ -228,6 +234,83 @@ def test_what_cannot_be_or_would_be_ignored_is_refused_by_name(changes, says):
     with pytest.raises(ValueError, match=says) as caught:
         replace(BASE, **changes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", MODEL_LIMITS)
+def test_every_number_of_a_model_has_its_bounds(name):
+    least, most = MODEL_LIMITS[name]
+    for value, says in ((least - 1, "or more"), (most + 1, "at the most"), (10**5000, "at the")):
+        data = to_dict(BASE)
+        *parts, last = name.split(".")
+        place = data
+        for part in parts:
+            place = place[part]
+        place[last] = value
+        with pytest.raises(ValueError, match=f"{re.escape(name)} is .*{says}") as caught:
+            from_dict(ModelConfig, data)
+        assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("name", TRAINING_LIMITS)
+def test_every_number_of_a_run_has_its_bounds(name):
+    least, most = TRAINING_LIMITS[name]
+    for value, says in ((least - 1, "or more"), (most + 1, "at the most")):
+        data = to_dict(TrainConfig(model=BASE))
+        *parts, last = name.split(".")
+        place = data
+        for part in parts:
+            place = place[part]
+        place[last] = value
+        if name == "schedule.decay" and value > most:
+            place["name"] = "wsd"
+        with pytest.raises(ValueError, match=f"{re.escape(name)}.*{says}"):
+            from_dict(TrainConfig, data)
+
+
+def test_no_whole_number_is_without_bounds():
+    """A new option of a configuration needs a row in the table."""
+    numbers = {
+        ".".join(path)
+        for path, _ in leaves(TrainConfig(model=BASE))
+        if path[0] != "model" and "int" in str(hint_of(TrainConfig, path))
+    }
+    assert numbers == set(TRAINING_LIMITS)
+    numbers = {
+        ".".join(path) for path, _ in leaves(BASE) if "int" in str(hint_of(ModelConfig, path))
+    }
+    assert numbers == set(MODEL_LIMITS)
+
+
+def hint_of(cls, path):
+    hint = typing.get_type_hints(cls)[path[0]]
+    return hint if len(path) == 1 else hint_of(hint, path[1:])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_every_other_number_is_finite(value):
+    with pytest.raises(ValueError, match="norm_eps is"):
+        replace(BASE, norm_eps=value)
+    with pytest.raises(ValueError, match="rope_theta is"):
+        replace(BASE, attention=AttentionConfig(rope_theta=value))
+    with pytest.raises(ValueError, match="clip is"):
+        TrainConfig(model=BASE, clip=value)
+    with pytest.raises(ValueError, match="weight_decay is"):
+        TrainConfig(model=BASE, optimizer=OptimizerConfig(weight_decay=value))
+    with pytest.raises(ValueError, match="too large a number"):
+        from_dict(ModelConfig, to_dict(BASE) | {"norm_eps": 10**400})
+
+
+def test_a_model_is_no_larger_than_could_be_stored():
+    with pytest.raises(ValueError, match=r"store up to 2\.2e\+21 numbers"):
+        replace(BASE, depth=DEEPEST, width=2**20, experts=ExpertConfig(count=2**16, width=2**20))
+
+
+def test_the_deepest_model_is_described_without_walking_over_depth_for_each_depth():
+    """Its checks and counts look at each depth a few times: squared they would take minutes."""
+    shared = Sharing(experts="(1x2 + 1)*3333 + 1", router="blocks(2)", decision="blocks(2)")
+    deepest = replace(BASE, depth=DEEPEST, sharing=shared)
+    assert len(deepest.deciding_depths) == DEEPEST // 2
+    assert count(deepest).stored < count(deepest).total
 
 
 @pytest.mark.parametrize(

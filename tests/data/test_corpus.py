@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from plait.data import Corpus, Tokenizer, inspect
+from plait.data.batches import Batches, evaluation_batches
 from plait.data.corpora import open_corpus
 from plait.data.corpus import file_sha256
 from plait.report.terminal.corpus_table import corpus_tables
@@ -90,6 +91,75 @@ def test_a_folder_without_a_whole_manifest_is_no_corpus(copy, tmp_path):
     assert "damaged" in refusal(copy)
     manifest.write_text(json.dumps(whole | {"format": 99}))
     assert "format 99" in refusal(copy)
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("splits",), []),
+        (("splits",), {}),
+        (("splits", "train"), MISSING),
+        (("splits", "train"), {}),
+        (("splits", "test", "code"), MISSING),
+        (("splits", "train", "code"), 3),
+        (("splits", "train", "code", "tokens"), "many"),
+        (("splits", "train", "code", "tokens"), 0),
+        (("splits", "train", "code", "tokens"), 10**400),
+        (("splits", "train", "code", "file"), ["a"]),
+        (("splits", "train", "code", "file"), "../tiny/train-code.bin"),
+        (("splits", "train", "code", "file"), "a\0b"),
+        (("tokenizer",), MISSING),
+        (("tokenizer",), None),
+        (("tokenizer", "vocab_size"), "512"),
+        (("tokenizer", "vocab_size"), -1),
+        (("dtype",), "O"),
+        (("dtype",), {}),
+        (("weights",), {"code": 1}),
+        (("weights",), [1, 2]),
+        (("name",), 3),
+        (("sources",), "none"),
+        (("format",), {}),
+    ],
+)
+def test_a_manifest_of_another_shape_is_refused(copy, place, value):
+    manifest = copy / "manifest.json"
+    whole = json.loads(manifest.read_text())
+    inner = whole
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    if value is MISSING:
+        del inner[place[-1]]
+    manifest.write_text(json.dumps(whole))
+    assert len(refusal(copy)) < 1000
+    assert str(copy) in refusal(copy)
+
+
+def test_a_manifest_that_is_no_object_is_refused(copy):
+    for text in ("3", "[]", "[" * 10_000, '{"format": 1}'):
+        (copy / "manifest.json").write_text(text)
+        assert "build the corpus again" in refusal(copy)
+
+
+def test_a_shard_that_is_a_link_out_of_the_corpus_is_refused(copy, tmp_path):
+    shard = copy / "train-code.bin"
+    shutil.move(shard, tmp_path / "elsewhere.bin")
+    shard.symlink_to(tmp_path / "elsewhere.bin")
+    assert "leads out of" in refusal(copy)
+
+
+def test_a_token_beyond_the_vocabulary_is_found_where_it_is_read(copy):
+    for split in ("train", "validation"):
+        shard = copy / f"{split}-code.bin"
+        shard.write_bytes(b"\xff" * shard.stat().st_size)
+    corpus = Corpus.open(copy)
+    batches = Batches(corpus, "train", 16, 8, seed=0)
+    assert "holds token 65535" in refusal(copy, lambda _: [next(batches) for _ in range(4)])
+    batches = evaluation_batches(corpus, "validation", 16, 8)
+    assert "holds token 65535" in refusal(copy, lambda _: next(batches))
 
 
 def test_the_manifest_counts_what_is_there(tiny):

@@ -51,6 +51,22 @@ def test_plain_data_and_back(make):
         (YAML, "vocab_size: 4096\nsources: []", "no sources"),
         ("vocab_size: 4096", "vocab_size: many", "vocab_size 'many' is not of type int"),
         ("vocab_size: 4096", "vocab_size: true", "vocab_size True is not of type int"),
+        (YAML, "vocab_size: 4096\nsources: [3]", "source 3: give it a kind"),
+        (YAML, "vocab_size: 4096\nsources: [{kind: {}}]", "give it a kind"),
+        (YAML, "vocab_size: 4096\nsources: [{kind: []}]", "give it a kind"),
+        (YAML, "[" * 3000, "nests deeper than 100"),
+        (YAML, "when: 2020-13-45", "month must be in"),
+        ("vocab_size: 4096", "vocab_size: 99999999999", "16,777,216 at the most"),
+        ("vocab_size: 4096", "{vocab_size: 4096, validation: .nan}", "not YAML"),
+        ("vocab_size: 4096", "vocab_size: 4096\nvalidation: .nan", "shares of the documents"),
+        ("{code: 75, notes: 25}", "{code: 75}", "to each domain"),
+        ("{code: 75, notes: 25}", "{}", "to each domain"),
+        ("{code: 75, notes: 25}", "{code: x, notes: 25}", "weights .* is not of type"),
+        ("{code: 75, notes: 25}", "{code: .nan, notes: 25}", "to each domain"),
+        ("{code: 75, notes: 25}", "{1: 2, [3]: 4}", "not YAML"),
+        ("{code: 75, notes: 25}", "{1: 2, 3: 4}", "to each domain"),
+        ("parts: [json, email]", "parts: [1, {}]", "parts .* is not of type"),
+        ("parts: [json, email]", "? {}\n    : 1", "not YAML"),
         ("path: texts/**/*.md", "path: 3.11", "path 3.11 is not of type str: put it in quotes"),
     ],
 )
@@ -60,6 +76,7 @@ def test_a_mistake_is_named_in_one_line(tmp_path, old, new, message):
         Specification.load(tmp_path / "mine.yaml")
     assert "mine.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tokenizers
 from hypothesis import given
@@ -50,6 +52,46 @@ def test_a_tokenizer_that_is_not_byte_level_is_refused(tmp_path):
     (tmp_path / "t.json").write_text("{")
     with pytest.raises(ValueError, match=r"not a tokenizer\.json"):
         Tokenizer.load(tmp_path / "t.json")
+
+
+def changed(**parts):
+    """The text of our tokenizer with other parts."""
+    return json.dumps(json.loads(TOKENIZER._backend.to_str()) | parts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "3",
+        "[]",
+        "[" * 10_000,
+        '{"version": "1.0"}',
+        changed(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),  # panics
+        changed(pre_tokenizer={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated"}),
+        changed(decoder=None),
+        changed(model={"type": "BPE", "vocab": {END_OF_TEXT: 4_000_000_000}, "merges": []}),
+        changed(model={"type": "BPE", "vocab": {END_OF_TEXT: 10_000_000}, "merges": []}),
+        changed(model={"type": "BPE", "vocab": {END_OF_TEXT: 0}, "merges": [["a", "b"]]}),
+        changed(model={"type": "BPE", "vocab": {}, "merges": []}, added_tokens=[]),
+    ],
+)
+def test_a_damaged_tokenizer_is_one_line(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer\.json") as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_panic_while_encoding_is_one_line(tmp_path):
+    pattern = {"type": "Split", "pattern": {"Regex": "(a|aa)+$"}, "behavior": "Isolated"}
+    split = pattern | {"invert": False}
+    (tmp_path / "tokenizer.json").write_text(changed(pre_tokenizer=split))
+    tokenizer = Tokenizer.load(tmp_path)
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(ValueError, match=r"cannot read th.* text.*retry-limit") as caught:
+            encode("a" * 40 + "b")
+        assert "\n" not in str(caught.value)
 
 
 def test_a_tiktoken_encoding_gives_the_same_ids():

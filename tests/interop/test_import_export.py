@@ -1,6 +1,8 @@
 """Parity with transformers' own classes, through the files that both sides write."""
 
 import json
+import resource
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -19,6 +21,7 @@ from transformers import (
 )
 
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig, RouterConfig
+from plait.config.files import save_yaml
 from plait.interop import PlaitForCausalLM
 from plait.interop.exporting import export_model
 from plait.interop.importing import import_model
@@ -189,10 +192,53 @@ def test_an_option_that_is_not_supported_is_refused_by_name(name, option, value,
     file = tmp_path / "config.json"
     options = json.loads(file.read_text()) | {option: value}
     file.write_text(json.dumps(options))
-    with pytest.raises(ValueError, match=option) as refusal:
+    with pytest.raises(ValueError, match=rf"config\.json: .*{option}") as refusal:
         import_model(tmp_path, tmp_path / "ours")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("olmoe", {"num_hidden_layers": 10_000_000}, "num_hidden_layers is 10000000"),
+        ("olmoe", {"num_hidden_layers": 9_999}, "9999 layers, but the files have 3"),
+        ("olmoe", {"num_hidden_layers": "3"}, "num_hidden_layers is '3'"),
+        ("olmoe", {"num_hidden_layers": None}, "num_hidden_layers is None"),
+        ("olmoe", {"num_experts": 60_000}, "60000 experts, but the files have 6"),
+        ("olmoe", {"num_experts": 2**40}, "experts.count is 1099511627776"),
+        ("olmoe", {"hidden_size": 2**40}, "width is 1099511627776"),
+        ("olmoe", {"vocab_size": 2**60}, "vocab_size is"),
+        ("olmoe", {"num_attention_heads": 2**60}, "heads"),
+        ("olmoe", {"intermediate_size": 2**60}, "experts.width is"),
+        ("olmoe", {"max_position_embeddings": 2**60}, "context is"),
+        ("olmoe", {"num_labels": 10**12}, None),
+        ("olmoe", {"id2label": {"0": "a"}, "num_labels": 10**9}, None),
+        ("olmoe", {"router_aux_loss_coef": [1], "num_experts_per_tok": 10**9}, "router_aux_loss"),
+        ("olmoe", {"rms_norm_eps": float("nan")}, "norm_eps|rms_norm_eps"),
+        ("olmoe", {"model_type": []}, r"model_type \[\] is not supported"),
+        ("olmoe", {"model_type": {}}, r"model_type \{\} is not supported"),
+        ("olmoe", {"rope_parameters": 3}, "rope"),
+        ("qwen3_moe", {"mlp_only_layers": 3}, "mlp_only_layers"),
+        ("dots1", {"n_shared_experts": "2"}, "n_shared_experts"),
+        ("dots1", {"layer_types": [[]]}, "layer_types"),
+    ],
+)
+def test_numbers_and_types_of_a_configuration_are_checked_before_anything_is_built(
+    name, changes, says, tmp_path
+):
+    random_model(ARCHITECTURES[name]).save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    if says is None:
+        import_model(tmp_path / "theirs", tmp_path / "ours")
+        return
+    with pytest.raises(ValueError, match=says) as refusal:
+        import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert "config.json" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 1000
+    assert not list(tmp_path.glob("*ours*"))
 
 
 def cut_short(folder):
@@ -235,6 +281,81 @@ def with_a_broken_configuration(folder):
     return "config.json: damaged"
 
 
+def with_a_number_for_a_configuration(folder):
+    (folder / "config.json").write_text("3")
+    return "config.json: damaged.*not an object"
+
+
+def with_a_configuration_that_nests(folder):
+    (folder / "config.json").write_text("[" * 10_000)
+    return "config.json: damaged"
+
+
+def with_nan(folder):
+    state = load_file(folder / "model.safetensors")
+    state["model.layers.1.mlp.gate.weight"][3, 3] = float("nan")
+    save_file(state, folder / "model.safetensors")
+    return r"layers\.1\.mlp\.gate\.weight holds NaN or infinite"
+
+
+def with_infinity(folder):
+    state = {n: t.half() for n, t in load_file(folder / "model.safetensors").items()}
+    state["model.norm.weight"][-1] = -float("inf")
+    save_file(state, folder / "model.safetensors")
+    return r"model\.norm\.weight holds NaN or infinite"
+
+
+def with_a_scalar(folder):
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"model.norm.weight": torch.tensor(1.0)}, folder / "model.safetensors")
+    return "of different models"
+
+
+def with_nothing_in_a_tensor(folder):
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"model.norm.weight": torch.ones(0)}, folder / "model.safetensors")
+    return "of different models"
+
+
+def with_whole_numbers(folder):
+    state = load_file(folder / "model.safetensors")
+    save_file({name: t.long() for name, t in state.items()}, folder / "model.safetensors")
+    return "of type I64"
+
+
+def with_weights_from_elsewhere(folder):
+    (folder / "model.safetensors").rename(folder.parent / "elsewhere")
+    (folder / "model.safetensors").symlink_to("../elsewhere")
+    return "leads out of"
+
+
+def with_an_index_that_leads_out(folder, name="../x.safetensors"):
+    (folder / "model.safetensors").rename(folder.parent / "x.safetensors")
+    index = {"weight_map": {"model.norm.weight": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return "leads out of"
+
+
+def with_an_index_of_the_whole_disk(folder):
+    return with_an_index_that_leads_out(folder, str(folder.parent / "x.safetensors"))
+
+
+def with_an_index_without_a_map(folder):
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": [1]}')
+    return "index.json: damaged"
+
+
+def with_an_index_that_nests(folder):
+    (folder / "model.safetensors.index.json").write_text("[" * 10_000)
+    return "index.json: damaged"
+
+
+def with_a_tokenizer_from_elsewhere(folder):
+    (folder.parent / "secret").write_text("not yours")
+    (folder / "tokenizer.json").symlink_to("../secret")
+    return "tokenizer.json: leads out of"
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -245,6 +366,19 @@ def with_a_broken_configuration(folder):
         without_weights,
         without_configuration,
         with_a_broken_configuration,
+        with_a_number_for_a_configuration,
+        with_a_configuration_that_nests,
+        with_nan,
+        with_infinity,
+        with_a_scalar,
+        with_nothing_in_a_tensor,
+        with_whole_numbers,
+        with_weights_from_elsewhere,
+        with_an_index_that_leads_out,
+        with_an_index_of_the_whole_disk,
+        with_an_index_without_a_map,
+        with_an_index_that_nests,
+        with_a_tokenizer_from_elsewhere,
     ],
 )
 def test_damaged_files_give_one_clear_line(damage, tmp_path):
@@ -254,6 +388,76 @@ def test_damaged_files_give_one_clear_line(damage, tmp_path):
         import_model(tmp_path / "theirs", tmp_path / "ours")
     assert "\n" not in str(refusal.value)
     assert not list(tmp_path.glob("*ours*"))
+
+
+def test_a_folder_of_the_hub_clients_cache_is_read(tmp_path):
+    """Its files are links to blobs, which lie outside of the folder."""
+    snapshot, blobs = tmp_path / "models--x/snapshots/0123", tmp_path / "models--x/blobs"
+    random_model(ARCHITECTURES["olmoe"]).save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text("{}")
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, file in enumerate(sorted((tmp_path / "theirs").iterdir())):
+        file.rename(blobs / str(number))
+        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+    import_model(snapshot, tmp_path / "ours")
+    assert (tmp_path / "ours" / "tokenizer_config.json").read_text() == "{}"
+    assert not (tmp_path / "ours" / "tokenizer_config.json").is_symlink()
+
+
+@pytest.fixture
+def full_disk():
+    """The kernel refuses files over 20,000 bytes, as it refuses any on a disk without room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def olmoe_folder(tmp_path):
+    random_model(ARCHITECTURES["olmoe"]).save_pretrained(tmp_path / "theirs")
+    return tmp_path / "theirs"
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    olmoe_folder, woven_folder, full_disk, tmp_path
+):
+    out = tmp_path / "out"
+    for write in (
+        lambda: import_model(olmoe_folder, out),
+        lambda: export_model(woven_folder, out),
+        lambda: tie(woven_folder, out, router="all", merge="mean"),
+    ):
+        with pytest.raises(ValueError, match=r"out: the disk is full, nothing was kept") as refusal:
+            write()
+        assert "\n" not in str(refusal.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
+
+
+def test_a_configuration_with_more_banks_than_the_file_has_tensors_is_refused(
+    woven_folder, tmp_path
+):
+    shutil.copytree(woven_folder, tmp_path / "deep")
+    deep = ModelConfig(vocab_size=VOCABULARY, depth=10_000, width=32)
+    save_yaml(deep, tmp_path / "deep" / "config.yaml")
+    with pytest.raises(ValueError, match="has 10000 banks: the two are of different models"):
+        load_model(tmp_path / "deep")
+
+
+def test_companions_are_copied_from_inside_a_folder_only(woven_folder, tmp_path):
+    shutil.copytree(woven_folder, tmp_path / "theirs")
+    (tmp_path / "secret").write_text("{}")
+    (tmp_path / "theirs" / "generation_config.json").symlink_to("../secret")
+    with pytest.raises(ValueError, match=r"generation_config\.json: leads out of"):
+        tie(tmp_path / "theirs", tmp_path / "tied", router="all", merge="mean")
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"generation_config\.json: leads out of"):
+        export_model(tmp_path / "theirs", tmp_path / "out")
+    (tmp_path / "theirs" / "generation_config.json").unlink()
+    (tmp_path / "theirs" / "generation_config.json").write_text("[" * 10_000)
+    with pytest.raises(ValueError, match=r"generation_config\.json: damaged"):
+        export_model(tmp_path / "theirs", tmp_path / "out")
 
 
 def test_a_missing_shard_is_named(tmp_path):

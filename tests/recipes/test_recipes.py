@@ -51,6 +51,31 @@ def test_a_study_from_a_file(tmp_path):
         recipes.study(f"{tmp_path}/none.py:mine")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def mine(:\n", "mine.py, line 1: SyntaxError: invalid syntax"),
+        ("x = 1\n\nraise KeyError('no')\n", "mine.py, line 3: KeyError: 'no'"),
+        ("import no_such_module\n", "mine.py, line 1: ModuleNotFoundError: No module named"),
+        ("import sys\nsys.exit(3)\n", "mine.py, line 2: SystemExit: 3"),
+        ("def mine():\n    return 1 / 0\n", "mine.py, line 2: ZeroDivisionError"),
+        ("def mine():\n    raise ValueError('a\\nb')\n", "mine.py, line 2: a b"),
+        ("def mine(needed):\n    pass\n", "mine.py: TypeError: mine.. missing 1 required"),
+        ("def mine():\n    return mine()\n", "mine.py, line 2: RecursionError"),
+        ("mine = 3\n", "mine.py: TypeError: 'int' object is not callable"),
+        ("\0", "mine.py"),
+        ("(" * 300 + ")" * 300, "mine.py"),
+    ],
+)
+def test_a_mistake_in_a_studys_file_is_one_line(tmp_path, text, says):
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=says) as caught:
+        recipes.study(f"{file}:mine")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_model_from_a_run_configuration(tmp_path):
     from plait.config.files import save_yaml
 

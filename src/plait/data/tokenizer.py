@@ -90,7 +90,14 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         self._backend.no_truncation()
         self._backend.no_padding()
-        if "ByteLevel" not in str(json.loads(backend.to_str())["decoder"]):
+        # before anything else: the library walks over every number up to the largest
+        most = min(LARGEST_VOCABULARY, 1000 + 2 * backend.get_vocab_size(with_added_tokens=True))
+        if self.vocab_size > most:
+            raise ValueError(
+                f"its tokens are numbered up to {self.vocab_size - 1:,}, with more holes than "
+                f"tokens, or beyond {LARGEST_VOCABULARY:,}: number them anew"
+            )
+        if "ByteLevel" not in repr(backend.decoder):
             raise ValueError(
                 "not a byte-level tokenizer, so bits per byte are undefined: use one of the "
                 "GPT-2, GPT-NeoX, Llama-3 or Qwen kind, or train one"
@@ -102,11 +109,6 @@ class Tokenizer:
             )
         self.end_of_text: int = ends[0]
         """Id of the token that stands before each document."""
-        if self.vocab_size > LARGEST_VOCABULARY:
-            raise ValueError(
-                f"the tokenizer has a token {self.vocab_size - 1:,}: {LARGEST_VOCABULARY:,} are "
-                "the most, so number its tokens anew"
-            )
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -163,7 +165,7 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id, added tokens included."""
-        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values())
+        return 1 + max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,7 +22,8 @@ class _Planned:
     folder: str
 
     def __post_init__(self) -> None:
-        if Path(self.folder).name != self.folder or "\0" in self.folder:
+        plain = Path(self.folder).name == self.folder and "\0" not in self.folder
+        if not plain or self.folder in ("", ".."):
             raise ValueError(f"{quoted(self.folder)} is no folder beside it")
 
 

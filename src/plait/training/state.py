@@ -155,7 +155,7 @@ class TrainState:
         """
         progress = read_progress(path)
         self.counters = from_json(Counters, progress, path / PROGRESS, TRY_ANOTHER)
-        self.batches = self._batches(progress.get("loader"))
+        self.batches = self._batches(progress.get("loader") or {})
         load_weights(self.model, read_weights(path / WEIGHTS), path)
         shapes = shard_shapes(path / STATE)
         tensors: dict[str, Tensor] = {}
@@ -192,6 +192,8 @@ class TrainState:
         found = [full for full in shapes if full.startswith("optimizer.")]
         # written since there are checkpoints that say so: a tensor less would go unnoticed
         _require(expected in (None, len(found)), f"{len(found)} optimizer tensors", "not all")
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
         for full in found:
             name, _, key = full.removeprefix("optimizer.").rpartition(".")
             _require(name in self._trained, full, "of no parameter")
