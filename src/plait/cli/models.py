@@ -60,9 +60,15 @@ def _held_out(
         raise ValueError(f"{opened.folder} does not say what it was trained on: name a --corpus")
     whole = DataConfig(sequence_length=model.config.context)
     how = trained or TrainConfig(model=model.config, data=whole)
+    text = open_corpus(corpus or how.data.corpus)
+    if text.tokenizer.encoding_fingerprint != opened.tokenizer.encoding_fingerprint:
+        raise ValueError(
+            f"corpus {corpus or how.data.corpus} was encoded with another tokenizer than "
+            f"{opened.name}'s: build it with that one (tokenizer: in its specification)"
+        )
     return score(
         model,
-        open_corpus(corpus or how.data.corpus),
+        text,
         split,
         sequence_length=how.data.sequence_length,
         tokens_per_domain=tokens,
