@@ -19,13 +19,13 @@ test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 # A stamp is written only when everything before it went well, so a broken try is done again.
-.venv/.demo: pyproject.toml constraints.txt
+.venv/.demo: Makefile pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing Plait into .venv (once, about a minute) …"
-	$(INSTALL) -e '.[report]'
+	$(INSTALL) -e '.[report,explore,hf]'
 	@touch $@
 
-.venv/.dev: pyproject.toml constraints.txt
+.venv/.dev: Makefile pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing Plait and what its tests need into .venv (once, two or three minutes) …"
 	$(INSTALL) -e '.[dev]'

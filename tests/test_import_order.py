@@ -30,6 +30,7 @@ ORDER = (
     "interop",
     "opening",
     "studies",
+    "verification",
     "report",
     "explore",
     "recipes",

@@ -6,34 +6,53 @@ folder as it was, and at the most a hidden one beside it, which the next try swe
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def disk_full(error: BaseException) -> bool:
     """Whether there was no room to write; libraries in Rust say so in their message alone."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     said = str(error)
-    return getattr(error, "errno", None) in numbers or any(
-        f"(os error {n})" in said for n in numbers
-    )
+    return getattr(error, "errno", None) in _FULL or any(f"(os error {n})" in said for n in _FULL)
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, size: int | None = None) -> Iterator[Path]:
     """Give a path to write to, whose file takes the name `path` when all went well.
 
     What stood at `path` is replaced; after an error it is still there, and nothing else is.
+
+    Args:
+        path: of the file.
+        size: its bytes, where they are known: what the disk lacks is then said before it is full.
+
+    Raises:
+        OSError: the disk lacks room; the message names the file and the bytes.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        if not _alive(left_over.name.split(".")[-2]):
+            left_over.unlink(missing_ok=True)
+    require_room(path, size or 0)
     try:
-        yield partial
+        try:
+            yield partial
+        except Exception as error:
+            if not disk_full(error):
+                raise
+            written = partial.stat().st_size if partial.exists() else 0
+            of = "" if size is None else f" of {size:,}"
+            said = f"the disk was full after {written:,}{of} bytes"
+            raise OSError(errno.ENOSPC, said, str(path)) from error
         # as public as what it replaces or as its folder, though some libraries write private files
         partial.chmod((path if path.is_file() else path.parent).stat().st_mode & 0o666)
         sync(partial)
@@ -47,10 +66,24 @@ def new_file(path: Path) -> Iterator[Path]:
     sync(path.parent)
 
 
+def require_room(path: Path, size: int) -> None:
+    """Make sure that the disk where `path` is to be has room for `size` bytes.
+
+    Raises:
+        OSError: it has not; the message names the file and the bytes that it lacks.
+    """
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    lacking = size - shutil.disk_usage(folder).free
+    if lacking > 0:
+        said = f"the disk lacks {lacking:,} of the {size:,} bytes that it takes"
+        raise OSError(errno.ENOSPC, said, str(path))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file."""
-    with new_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    data = text.encode()
+    with new_file(path, len(data)) as partial:
+        partial.write_bytes(data)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -59,25 +92,34 @@ def write_json(path: Path, data: Any) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replaces: Collection[str] = ()) -> Iterator[Path]:
     """Give an empty folder to fill, which takes the name `path` when all went well.
 
+    Args:
+        path: of the folder.
+        replaces: names of files and folders in `path` that this one stands for anew. Where it holds
+            nothing else it is replaced as a whole.
+
     Raises:
-        ValueError: there is something of that name already, other than an empty folder; or the disk
-            is full.
+        ValueError: there is something of that name already, other than an empty folder.
+        OSError: the disk is full.
     """
     path = Path(path)
     try:
         with own_folder(path) as folder:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise ValueError(f"{path} is there already: choose another place, or remove it")
+            if path.exists() and not path.is_dir():
+                raise ValueError(f"{path} is a file: choose another place, or remove it")
+            held = [p.name for p in path.iterdir()] if path.exists() else []
+            if strangers := [name for name in held if name not in replaces]:
+                raise ValueError(
+                    f"{path} is there already and holds {strangers[0]}: choose another place, or "
+                    "remove it"
+                )
             yield folder
             publish(folder, path)
     except Exception as error:
-        if disk_full(error):
-            raise ValueError(
-                f"{path}: the disk is full, nothing was kept: make room, or choose another place"
-            ) from error
+        if disk_full(error) and not isinstance(error, OSError):  # a library's, which names no file
+            raise OSError(errno.ENOSPC, "the disk is full, nothing was kept", str(path)) from error
         raise
 
 
@@ -158,6 +200,17 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _alive(process: str) -> bool:
+    """Whether a process of this number is there, ours or another's."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _removed(path: Path) -> Path:

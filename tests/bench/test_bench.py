@@ -8,6 +8,7 @@ import torch
 
 from plait.bench import comparison
 from plait.bench.contestants import ours, theirs
+from plait.bench.pieces import PIECES, experts, growth, optimizers, step_parts
 from plait.bench.shapes import SHAPES
 
 
@@ -33,6 +34,19 @@ def test_both_sides_begin_and_train_alike() -> None:
     for _ in range(3):
         batch = next(batches)
         assert mine.step(*batch) == pytest.approx(other.step(*batch), abs=2e-4)
+
+
+def test_each_piece_is_measured_at_toy_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experts, "SHAPES", {"toy": (64, 32, 4, 2, 32)})
+    monkeypatch.setattr(growth, "SHAPES", {"A": SHAPES["tiny"]})
+    printed = {
+        "experts": list(experts.lines()),
+        "step-parts": list(step_parts.lines(((2, 32, 2, 32),), tokens=64, vocabulary=64)),
+        "optimizers": list(optimizers.lines(("tiny",))),
+        "growth": list(growth.lines()),
+    }
+    assert printed.keys() == PIECES.keys()
+    assert [len(lines) for lines in printed.values()] == [2, 6, 6, 5]
 
 
 @pytest.mark.parametrize("asked", [{"shapes": ("Z",)}, {"precisions": ("fp8",)}])

@@ -219,6 +219,22 @@ def test_train_resume_eval_generate(tmp_path, corpus):
     assert len(list((tmp_path / "runs" / "single").iterdir())) == 2, "configurations never meet"
 
 
+def test_eval_refuses_a_corpus_of_another_tokenizer(tmp_path, corpus):
+    trained = plait("train", "nano", f"--data.corpus={corpus}", *TINY, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    (folder,) = (tmp_path / "runs" / "single").iterdir()
+    (tmp_path / "other.txt").write_text("\n\n".join(f"a plait of {n} strands" for n in range(2000)))
+    (tmp_path / "other.yaml").write_text(
+        "name: other\nvocab_size: 300\nsources: "
+        "[{kind: files, path: other.txt, domain: prose, cut: 1000}]\nvalidation: 0.2\ntest: 0.2\n"
+    )
+    built = plait("data", "build", "other.yaml", "--out", "other", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    scored = plait("eval", str(folder), "--corpus", "other", cwd=tmp_path)
+    assert scored.returncode == 1
+    assert "corpus other was encoded with another tokenizer" in scored.stderr
+
+
 def test_a_run_is_whole_where_its_corpus_is_not(tmp_path):
     corpora.tiny(tmp_path / "tiny")
     trained = plait("train", "nano", "--data.corpus", "tiny", *TINY, cwd=tmp_path)

@@ -1,5 +1,6 @@
 import io
 import json
+import random
 import shutil
 
 import numpy as np
@@ -8,6 +9,8 @@ from rich.console import Console
 
 from plait.data import Corpus, Tokenizer, inspect
 from plait.data.batches import Batches, evaluation_batches
+from plait.data.corpora import open_corpus
+from plait.data.corpus import file_sha256
 from plait.report.terminal.corpus_table import corpus_tables
 
 
@@ -39,6 +42,35 @@ def test_a_flipped_bit_is_found_by_inspect(copy):
     shard.write_bytes(data)
     Corpus.open(copy)
     assert "test-prose.bin: its bytes differ" in refusal(copy, inspect)
+
+
+def test_what_training_reads_is_verified_once_and_again_when_it_changes(copy, monkeypatch):
+    read = []
+    verify = Corpus.verify
+    monkeypatch.setattr(Corpus, "verify", lambda corpus: (read.append(corpus.path), verify(corpus)))
+    for _ in range(3):
+        open_corpus(str(copy))
+    assert read == [copy]
+    generator = random.Random(0)
+    shards = sorted(copy.glob("*.bin"))
+    for number in range(24):
+        shard = generator.choice(shards)
+        whole = shard.read_bytes()
+        data = bytearray(whole)
+        data[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        shard.write_bytes(data)
+        assert f"{shard.name}: its bytes differ" in refusal(str(copy), open_corpus), number
+        shard.write_bytes(whole)
+        open_corpus(str(copy))
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_though_its_hash_fits(copy):
+    shard = copy / "train-code.bin"
+    shard.write_bytes(b"\xff" * shard.stat().st_size)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["splits"]["train"]["code"]["sha256"] = file_sha256(shard)
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert "token 65535, but the tokenizer has 512" in refusal(str(copy), open_corpus)
 
 
 def test_another_tokenizer_is_refused(copy):

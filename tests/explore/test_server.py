@@ -2,6 +2,7 @@ import http.client
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from plait.config import (
     TrainConfig,
 )
 from plait.data.corpora import tiny
-from plait.explore import serve, write_static
+from plait.explore import serve, server, write_static
 from plait.explore.server import LOOPBACK, MAX_BODY, _Guard
 from plait.explore.token_paths import MAX_BYTES
 from plait.training import train
@@ -39,6 +40,25 @@ def ask(address, path, body=None, headers=None):
 
 def question(model, text):
     return json.dumps({"model": model, "text": text}).encode()
+
+
+def half_a_request(address):
+    """A connection on which a body was announced and not sent whole."""
+    place = urlsplit(address)
+    connection = socket.create_connection((place.hostname, place.port), timeout=30)
+    connection.sendall(
+        b"POST /api/analyse HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b'content-length: 100\r\n\r\n{"model": 0'
+    )
+    return connection
+
+
+def test_a_body_that_stalls_is_closed_after_a_time(address, monkeypatch):
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.2)
+    with half_a_request(address) as connection:
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"the request stalled" in answer
 
 
 def test_fifty_parallel_requests_get_each_its_own_right_answer(address, models):
@@ -158,6 +178,7 @@ def test_a_run_is_served_by_a_real_process_that_ends_on_ctrl_c(run):
         status, body, _ = ask(address, "/api/models")
         assert status == 200
         assert json.loads(body)["models"][0]["name"] == "run"
+        half_a_request(address).close()  # whoever asks may go away: no traceback in the log
         assert ask(address, "/api/analyse", question(0, "a plait"))[0] == 200
     finally:
         process.send_signal(signal.SIGINT)

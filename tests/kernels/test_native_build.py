@@ -55,5 +55,7 @@ def test_nothing_is_compiled_for_another_device_or_kernel(monkeypatch: pytest.Mo
 
 
 def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAIT_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", str(tmp_path / "nonesuch"))
     assert "no C++ compiler" in str(build.load.__wrapped__())
+    assert not list((tmp_path / "kernels").iterdir())  # one that is installed later is noticed

@@ -26,6 +26,7 @@ from plait.config import (
     TrainConfig,
 )
 from plait.data.corpora import tiny
+from plait.storage.run_folder import RunFolder
 from plait.studies.plan import planned_runs
 from plait.studies.results import read_study
 from plait.studies.runner import run
@@ -203,3 +204,30 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
     outcome = run(long, tmp_path, console=Console(file=said, width=200))
     assert outcome.finished == [planned.folder.name]
     assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
+
+
+@pytest.mark.slow
+def test_two_launchers_share_a_study_and_one_takes_up_what_the_other_leaves(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PLAIT_KERNEL", "reference")
+    shared = study(dataclasses.replace(config, tokens=200_000), "a", "b")
+    folders = [planned.folder for planned in planned_runs(shared, tmp_path)]
+    (tmp_path / "study.pickle").write_bytes(pickle.dumps(shared))
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while not RunFolder(folders[0]).held:
+        assert first.poll() is None
+        time.sleep(0.02)
+    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert second.stdout is not None
+    assert any("a-s0: another process trains it" in line for line in second.stdout)
+    first.kill()  # its worker notices, saves and stops; the second then trains both
+    said, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, said
+    assert "failed" not in said
+    assert all(RunFolder(folder).finished for folder in folders)
+    for folder in folders:
+        steps = [row["step"] for row in RunFolder(folder).metrics() if "loss" in row]
+        assert steps == list(range(1, len(steps) + 1))

@@ -6,7 +6,13 @@ import torch
 from safetensors.torch import load_file
 from training_process import run_rank
 
-from plait.config import EvaluationConfig, OptimizerConfig, RouterConfig
+from plait.config import (
+    BalanceConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    RouterConfig,
+    ScheduleConfig,
+)
 from plait.storage.metrics_file import read_rows
 from plait.training import train
 
@@ -65,3 +71,27 @@ def test_two_ranks_equal_one_and_one_goes_on_where_two_stopped(
         assert found.keys() == weights.keys()
         for key, tensor in weights.items():
             torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_without_micro_batches_the_balance_loss_is_that_of_the_whole_batch(
+    config, processes, tmp_path
+):
+    """On three processes as on one: they pool the load, as a larger micro-batch would."""
+    model = replace(config.model, dropout=0.0, balance=BalanceConfig(switch=0.5, z=1e-3))
+    config = replace(
+        config,
+        model=replace(model, router=RouterConfig()),
+        data=replace(config.data, batch=6, micro_batch=None),
+        tokens=4 * 6 * config.data.sequence_length,
+        schedule=ScheduleConfig(),
+        optimizer=OptimizerConfig(learning_rate=0.01),
+        evaluation=EvaluationConfig(tokens=300, final_tokens=300),
+    )
+    train(config, tmp_path / "one", device="cpu")
+    together(processes, 3, config, tmp_path / "three")
+    one, three = (
+        [(row["loss"], row["balance_loss"], row["z_loss"], row["gradient_norm"]) for row in rows]
+        for rows in (read_rows(tmp_path / name / "metrics.jsonl") for name in ("one", "three"))
+    )
+    assert three == [pytest.approx(row, rel=1e-5) for row in one]

@@ -62,8 +62,8 @@ def missing_extra(module: str) -> str | None:
         return None
     extra = EXTRAS[name]
     return (
-        f'this needs {name}, which the extra "{extra}" brings: pip install "plait[{extra}]", or in '
-        f'a clone pip install -e ".[{extra}]"'
+        f'this needs {name}, which the extra "{extra}" brings: pip install "plait[{extra}]", or, '
+        f'in a clone of Plait, pip install -e ".[{extra}]"'
     )
 
 

@@ -33,6 +33,27 @@ def list_runs(study: tuple[str, ...] = (), /, runs: Path = RUNS) -> None:
     console.print(runs_table(found_runs(runs, study)))
 
 
+def verify(path: Path, /) -> int:
+    """Check whether a corpus, run, study, model or export is whole, and what was made of what.
+
+    The chain is corpus fingerprint → configuration hash → checkpoint hashes → result → report.
+    Exits with 1 where something does not hold.
+
+    Args:
+        path: folder of a corpus, a run, a study, a model or an export.
+    """
+    from plait.verification import verify as verified
+
+    broken = 0
+    for check in verified(path):
+        broken += check.problem is not None
+        say(
+            f"{'holds' if check.problem is None else 'BROKEN'}  {check.what}"
+            + (f": {check.problem}" if check.problem else "")
+        )
+    return 1 if broken else 0
+
+
 def clean(study: tuple[str, ...] = (), /, runs: Path = RUNS, yes: bool = False) -> None:
     """Free disk space: finished runs keep their last checkpoint, and left-overs of crashes go.
 

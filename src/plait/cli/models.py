@@ -20,6 +20,8 @@ def evaluate(
 ) -> None:
     """Score a trained model on held-out text by domain, or on downstream tasks through lm-eval.
 
+    Tasks need the extra eval.
+
     Args:
         run: folder of a run or a model; with --tasks also any transformers folder.
         split: which held-out split.
@@ -58,9 +60,15 @@ def _held_out(
         raise ValueError(f"{opened.folder} does not say what it was trained on: name a --corpus")
     whole = DataConfig(sequence_length=model.config.context)
     how = trained or TrainConfig(model=model.config, data=whole)
+    text = open_corpus(corpus or how.data.corpus)
+    if text.tokenizer.encoding_fingerprint != opened.tokenizer.encoding_fingerprint:
+        raise ValueError(
+            f"corpus {corpus or how.data.corpus} was encoded with another tokenizer than "
+            f"{opened.name}'s: build it with that one (tokenizer: in its specification)"
+        )
     return score(
         model,
-        open_corpus(corpus or how.data.corpus),
+        text,
         split,
         sequence_length=how.data.sequence_length,
         tokens_per_domain=tokens,
@@ -126,7 +134,7 @@ def trace(
     """Show what routing does: paths, load, consistency, specialisation, robustness, topology.
 
     Args:
-        models: folders of runs or of Hugging Face MoE models; several are compared.
+        models: folders of runs, of models, or of Hugging Face MoE models; several are compared.
         text: files, folders or patterns, as PATH or DOMAIN=PATH, or corpora; by default the test
             split of the first run's corpus.
         out: folder for trace.parquet, routing.json, routing.html and the figures.
@@ -163,7 +171,7 @@ def explore(
     """Serve a page where the path of every token of a text can be followed.
 
     Args:
-        models: folders of runs or of Hugging Face MoE models.
+        models: folders of runs, of models, or of Hugging Face MoE models.
         host: address to listen on; anything but loopback lets others in.
         port: 0 takes a free one.
         static: write one self-contained page to this file instead, for the texts given.

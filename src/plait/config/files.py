@@ -156,6 +156,20 @@ def from_json(cls: type[C], data: dict[str, Any], path: Path, fix: str) -> C:
 
 
 def config_hash(config: Any) -> str:
-    """Twelve hexadecimal digits of SHA-256 over the whole configuration, in canonical form."""
-    canonical = json.dumps(to_dict(config), sort_keys=True, ensure_ascii=False)
+    """Twelve hexadecimal digits of SHA-256 over the whole configuration, in canonical form.
+
+    An option that a later version added (`metadata={"added": True}`) counts where it is not at its
+    default, so that runs of earlier versions keep their names.
+    """
+    canonical = json.dumps(_hashed(config), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _hashed(config: Any) -> Any:
+    if not dataclasses.is_dataclass(config):
+        return to_dict(config)
+    return {
+        f.name: _hashed(getattr(config, f.name))
+        for f in dataclasses.fields(config)
+        if not (f.metadata.get("added") and getattr(config, f.name) == f.default)
+    }

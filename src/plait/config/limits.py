@@ -50,6 +50,7 @@ TRAINING_LIMITS: Limits = {
     "checkpoint.every": (1, MOST_TOKENS),
     "checkpoint.keep": (1, MOST_TOKENS),
     "skip_limit": (1, MOST_TOKENS),
+    "recoveries": (0, MOST_TOKENS),
     "log_every": (1, MOST_TOKENS),
     "seed": (-MOST_TOKENS, MOST_TOKENS),
 }

@@ -25,7 +25,8 @@ class DataConfig:
     batch: int = 16
     """sequences in an optimizer step, over all processes"""
     micro_batch: int | None = None
-    """sequences that go through the model at once, on each process; None: its share of batch"""
+    """sequences that go through the model at once on a process, whose load a balance loss takes;
+    None: a process' share of batch, and the load of all processes together"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +144,10 @@ class TrainConfig:
     clip: float | None = 1.0
     """largest norm of the whole gradient; None: as it comes"""
     skip_limit: int = 10
-    """optimizer steps in a row whose loss or gradient is not finite: fewer are skipped, so many end
-    the run"""
+    """optimizer steps in a row whose loss or gradient is not finite: fewer are skipped; so many
+    send the run back to its last checkpoint, past the batches that led there"""
+    recoveries: int = field(default=2, metadata={"added": True})
+    """times that a run may go back so; the next time it gives up"""
     activation_checkpointing: bool = False
     """recompute each depth in the backward pass: less memory, about a third more time"""
     initial_weights: str | None = field(default=None, metadata={"aliases": ("--from",)})

@@ -74,9 +74,16 @@ def default_path(name: str) -> Path:
 
 
 def open_corpus(name: str) -> Corpus:
-    """Open a corpus by its folder, or by its name in the cache."""
+    """Open a corpus by its folder, or by its name in the cache, and make sure that it is whole.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: a byte of it has changed since it was built; the file is named.
+    """
     folder = Path(name)
-    return Corpus.open(folder if (folder / MANIFEST).is_file() else default_path(name))
+    corpus = Corpus.open(folder if (folder / MANIFEST).is_file() else default_path(name))
+    corpus.verify_once()
+    return corpus
 
 
 def tiny(path: str | Path) -> Corpus:

@@ -1,5 +1,6 @@
 """A corpus on disk: token shards by split and domain, and the manifest that describes them."""
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from plait.atomic import write_json
 from plait.config.files import from_json
 from plait.config.limits import LARGEST_VOCABULARY
 from plait.data.tokenizer import Tokenizer
@@ -18,6 +20,7 @@ FORMAT = 1
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+VERIFIED = ".verified.json"
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ class Corpus:
             )
 
     def verify(self) -> None:
-        """Read every file and compare its hash with the manifest's.
+        """Read every file: compare hashes with the manifest's, tokens with the vocabulary.
 
         Raises:
             ValueError: naming the first file that differs.
@@ -192,6 +195,32 @@ class Corpus:
                     f"{self.path / name}: its bytes differ from the manifest's sha256: delete "
                     f"{self.path} and build the corpus again"
                 )
+        for shard in entries:
+            tokens = np.memmap(self.path / shard["file"], self.manifest["dtype"], mode="r")
+            if (largest := int(tokens.max())) >= self.vocab_size:
+                raise ValueError(
+                    f"{self.path / shard['file']}: token {largest}, but the tokenizer has "
+                    f"{self.vocab_size} entries: delete {self.path} and build the corpus again"
+                )
+
+    def verify_once(self) -> None:
+        """Verify, unless each file is the very one (size, time, inode) that was verified before.
+
+        What was found is kept in the corpus' folder where that can be written.
+
+        Raises:
+            ValueError: as for `verify`.
+        """
+        names = [TOKENIZER, *(shard["file"] for shard in self._shard_entries())]
+        found = {name: _identity(self.path / name) for name in names}
+        record = self.path / VERIFIED
+        known = {"fingerprint": self.fingerprint, "files": found}
+        with contextlib.suppress(OSError, ValueError):
+            if read_json(record, "it is written anew") == known:
+                return
+        self.verify()
+        with contextlib.suppress(OSError):  # it is verified again the next time
+            write_json(record, known)
 
     def _shard_entries(self) -> list[dict[str, Any]]:
         splits = self.manifest["splits"]
@@ -208,6 +237,12 @@ class Corpus:
                 f"{file}: {size:,} bytes, not {quoted(expected)} as in its manifest: delete "
                 f"{self.path} and build the corpus again"
             )
+
+
+def _identity(path: Path) -> list[int]:
+    """What changes when a file is written, copied or replaced."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 def file_sha256(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +23,8 @@ from plait.explore.token_paths import MAX_BYTES, TooLongError
 
 MAX_BODY = 6 * MAX_BYTES + 1024  # JSON may write a byte as \u00XX
 MAX_CONNECTIONS = 256
+BODY_SECONDS = 20
+"""that a request's body may take: a page sends it at once"""
 LOOPBACK = "127.0.0.1"
 
 
@@ -176,10 +178,18 @@ class _Guard:
 
 async def _body(request: Request) -> bytes:
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise _RefusedError(413, f"the text is longer than {MAX_BYTES:,} bytes: shorten it")
+    try:
+        with anyio.fail_after(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    raise _RefusedError(
+                        413, f"the text is longer than {MAX_BYTES:,} bytes: shorten it"
+                    )
+    except TimeoutError:
+        raise _RefusedError(408, f"the request stalled for {BODY_SECONDS} seconds") from None
+    except ClientDisconnect:  # nobody is there to read this
+        raise _RefusedError(400, "the request broke off") from None
     return body
 
 
@@ -203,7 +213,8 @@ async def _refusal(request: Request, error: Exception) -> Response:
 
 
 def _error(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status)
+    headers = {"connection": "close"} if status == 408 else None
+    return JSONResponse({"error": message}, status, headers)
 
 
 def _is_ip(name: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from plait.kernels.activation import check, compute_dtype
+from plait.kernels.cross_entropy import IGNORED
 from plait.kernels.table import backend_name, call
 
 __all__ = [
@@ -97,8 +98,18 @@ def linear(x: Tensor, weight_NK: Tensor) -> Tensor:
 def linear_cross_entropy(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
     """Return the mean cross-entropy of softmax(h Wᵀ) in nats over targets other than −100.
 
-    Products run in autocast's type where that is on, the softmax in float32.
+    Products run in autocast's type where that is on, the softmax in float32. Raises ValueError for
+    a target on a CPU that is neither −100 nor an entry of the vocabulary.
     """
+    if targets_T.is_cpu and not torch.compiler.is_compiling() and len(targets_T):
+        low, high = (int(end) for end in targets_T.aminmax())
+        if low < 0:
+            low = int(targets_T.where(targets_T != IGNORED, 0).min())
+        if low < 0 or high >= len(weight_VD):
+            raise ValueError(
+                f"target {low if low < 0 else high}: targets are −100 or at most "
+                f"{len(weight_VD) - 1}, the last of the vocabulary"
+            )
     return call("linear_cross_entropy", h_TD.device, h_TD, weight_VD, targets_T)
 
 

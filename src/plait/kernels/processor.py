@@ -3,12 +3,12 @@
 import ctypes
 import logging
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ WORTHWHILE = 1.5
 does not decide, for a resumed run must choose alike to repeat bit for bit"""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
+# Linux gives a process the tiles of matrix units (AMX) on request: arch_prctl and its arguments
+ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 _products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
 
@@ -86,20 +89,37 @@ def products_under(fp32_setting: str) -> Iterator[None]:
         _products.fp32_precision = before
 
 
+@cache
+def flags() -> str:
+    """Return what tells processors apart: what is compiled for one may not run on another."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            found = (line for line in lines if line.startswith(("flags", "Features")))
+            return next(found, "").rstrip()
+    except OSError:
+        return ""
+
+
+def use_tiles() -> bool:
+    """Whether this process may use matrix units for float32 as well, having asked for them.
+
+    oneDNN's own limit on what it uses, ONEDNN_MAX_CPU_ISA, holds for us too.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    allowed = limit in ("ALL", "DEFAULT") or "AMX" in limit
+    if platform.machine() != "x86_64" or "amx_bf16" not in flags() or not allowed:
+        return False
+    asked = ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
+    return bool(asked == 0)
+
+
 def _settings() -> list[str]:
     settings = ["none"]
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         settings.append("ieee")
-        if not _has_amx():
+        if " amx_" not in flags():
             settings.append("bf16")
     return settings
-
-
-def _has_amx() -> bool:
-    try:
-        return " amx_" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def _product(setting: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

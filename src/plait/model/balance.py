@@ -3,7 +3,7 @@
 Padding is never load: every function takes the mask of tokens that count.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,31 +48,46 @@ class BalanceLosses:
 
 
 def balance_losses(
-    config: ModelConfig, routings: Sequence[Routing | None], keep_T: Tensor | None = None
+    config: ModelConfig,
+    routings: Sequence[Routing | None],
+    keep_T: Tensor | None = None,
+    pool: Callable[[Tensor], Tensor] | None = None,
 ) -> BalanceLosses | None:
     """Return the switch loss and z-loss of one forward, or None for a model without routers.
 
     With scope `layer` a decision counts once, however many depths it serves; with scope `bank`
     load and probabilities are pooled over the depths that use a bank (UniPool, arXiv 2605.06665).
     The mean over depths (banks) is ours: the coefficient then does not depend on the depth.
+
+    Args:
+        config: of the model.
+        routings: by depth, None at dense ones.
+        keep_T: the tokens that count; None: all.
+        pool: adds up over processes (tokens per expert, of all groups one after the other); the
+            mean over processes of the switch loss is then that of all their tokens. None: alone.
     """
     if config.balance.scope == "layer":
         groups: list[tuple[int, ...]] = [(depth,) for depth in config.deciding_depths]
     else:
         plan = config.plans.experts
         groups = [plan.uses(b) for b in range(plan.count) if config.experts_in_bank(b) > 1]
-    switch = []
+    loads, probs = [], []
     for depths in groups:
         members = [routing for d in depths if (routing := routings[d]) is not None]
-        load_E = torch.stack([load(member, keep_T) for member in members]).sum(0)
-        probs = [m.probs_TE if keep_T is None else m.probs_TE[keep_T] for m in members]
-        switch.append(switch_loss(load_E, torch.cat(probs).mean(0)))
+        loads.append(torch.stack([load(member, keep_T) for member in members]).sum(0))
+        of_group = [m.probs_TE if keep_T is None else m.probs_TE[keep_T] for m in members]
+        probs.append(torch.cat(of_group).mean(0))
+    if not loads:
+        return None
+    if pool is not None:
+        loads = list(torch.split(pool(torch.cat(loads)), [len(load_E) for load_E in loads]))
+    switch = [switch_loss(*pair) for pair in zip(loads, probs, strict=True)]
     z = []
     for depth in config.deciding_depths:
         routing = routings[depth]
         assert routing is not None
         z.append(z_loss(routing.logits_TE if keep_T is None else routing.logits_TE[keep_T]))
-    return BalanceLosses(torch.stack(switch).mean(), torch.stack(z).mean()) if switch else None
+    return BalanceLosses(torch.stack(switch).mean(), torch.stack(z).mean())
 
 
 def bias_key(config: ModelConfig, depth: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from plait.data.build import cache_folder
-from plait.data.corpora import NAMED, default_path
+from plait.data.corpora import NAMED, default_path, open_corpus
 from plait.data.corpus import MANIFEST, Corpus
 from plait.data.documents import clean
 from plait.data.sources import Files
@@ -64,9 +64,9 @@ def passages(
 
 def _corpus(source: str) -> Corpus | None:
     if (Path(source) / MANIFEST).is_file():
-        return Corpus.open(source)
+        return open_corpus(source)
     if source in NAMED or (default_path(source) / MANIFEST).is_file():
-        return Corpus.open(default_path(source))
+        return open_corpus(source)
     return None
 
 

@@ -12,7 +12,6 @@ checkpoint or a hidden folder that is swept away; and a file that the disk damag
 its hash.
 """
 
-import hashlib
 import logging
 import os
 import re
@@ -28,6 +27,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from plait import atomic
 from plait.config.files import load_json
+from plait.data.corpus import file_sha256
 from plait.parallel import World
 from plait.reading import inside, named, read_json
 from plait.storage.sharded_state import CheckpointError, reason, save_shards
@@ -80,11 +80,12 @@ class Checkpoints:
             if self.world.is_main:
                 atomic.remove(partial)
                 partial.mkdir(parents=True)
+                atomic.require_room(partial, _bytes(state))
             self.world.barrier()
             save_shards(state, partial / STATE, self.world)
             whole = weights()
             if self.world.is_main:
-                with atomic.new_file(partial / WEIGHTS) as file:
+                with atomic.new_file(partial / WEIGHTS, _bytes(whole)) as file:
                     save_file(dict(whole), file, metadata={"format": "pt"})
                 atomic.write_json(partial / PROGRESS, progress)
                 atomic.write_json(partial / MANIFEST, {"files": _fingerprints(partial)})
@@ -119,6 +120,10 @@ class Checkpoints:
                 atomic.remove(aside)
                 os.rename(path, aside)
         return self.world.broadcast(found)
+
+    def hash_of(self, step: int) -> str:
+        """Return the SHA-256 of a checkpoint's manifest, which names every file of it."""
+        return file_sha256(self.folder / f"step-{step}" / MANIFEST)
 
     def prune(self, keep: int) -> None:
         """Remove all but the `keep` newest."""
@@ -184,10 +189,12 @@ def read_progress(path: Path) -> dict[str, Any]:
     return read_json(path / PROGRESS, TRY_ANOTHER)
 
 
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 def _fingerprint(path: Path) -> _File:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _File(path.stat().st_size, digest)
+    return _File(path.stat().st_size, file_sha256(path))
 
 
 def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:

@@ -23,11 +23,20 @@ class JsonLines:
 
     def __init__(self, path: Path, *, after: int = 0) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            kept = [line for line, row in _whole_rows(path) if row["step"] <= after]
-            with new_file(path) as partial:
+        self.path = path
+        self._open(after)
+
+    def cut(self, after: int) -> None:
+        """Drop the rows after a step that the run has gone back to."""
+        self._file.close()
+        self._open(after)
+
+    def _open(self, after: int) -> None:
+        if self.path.exists():
+            kept = [line for line, row in _whole_rows(self.path) if row["step"] <= after]
+            with new_file(self.path) as partial:
                 partial.write_bytes(b"".join(kept))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, row: Row) -> None:
         """Append and flush.

@@ -160,7 +160,7 @@ def save_model(
     with new_folder(Path(folder)) as partial:
         save_yaml(config, partial / CONFIG)
         own = {name: tensor.contiguous() for name, tensor in weights.items()}
-        with new_file(partial / WEIGHTS) as file:
+        with new_file(partial / WEIGHTS, sum(tensor.nbytes for tensor in own.values())) as file:
             save_file(own, file, metadata={"format": "pt"})
         if tokenizer is not None:
             shutil.copyfile(tokenizer, partial / TOKENIZER)

@@ -1,13 +1,15 @@
 """What a finished run says of itself: `result.json`."""
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from plait.atomic import write_json
 from plait.config.files import load_json
-from plait.reading import quoted
+from plait.reading import quoted, read_json
 
 RESULT = "result.json"
 MEASURES = ("loss", "perplexity", "bits_per_byte", "tokens", "bytes")
@@ -39,6 +41,12 @@ class Result:
     tokens_per_second: float
     corpus_fingerprint: str
     environment: dict[str, Any]
+    recoveries: list[dict[str, int]] = field(default_factory=list)
+    """times that the run went back to a checkpoint: {"step", "back_to", "tokens_skipped"}"""
+    loss_spikes: int = 0
+    """steps whose loss was finite and far above those before it"""
+    checkpoint: str | None = None
+    """SHA-256 of the manifest of the checkpoint that was scored"""
 
     def __post_init__(self) -> None:
         domains = self.evaluation.get("domains")
@@ -54,7 +62,8 @@ class Result:
 
     def save(self, folder: Path) -> None:
         """Write `result.json`: last of all, so that it marks the run as finished."""
-        write_json(folder / RESULT, asdict(self))
+        data = asdict(self)
+        write_json(folder / RESULT, {**data, "sha256": _digest(data)})
 
     @classmethod
     def load_from(cls, folder: Path) -> "Result | None":
@@ -63,6 +72,20 @@ class Result:
         if not path.is_file():
             return None
         return load_json(cls, path, "delete it and run again")
+
+    @staticmethod
+    def check_unchanged(folder: Path) -> None:
+        """Compare `result.json` with the hash that was written into it.
+
+        Raises:
+            ValueError: it was changed since; or an earlier version wrote it, without a hash.
+        """
+        data = read_json(folder / RESULT, "delete it and run again")
+        written = data.pop("sha256", None)
+        if written is None:
+            raise ValueError("it has no hash of its own: an earlier version wrote it")
+        if written != _digest(data):
+            raise ValueError("it was changed by hand: train again")
 
     def held_out(self, domain: str = "all", measure: str = "loss") -> float:
         """A measure ("loss" in nats per token, "perplexity", "bits_per_byte") on the test split."""
@@ -73,3 +96,7 @@ class Result:
         """All measures on the test split by domain, and of all domains together as "all"."""
         domains: Mapping[str, Mapping[str, float]] = self.evaluation["domains"]
         return domains
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -29,6 +29,10 @@ CORPUS, TOKENIZER = "corpus.json", "tokenizer.json"
 LOCK = ".lock"
 
 
+class HeldError(ValueError):
+    """Another process trains in the folder."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run on disk, read when asked."""
@@ -39,6 +43,18 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run wrote its result, which it does last and in one step."""
         return (self.path / RESULT).is_file()
+
+    @property
+    def held(self) -> bool:
+        """Whether a process trains in it now; its lock goes with it, however it ends."""
+        try:
+            with open(self.path / LOCK) as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
 
     def config(self) -> TrainConfig:
         """Read the experiment."""
@@ -72,15 +88,15 @@ def claim(folder: Path, config: TrainConfig) -> Iterator[None]:
     The lock goes with the process, however it ends.
 
     Raises:
-        ValueError: another process trains in it, or it belongs to another configuration; the first
-            option that differs is named.
+        HeldError: another process trains in it.
+        ValueError: it belongs to another configuration; the first option that differs is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(
+            raise HeldError(
                 f"another process is training in {folder}: wait for it, or stop it first"
             ) from None
         sweep(folder)

@@ -1,13 +1,12 @@
 """The runs in a folder of runs: how far each is, what it holds, what of it is no longer needed."""
 
-import fcntl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from plait.storage.checkpoint import steps_in
-from plait.storage.run_folder import CHECKPOINTS, CONFIG, LOCK, RunFolder
+from plait.storage.run_folder import CHECKPOINTS, CONFIG, RunFolder
 
 State = Literal["finished", "running", "interrupted", "begun", "damaged"]
 """begun: it has no checkpoint yet; damaged: its configuration or result cannot be read"""
@@ -76,19 +75,7 @@ def _found(folder: Path) -> FoundRun:
         return FoundRun(folder, study, "finished", result.tokens, total, result.held_out(), size)
     rows = run.metrics()
     tokens = rows[-1].get("tokens", 0) if rows else 0
-    begun: State = "interrupted" if steps_in(folder / CHECKPOINTS) else "begun"
-    return FoundRun(
-        folder, study, "running" if _locked(folder) else begun, tokens, total, None, size
-    )
-
-
-def _locked(folder: Path) -> bool:
-    """Whether a process trains in the folder now."""
-    if not (folder / LOCK).exists():
-        return False
-    with open(folder / LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    state: State = "interrupted" if steps_in(folder / CHECKPOINTS) else "begun"
+    if run.held:
+        state = "running"
+    return FoundRun(folder, study, state, tokens, total, None, size)

@@ -141,7 +141,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Shape], pieces: Iterator[Ten
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format aligns the data
-    with new_file(path) as partial, partial.open("wb") as file:
+    with new_file(path, 8 + len(text) + end) as partial, partial.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for piece in pieces:
             file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -28,6 +28,7 @@ from plait.storage.metrics_file import NewRows
 from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
 from plait.studies.plan import PlannedRun, planned_runs, write_plan
 from plait.studies.study import Study
+from plait.studies.worker import HELD
 
 POLL_SECONDS = 0.2
 
@@ -72,7 +73,8 @@ def run(
         console: where progress is drawn.
         command: from a run folder to the command that trains it; None: ours.
 
-    A failed run is reported in one line and the others go on. The first SIGINT or SIGTERM lets the
+    A failed run is reported in one line and the others go on. A run that another launcher trains is
+    left to it, and taken up where that dies. The first SIGINT or SIGTERM lets the
     running processes save their checkpoints, a second one kills them; run again to resume.
     """
     if jobs < 1:
@@ -90,12 +92,17 @@ def run(
     if outcome.skipped:
         console.print(f"{len(outcome.skipped)} runs were finished before, {len(waiting)} to do")
     active: list[_Active] = []
+    elsewhere: list[PlannedRun] = []  # in the hands of another launcher
     with _Stop() as stop, _bars(console) as bars:
         overall = bars.add_task(f"study {escape(study.name)}", total=_tokens(waiting), status="")
         gone = 0  # tokens of the runs that have ended, whether well or not
-        while active or (waiting and not stop.asked):
+        while active or ((waiting or elsewhere) and not stop.asked):
             while waiting and len(active) < jobs and not stop.asked:
-                active.append(_Active(waiting.pop(0), jobs, command, bars))
+                planned = waiting.pop(0)
+                if RunFolder(planned.folder).held:
+                    _leave(planned, elsewhere, bars)
+                else:
+                    active.append(_Active(planned, jobs, command, bars))
             if stop.take_request():
                 console.print("stopping: the runs save their checkpoints (again to kill them)")
                 for run_ in active:
@@ -106,8 +113,21 @@ def run(
                 if run_.process.poll() is None:
                     continue
                 active.remove(run_)
+                if run_.process.returncode == HELD:
+                    run_.close(bars)
+                    _leave(run_.planned, elsewhere, bars)
+                    continue
                 gone += run_.planned.tokens
                 _report_end(run_, stop, outcome, bars)
+            for planned in list(elsewhere):
+                if RunFolder(planned.folder).held:
+                    continue
+                elsewhere.remove(planned)
+                if RunFolder(planned.folder).finished:
+                    gone += planned.tokens
+                    outcome.skipped.append(planned.folder.name)
+                else:  # whoever had it is gone
+                    waiting.append(planned)
             bars.update(overall, completed=gone + sum(run_.tokens for run_ in active))
     outcome.interrupted = bool(stop.asked)
     if outcome.interrupted:
@@ -171,6 +191,12 @@ class _Active:
             self._printed = quarter
             bars.print(f"{escape(self.planned.name)}: {25 * quarter} %  {status}")
 
+    def close(self, bars: Progress) -> None:
+        """Take the bar away, once the process has ended."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        bars.remove_task(self.bar)
+
     def last_words(self) -> str:
         """The last line that the process printed: of a failure, its reason."""
         text = (self.planned.folder / LOG).read_bytes()[self._log_start :]
@@ -204,11 +230,14 @@ class _Stop:
         self.asked += 1
 
 
+def _leave(planned: PlannedRun, elsewhere: list[PlannedRun], bars: Progress) -> None:
+    elsewhere.append(planned)
+    bars.print(f"{escape(planned.name)}: another process trains it, and it is left to that")
+
+
 def _report_end(run_: _Active, stop: _Stop, outcome: Outcome, bars: Progress) -> None:
     folder, name = run_.planned.folder, escape(run_.planned.name)
-    assert run_.process.stdin is not None
-    run_.process.stdin.close()
-    bars.remove_task(run_.bar)
+    run_.close(bars)
     result = RunFolder(folder).result()
     if result is not None:
         outcome.finished.append(folder.name)

@@ -139,6 +139,7 @@ def records(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
             "difference_p_holm": row.p,
             "equivalence_margin_nats": row.equivalence and row.equivalence.margin,
             "equivalence_p": row.equivalence and row.equivalence.p,
+            "verdict": verdict(row),
         }
         for row in rows
     ]

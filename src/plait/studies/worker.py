@@ -10,15 +10,20 @@ import sys
 import threading
 from pathlib import Path
 
-from plait.storage.run_folder import RunFolder
+from plait.storage.run_folder import HeldError, RunFolder
 from plait.training import Interrupted, train
+
+HELD = 75
+"""exit code: another process trains in the folder, so try later (EX_TEMPFAIL of sysexits.h)"""
 
 
 def main(folder: Path, device: str | None = None) -> int:
-    """Train what `config.yaml` says; 0 when finished, 1 with the reason on stderr."""
+    """Train what `config.yaml` says; 0 when finished, 1 with the reason on stderr, or `HELD`."""
     threading.Thread(target=_stop_when_parent_is_gone, daemon=True).start()
     try:
         train(RunFolder(folder).config(), folder, device=device)
+    except HeldError:
+        return HELD
     except (ValueError, OSError, Interrupted) as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,19 +1,15 @@
 """The training loop: one function, from a configuration and a folder to a result."""
 
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from plait import kernels
-from plait.atomic import write_json
 from plait.config import TrainConfig
 from plait.config.counts import count
 from plait.config.files import config_hash, to_dict
@@ -23,7 +19,6 @@ from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
-from plait.model.experts import kernel_name
 from plait.optim import schedules
 from plait.optim.clipping import clip_
 from plait.optim.groups import set_rates
@@ -33,12 +28,17 @@ from plait.storage.metrics_file import JsonLines, Row
 from plait.storage.result import Result
 from plait.storage.run_folder import (
     CHECKPOINTS,
-    CORPUS,
     METRICS,
-    TOKENIZER,
     RunFolder,
     claim,
     study_and_variant,
+)
+from plait.training.facts import (
+    bytes_per_token,
+    environment,
+    finite,
+    keep_corpus_facts,
+    topology,
 )
 from plait.training.interruption import Interrupted, Interruption
 from plait.training.state import TrainState
@@ -125,7 +125,7 @@ class _Run:
                 f"{corpus.vocab_size} token ids: make model.vocab_size at least that"
             )
         if world.is_main:
-            _keep_corpus_facts(corpus, folder)
+            keep_corpus_facts(corpus, folder)
         self.state = TrainState(config, corpus, world)
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint.keep, world)
         newest = self.checkpoints.newest()
@@ -138,8 +138,9 @@ class _Run:
         if world.is_main:
             self.rows = JsonLines(folder / METRICS, after=self.state.counters.step)
             self.sinks = [self.rows, *open_trackers(track, folder, to_dict(config))]
-        self.bytes_per_token = _bytes_per_token(corpus)
+        self.bytes_per_token = bytes_per_token(corpus)
         self.saved_at = self.state.counters.step if newest is not None else -1
+        self.save_due = False
 
     # ------------------------------------------------------------------ one step
 
@@ -147,15 +148,18 @@ class _Run:
         """Take one optimizer step, and whatever is due after it."""
         config, counters = self.config, self.state.counters
         row = self._step()
-        if counters.step % config.log_every == 0 or counters.step == config.steps:
+        last = counters.step == config.steps
+        if counters.step % config.log_every == 0 or last or "loss_spike" in row:
             self._log(row)
+        if counters.skipped_in_a_row >= config.skip_limit or (last and counters.skipped_in_a_row):
+            self._recover()
+            return
         every = config.evaluation.every
-        if every and (counters.step % every == 0 or counters.step == config.steps):
+        if every and (counters.step % every == 0 or last):
             self._evaluate()
-        if counters.step % config.checkpoint.every == 0 or counters.step == config.steps:
+        self.save_due |= last or counters.step % config.checkpoint.every == 0
+        if self.save_due and not counters.skipped_in_a_row:
             self.save()
-        if counters.skipped_in_a_row >= config.skip_limit:
-            self._give_up()
 
     def _step(self) -> Row:
         config, state, counters = self.config, self.state, self.state.counters
@@ -177,7 +181,9 @@ class _Run:
         # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
         middle = counters.tokens - config.tokens_per_step // 2
         factor = schedules.factor(config.schedule, middle, config.steps * config.tokens_per_step)
-        if math.isfinite(loss) and math.isfinite(gradient_norm):
+        taken = math.isfinite(loss) and math.isfinite(gradient_norm)
+        spike = taken and counters.is_spike(loss)
+        if taken:
             if config.clip is not None:
                 clip_(gradients, gradient_norm, config.clip)
             set_rates(state.optimizers, factor)
@@ -198,18 +204,19 @@ class _Run:
         return {
             "step": counters.step,
             "tokens": counters.tokens,
-            "loss": _finite(loss),
-            "bits_per_byte": _finite(loss / math.log(2) / self.bytes_per_token),
+            "loss": finite(loss),
+            "bits_per_byte": finite(loss / math.log(2) / self.bytes_per_token),
             "learning_rate": factor * config.optimizer.learning_rate,
-            "gradient_norm": _finite(gradient_norm),
+            "gradient_norm": finite(gradient_norm),
             "skipped_steps": counters.skipped_steps,
             "tokens_per_second": config.tokens_per_step / (now - started),
-            "balance_loss": _finite(switch),
-            "z_loss": _finite(z),
+            "balance_loss": finite(switch),
+            "z_loss": finite(z),
             "load_max_over_mean": meter.load_max_over_mean(),
             "dead_experts": meter.dead_experts(),
-            "router_entropy": [h if h is None else _finite(h) for h in meter.router_entropy()],
-            **_topology(state),
+            "router_entropy": [h if h is None else finite(h) for h in meter.router_entropy()],
+            **topology(state),
+            **({"loss_spike": True} if spike else {}),
         }
 
     def _forward_and_backward(self, meter: RoutingMeter) -> torch.Tensor:
@@ -221,7 +228,9 @@ class _Run:
         loss = out.loss
         balance = config.model.balance
         with torch.set_grad_enabled(bool(balance.switch or balance.z)):
-            losses = balance_losses(config.model, out.routings)
+            # without micro-batches the whole batch is one group, however many processes share it
+            pool = self.world.sum if config.data.micro_batch is None else None
+            losses = balance_losses(config.model, out.routings, pool=pool)
         if losses is None:
             losses = BalanceLosses(loss.new_zeros(()), loss.new_zeros(()))
         (loss + losses.weighted(config.model)).div(self.state.accumulation).backward()
@@ -257,8 +266,10 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint of this moment, once."""
         state = self.state
-        if self.saved_at == state.counters.step:
+        # weights that lead to steps which are not finite are no checkpoint to go back to
+        if self.saved_at == state.counters.step or state.counters.skipped_in_a_row:
             return
+        self.save_due = False
         state.counters.seconds = time.perf_counter() - self.began
         if self.rows is not None:
             self.rows.sync()
@@ -273,11 +284,36 @@ class _Run:
             f"is in {self.folder / CHECKPOINTS}: run the same command again to go on from there"
         )
 
+    def _recover(self) -> None:
+        """Go back to the last checkpoint, or the beginning, and on past the batches since then."""
+        counters, here = self.state.counters, self.state.batches.state()
+        if len(counters.recoveries) >= self.config.recoveries:
+            self._give_up()
+        newest = self.checkpoints.newest()
+        before = counters.recoveries
+        if newest is None:
+            self.state = TrainState(self.config, self.state.corpus, self.world)
+        else:
+            self.state.restore(newest)
+        back_to = self.state.counters.step
+        skipped = here["tokens_seen"] - self.state.batches.state()["tokens_seen"]
+        happened = {"step": counters.step, "back_to": back_to, "tokens_skipped": skipped}
+        self.state.counters.recoveries = [*before, happened]
+        self.state.skip_to(here)
+        if self.rows is not None:
+            self.rows.cut(back_to)
+        self._log({"step": back_to, "tokens": self.state.counters.tokens, "recovery": happened})
+        # at once, so that a run which is stopped now does not walk into the same batches again
+        self.saved_at = -1
+        self.save()
+
     def _give_up(self) -> None:
+        turns = len(self.state.counters.recoveries)
+        gone_back = f" after going back {turns} times" if turns else ""
         raise Diverged(
-            f"{self.config.skip_limit} steps in a row, up to step {self.state.counters.step}, had "
-            f"a loss or gradient that is not finite; {self._last_good()}. Lower the learning rate "
-            "or lengthen the warm-up"
+            f"{self.state.counters.skipped_in_a_row} steps in a row, up to step "
+            f"{self.state.counters.step}, had a loss or gradient that is not finite{gone_back}; "
+            f"{self._last_good()}. Lower the learning rate or lengthen the warm-up"
         )
 
     def _last_good(self) -> str:
@@ -319,7 +355,10 @@ class _Run:
             seconds=counters.seconds,
             tokens_per_second=counters.tokens / max(counters.training_seconds, 1e-9),
             corpus_fingerprint=state.corpus.fingerprint,
-            environment=_environment(self.world, self.config),
+            environment=environment(self.world, self.config),
+            recoveries=counters.recoveries,
+            loss_spikes=counters.loss_spikes,
+            checkpoint=self.checkpoints.hash_of(counters.step) if self.world.is_main else None,
         )
         if self.world.is_main:
             result.save(self.folder)
@@ -331,61 +370,3 @@ class _Run:
         """Close the sinks."""
         for sink in self.sinks:
             sink.close()
-
-
-def _keep_corpus_facts(corpus: Corpus, folder: Path) -> None:
-    """Make the run's folder complete: it is read on machines where the corpus is not."""
-    if not (folder / CORPUS).exists():
-        write_json(folder / CORPUS, corpus.manifest)
-    if not (folder / TOKENIZER).exists():
-        corpus.tokenizer.save(folder / TOKENIZER)
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN."""
-    return value if math.isfinite(value) else None
-
-
-def _bytes_per_token(corpus: Corpus) -> float:
-    """Average of the training text, domains weighted as they are drawn."""
-    domains = corpus.manifest["splits"]["train"]
-    weights = corpus.weights or {name: entry["tokens"] for name, entry in domains.items()}
-    mean = sum(w * domains[name]["bytes"] / domains[name]["tokens"] for name, w in weights.items())
-    return float(mean / sum(weights.values()))
-
-
-@torch.no_grad()
-def _topology(state: TrainState) -> dict[str, list[float | None]]:
-    """By depth: mean row entropy of S in nats, and its largest entry; nothing without S."""
-    entropy: dict[str, float] = {}
-    largest: dict[str, float] = {}
-    for key, bank in state.model.collaboration.items():
-        s_EE = whole(bank()).abs()
-        rows_EE = s_EE / s_EE.sum(-1, keepdim=True).clamp_min(1e-20)
-        entropy[key] = float(torch.special.entr(rows_EE).sum(-1).mean())
-        largest[key] = float(s_EE.max())
-    if not entropy:
-        return {}
-    config = state.config.model
-    banks = [str(bank) for bank in config.plans.collaboration.banks]
-    keys = [bank if d in config.routed_depths else "" for d, bank in enumerate(banks)]
-    return {
-        "topology_entropy": [entropy.get(key) for key in keys],
-        "topology_max": [largest.get(key) for key in keys],
-    }
-
-
-def _environment(world: World, config: TrainConfig) -> dict[str, Any]:
-    on_cuda = world.device.type == "cuda"
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    return {
-        "plait": version("plait"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if on_cuda else platform.machine(),
-        "processes": world.size,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "kernel": kernel_name(config.model, world.device, dtype),
-    }

@@ -58,6 +58,12 @@ class TrainingBar:
                 f"{overall['bits_per_byte']:.4f} bits per byte"
             )
             return
+        if "recovery" in row:
+            self._print(
+                f"step {row['recovery']['step']:,}: steps were not finite; back at step "
+                f"{row['step']:,}, and on past {row['recovery']['tokens_skipped']:,} tokens"
+            )
+            return
         status = _status(row)
         self.progress.update(self.task, completed=row["step"], status=status)
         twentieth = 20 * row["step"] // self.steps

@@ -1,7 +1,8 @@
 """All that a run is at one moment, and its way into a checkpoint and back."""
 
+import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ from plait.storage.sharded_state import (
 )
 from plait.storage.weights import find_weights, load_weights, read_weights
 
+REMEMBERED = 64
+"""steps whose losses a spike is measured against"""
+SPIKE = 2.0
+"""nats per token above their median: no batch of text is so much harder than another"""
+
 
 @dataclass
 class Counters:
@@ -38,6 +44,12 @@ class Counters:
     skipped_steps: int = 0
     """steps whose loss or gradient was not finite"""
     skipped_in_a_row: int = 0
+    loss_spikes: int = 0
+    """steps whose loss was finite and far above those before it"""
+    recoveries: list[dict[str, int]] = field(default_factory=list)
+    """times that the run went back: {"step", "back_to", "tokens_skipped"}"""
+    recent_losses: list[float] = field(default_factory=list)
+    """of the last steps that were taken, in nats per token: what a spike is measured against"""
     seconds: float = 0.0
     """since the run began, interruptions left out"""
     training_seconds: float = 0.0
@@ -45,8 +57,16 @@ class Counters:
 
     def __post_init__(self) -> None:
         for name, count in asdict(self).items():
-            if not 0 <= count <= MOST_TOKENS:
+            if not isinstance(count, list) and not 0 <= count <= MOST_TOKENS:
                 raise ValueError(f"{name} is {quoted(count)}")
+
+    def is_spike(self, loss: float) -> bool:
+        """Count a finite loss that is far above the median of those before it; keep it for them."""
+        enough = len(self.recent_losses) >= REMEMBERED // 2
+        spike = enough and loss > statistics.median(self.recent_losses) + SPIKE
+        self.loss_spikes += spike
+        self.recent_losses = [*self.recent_losses, loss][-REMEMBERED:]
+        return spike
 
 
 class TrainState:
@@ -143,7 +163,9 @@ class TrainState:
             at, tokens = self.counters.step, self.counters.tokens
             _require(at <= self.config.steps, f"step {at}", "beyond the run's end")
             seen = self.batches.state()["tokens_seen"]
-            _require(seen == tokens, f"{tokens} tokens", f"the data stands at {seen}")
+            # a run that went back has left out batches, so its data stands further on
+            fits = seen >= tokens if self.counters.recoveries else seen == tokens
+            _require(fits, f"{tokens} tokens", f"the data stands at {seen}")
             self._make_optimizer_state(shapes, tensors, progress.get("optimizer_tensors"))
             for name, (now, _) in self._random_states().items():
                 if name in shapes:
@@ -158,6 +180,10 @@ class TrainState:
                 f"checkpoint {path} does not hold the state of this run ({reason(error)}): "
                 f"{TRY_ANOTHER}"
             ) from None
+
+    def skip_to(self, place: dict[str, Any]) -> None:
+        """Go on in the data from where `batches.state()` was `place`."""
+        self.batches = self._batches(place)
 
     def _make_optimizer_state(
         self, shapes: Shapes, tensors: dict[str, Tensor], expected: object

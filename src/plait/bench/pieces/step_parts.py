@@ -23,11 +23,20 @@ def compare(name: str, ours: Callable[[], Tensor], torchs: Callable[[], Tensor])
     return f"{name}: {ratio:.1f} × torch's speed ({seconds['ours'] * 1e3:.1f} ms)"
 
 
-def lines() -> Iterator[str]:
-    """Yield our speed over torch's for each piece and precision."""
+def lines(
+    attention: tuple[tuple[int, ...], ...] = ((16, 256, 8, 32), (8, 512, 8, 64)),
+    tokens: int = 4096,
+    vocabulary: int = 16384,
+) -> Iterator[str]:
+    """Yield our speed over torch's for each piece and precision.
+
+    Args:
+        attention: shapes of queries, keys and values: batch, sequence, heads, width of a head.
+        tokens: rows of norm and loss.
+        vocabulary: of the loss.
+    """
     for dtype in (torch.float32, torch.bfloat16):
-        for batch, length, heads, width in ((16, 256, 8, 32), (8, 512, 8, 64)):
-            shape = (batch, length, heads, width)
+        for shape in attention:
             q, k, v = (torch.randn(shape).to(dtype).requires_grad_() for _ in range(3))
 
             def torchs(q: Tensor = q, k: Tensor = k, v: Tensor = v) -> Tensor:
@@ -39,15 +48,15 @@ def lines() -> Iterator[str]:
                 lambda q=q, k=k, v=v: causal_attention(q, k, v),  # type: ignore[misc]
                 torchs,
             )
-        x = torch.randn(4096, 256).to(dtype).requires_grad_()
+        x = torch.randn(tokens, 256).to(dtype).requires_grad_()
         weight = torch.ones(256, requires_grad=True)
         yield compare(
-            f"RMSNorm (4096, 256) {dtype}",
+            f"RMSNorm ({tokens}, 256) {dtype}",
             lambda x=x, w=weight: rms_norm(x, w, 1e-5),  # type: ignore[misc]
             lambda x=x, w=weight: F.rms_norm(x.float(), (256,), w, 1e-5).to(x.dtype),  # type: ignore[misc]
         )
-        head = (torch.randn(16384, 256) * 0.02).requires_grad_()
-        targets = torch.randint(0, 16384, (4096,))
+        head = (torch.randn(vocabulary, 256) * 0.02).requires_grad_()
+        targets = torch.randint(0, vocabulary, (tokens,))
 
         def cross_entropy(
             x: Tensor = x, w: Tensor = head, t: Tensor = targets, d: torch.dtype = dtype
@@ -60,4 +69,4 @@ def lines() -> Iterator[str]:
             with torch.autocast("cpu", torch.bfloat16, enabled=d == torch.bfloat16):
                 return linear_cross_entropy(x, w, t)
 
-        yield compare(f"head and loss 4096 × 16384 {dtype}", ours, cross_entropy)
+        yield compare(f"head and loss {tokens} × {vocabulary} {dtype}", ours, cross_entropy)

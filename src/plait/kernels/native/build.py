@@ -1,17 +1,21 @@
 """Compiles the C++ kernels with the machine's compiler: once per processor, torch and source."""
 
-import ctypes
+import functools
 import hashlib
+import json
 import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from functools import cache
 from pathlib import Path
 
 import torch
+
+from plait.atomic import own_folder, write_json
+from plait.kernels import processor
+from plait.kernels.native import cache, trial
 
 SOURCES = (
     *("vectors.h", "tiles.h", "products.h"),
@@ -23,85 +27,151 @@ FLAGS = (
     *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-w"),
     *("-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
 )
+LINKED = ("-ltorch_cpu", "-lc10")
+PASSING = ("Killed", "No space left", "Cannot allocate", "out of memory")
+"""what a compiler says when it fails for reasons that say nothing about the next try"""
 
-# Linux gives a process the tiles of matrix units (AMX) on request: arch_prctl and its arguments
-ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
+HERE = Path(__file__).parent
 
 log = logging.getLogger(__name__)
 
 
-@cache
+@functools.cache
 def load() -> str | None:
     """Make `torch.ops.plait` available; return None, or in one line why that cannot be.
 
-    The library lies in the cache folder (`PLAIT_CACHE`, else `~/.cache/plait`). Processes that
-    come at the same time wait for the first to have built it.
+    The library lies in the cache folder (`PLAIT_CACHE`, else `~/.cache/plait`); `cache.py` says
+    when it is believed. Processes that come at the same time wait for the first to have built it.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "this torch has no oneDNN"
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
-    if compiler is None:
-        return "there is no C++ compiler (g++, or what CXX names)"
     try:
-        torch.ops.load_library(str(_built(compiler)))  # type: ignore[no-untyped-call]
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            _probe()
+        trial.run(_library())
     except (OSError, RuntimeError, ImportError) as error:
         return (str(error) or type(error).__name__).splitlines()[0]
     return None
 
 
-def _built(compiler: str) -> Path:
-    """Return the library, compiled now if it is not there; a failure is remembered beside it."""
-    import fcntl  # not on every system
+def _library() -> Path:
+    """Return the library for this processor, torch and source, built now if there is none.
 
-    flags = (*FLAGS, "-DPLAIT_TILES") if _tiles() else FLAGS
-    folder = Path(os.environ.get("PLAIT_CACHE", Path.home() / ".cache" / "plait")) / "kernels"
-    here = Path(__file__).parent
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout
-    key = hashlib.sha256("\n".join((version, torch.__version__, *flags, _flags())).encode())
-    for name in SOURCES:
-        key.update((here / name).read_bytes())
-    library = folder / f"plait-{key.hexdigest()[:16]}.so"
-    failure = library.with_suffix(".failed")
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if failure.exists():
-            raise RuntimeError(f"{failure.read_text()} (delete {failure} to try again)")
-        if not library.exists():
-            log.warning("compiling the kernels for this processor, once (under a minute)")
-            try:
-                _compile([compiler, *flags], here, library)
-            except RuntimeError as error:
-                failure.write_text(str(error))
-                raise
-    return library
+    The compiler is no part of what tells libraries apart: a newer one, or none any more, takes
+    nothing from the library that is there.
+    """
+    built_from = {
+        "sources": _hash(*(part for name in SOURCES for part in (name, _text(HERE / name)))),
+        "flags": " ".join((*_flags(), *LINKED)),
+        "torch": f"{torch.__version__} {torch.version.git_version} {torch.version.cuda}",
+        "processor": f"{platform.system()} {platform.machine()} {processor.flags()}",
+    }
+    key = _hash(json.dumps(built_from))[:16]
+    for place in cache.places():
+        entry = place / key
+        if cache.ready(entry, built_from):
+            return entry / cache.LIBRARY
+        if os.access(place, os.W_OK):
+            return _built(entry, built_from) / cache.LIBRARY
+    raise RuntimeError(
+        "there is no folder for compiled kernels that only you can write; PLAIT_CACHE names one"
+    )
 
 
-def _compile(compiler: list[str], here: Path, library: Path) -> None:
+def _built(entry: Path, built_from: dict[str, str]) -> Path:
+    """Build an entry, unless another process has done so meanwhile; a failure is remembered."""
+    failure = entry.with_suffix(".failed")
+    with own_folder(entry.with_name("new"), _wait) as new:
+        cache.keep_others_out(new)
+        if cache.ready(entry, built_from):
+            return entry
+        flaw = cache.flaw(entry, built_from)
+        if flaw is None and (flaw := trial.problem_in_a_child(entry / cache.LIBRARY)) is None:
+            cache.store_tried(entry)
+            return entry
+        if os.path.lexists(entry):
+            log.warning("the compiled kernels in %s are not used: %s", entry, flaw)
+        compiler, version = _compiler()
+        _raise_what_failed_before(failure, version)
+        log.warning("compiling the kernels for this processor, once (about a minute)")
+        try:
+            _compile(compiler, new / cache.LIBRARY)
+            if (problem := trial.problem_in_a_child(new / cache.LIBRARY)) is not None:
+                raise RuntimeError(problem)
+        except RuntimeError as error:
+            write_json(failure, {"problem": str(error), "compiler": version})
+            raise
+        cache.store(new, entry, built_from, version)
+        failure.unlink(missing_ok=True)
+    return entry
+
+
+def _wait() -> None:
+    log.warning("waiting for another process that compiles the kernels")
+
+
+def _compiler() -> tuple[str, str]:
+    """Return the compiler's path and what it says of its version."""
+    compiler = shutil.which(os.environ.get("CXX") or "g++")
+    if compiler is None:
+        raise RuntimeError("there is no C++ compiler (g++, or what CXX names)")
+    asked = subprocess.run([compiler, "--version"], capture_output=True)
+    said = asked.stdout.decode(errors="replace")
+    return compiler, f"{compiler}: {said.partition(chr(10))[0]}"
+
+
+def _raise_what_failed_before(failure: Path, version: str) -> None:
+    try:
+        found = json.loads(failure.read_bytes())
+        problem = str(found["problem"]) if found["compiler"] == version else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if problem is not None:
+        raise RuntimeError(f"{problem} (delete {failure} to try again)")
+
+
+def _flags() -> tuple[str, ...]:
+    tiles = ("-DPLAIT_TILES",) if processor.use_tiles() else ()
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    return *FLAGS, *tiles, abi
+
+
+def _compile(compiler: str, library: Path) -> None:
     root = Path(torch.__file__).parent
     include = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    command = [compiler, *_flags()]
+    # a name that a compiler which outlives its killed process does not write to
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        sources = [here / name for name in SOURCES if name.endswith(".cpp")]
+        sources = [HERE / name for name in SOURCES if name.endswith(".cpp")]
         objects = [str(Path(scratch) / source.with_suffix(".o").name) for source in sources]
-        compiling = [
-            _start([*compiler, abi, *include, "-c", str(source), "-o", made])
-            for source, made in zip(sources, objects, strict=True)
-        ]
-        for process in compiling:
-            _finish(process)
-        made = str(Path(scratch) / "plait.so")
-        link = [*compiler, "-shared", *objects, f"-L{root / 'lib'}"]
-        _finish(_start([*link, "-ltorch_cpu", "-lc10", "-o", made]))
+        compiling: list[subprocess.Popen[str]] = []
+        try:
+            for source, made in zip(sources, objects, strict=True):
+                compiling.append(
+                    _start([*command, *include, "-c", str(source), "-o", made], scratch)
+                )
+            for process in compiling:
+                _finish(process)
+        finally:
+            for process in compiling:
+                process.kill()
+                process.wait()
+        made = str(Path(scratch) / library.name)
+        link = [*command, "-shared", *objects, f"-L{root / 'lib'}", *LINKED]
+        _finish(_start([*link, "-o", made], scratch))
+        cache.keep_others_out(Path(made))  # in here nobody else could write to it either
         os.replace(made, library)
 
 
-def _start(command: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def _start(command: list[str], scratch: str) -> subprocess.Popen[str]:
+    # what a killed compiler leaves of its own is swept with the folder
+    environment = os.environ | {"TMPDIR": scratch, "LC_ALL": "C"}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,  # one that outlives its process holds nobody's output open
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
 
 
 def _finish(process: subprocess.Popen[str]) -> None:
@@ -110,41 +180,14 @@ def _finish(process: subprocess.Popen[str]) -> None:
         raise OSError("the compiler was killed")  # which says nothing about the next try
     if process.returncode:
         lines = [line for line in said.splitlines() if "error" in line] or said.splitlines()
-        raise RuntimeError(lines[0] if lines else f"the compiler ended with {process.returncode}")
+        problem = lines[0] if lines else f"the compiler ended with {process.returncode}"
+        passing = any(words in said for words in PASSING)
+        raise OSError(problem) if passing else RuntimeError(problem)
 
 
-def _flags() -> str:
-    """Return what tells processors apart: -march=native on one may not run on another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
-def _tiles() -> bool:
-    """Whether this process may use matrix units for float32 as well, having asked for them.
-
-    oneDNN's own limit on what it uses, ONEDNN_MAX_CPU_ISA, holds for us too.
-    """
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    allowed = limit in ("ALL", "DEFAULT") or "AMX" in limit
-    if platform.machine() != "x86_64" or " amx_bf16 " not in _flags() or not allowed:
-        return False
-    asked = ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
-    return bool(asked == 0)
-
-
-def _probe() -> None:
-    """Run one expert in both types: raises RuntimeError where the processor has no such product."""
-    generator = torch.Generator().manual_seed(0)
-    x, up, down = (torch.randn(64, 64, generator=generator) for _ in range(3))
-    want = torch.nn.functional.gelu(x.double() @ up.double().T) @ down.double().T
-    ids, gates = torch.zeros(64, 1, dtype=torch.int64), torch.ones(64, 1)
-    for dtype, bound in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
-        y, _ = torch.ops.plait.experts_forward(
-            x.to(dtype), ids, gates, up[None], down[None], False, torch.float32, True
-        )
-        error = float((y.double() - want).norm() / want.norm())
-        if not error <= bound:
-            raise RuntimeError(f"the compiled kernel is off by {error:.1e} in {dtype}")
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from plait.atomic import write_json, write_text
+from plait.atomic import new_folder, write_json, write_text
 from plait.data.tokenizer import require_vocabulary
 from plait.opening import Opened, open_models
 from plait.report.figure import Format, write_figures
@@ -45,7 +45,8 @@ def run_trace(
 
     Writes into `out`: a `trace.parquet` (in a folder of its own for each of several models),
     `routing.json` ({"models": [one summary each]}), `routing.html` (one self-contained page) and
-    `figures/`; prints the summary table.
+    `figures/`; prints the summary table. The folder appears as a whole or not at all; an earlier
+    trace in it is replaced.
 
     Args:
         targets: folders of runs, or of Hugging Face MoE models; several are compared on the same
@@ -67,7 +68,6 @@ def run_trace(
         ValueError, FileNotFoundError: in one line, with the fix.
     """
     printed = console or Console()
-    folder = Path(out)
     opened = open_models([Path(target) for target in targets], device)
     _require_one_tokenizer(opened)
     first = opened[0]
@@ -79,46 +79,47 @@ def run_trace(
         require_vocabulary(largest, vocabulary(target.model), target.name)
     watched = [watch(t.model, t.name, t.tokenizer.encoding_fingerprint) for t in opened]
     window = min([context or LONGEST_WINDOW, *[subject.info.context for subject in watched]])
-    analyses = []
-    for target, subject in zip(opened, watched, strict=True):
-        place = folder / _slug(target.name) if len(opened) > 1 else folder
-        with printed.status(Text(f"{target.name}: tracing")) as status:
+    names = [_slug(target.name) for target in opened] if len(opened) > 1 else []
+    made = ("trace.parquet", "routing.json", "routing.html", "figures", *names)
+    with new_folder(Path(out), replaces=made) as folder:
+        analyses = []
+        for target, subject in zip(opened, watched, strict=True):
+            place = folder / _slug(target.name) if len(opened) > 1 else folder
+            with printed.status(Text(f"{target.name}: tracing")) as status:
 
-            def progress(stage: str, name: str = target.name) -> None:
-                status.update(Text(f"{name}: {stage}"))
+                def progress(stage: str, name: str = target.name) -> None:
+                    status.update(Text(f"{name}: {stage}"))
 
-            path = trace_to_file(
-                subject,
-                _counted(text_tokens, progress),
-                place / "trace.parquet",
-                context=window,
-                logits=logits,
-            )
-            trace = read_trace(path, columns=("entropy",))
-            changed: list[Robustness] = []
-            if perturb_tokens:
-                held_out = _every_second(text_tokens, perturb_tokens)
-                others = trace.select(trace.document_N % 2 == 0)
-                frequent, _ = most_frequent(others, max(ALLOWED))
-                changed = robustness(
+                path = trace_to_file(
                     subject,
-                    held_out,
+                    _counted(text_tokens, progress),
+                    place / "trace.parquet",
                     context=window,
-                    frequent_paths=frequent if len(text_tokens) > 1 else None,
-                    noise=noise if subject.can_reroute else (),
-                    draws=draws,
-                    progress=progress,
+                    logits=logits,
                 )
-            analyses.append(
-                analyse(
-                    trace,
-                    topologies=topologies(target.model, trace),
-                    robustness=changed,
-                    progress=progress,
+                trace = read_trace(path, columns=("entropy",))
+                changed: list[Robustness] = []
+                if perturb_tokens:
+                    held_out = _every_second(text_tokens, perturb_tokens)
+                    others = trace.select(trace.document_N % 2 == 0)
+                    frequent, _ = most_frequent(others, max(ALLOWED))
+                    changed = robustness(
+                        subject,
+                        held_out,
+                        context=window,
+                        frequent_paths=frequent if len(text_tokens) > 1 else None,
+                        noise=noise if subject.can_reroute else (),
+                        draws=draws,
+                        progress=progress,
+                    )
+                found = topologies(target.model, trace)
+                analyses.append(
+                    analyse(trace, topologies=found, robustness=changed, progress=progress)
                 )
-            )
-        printed.print(f"{target.name}: {len(trace):,} tokens in {path}", markup=False)
-    return _written(analyses, opened[0], folder, formats, printed)
+            printed.print(f"{target.name}: {len(trace):,} tokens traced", markup=False)
+        _write(analyses, first, folder, formats, printed)
+    printed.print(f"page: {Path(out) / 'routing.html'}", markup=False)
+    return analyses
 
 
 def _require_one_tokenizer(opened: Sequence[Opened]) -> None:
@@ -164,13 +165,13 @@ def _every_second(text_tokens: Sequence[Passage], limit: int) -> list[Passage]:
     return held_out
 
 
-def _written(
+def _write(
     analyses: list[Analysis],
     target: Opened,
     folder: Path,
     formats: Sequence[Format],
     printed: Console,
-) -> list[Analysis]:
+) -> None:
     printed.print(routing_table(analyses))
     for names, note in notes(analyses):
         printed.print(f"{names}: {note}", markup=False, highlight=False)
@@ -182,8 +183,6 @@ def _written(
         figures = [f for section in sections(analyses, decode) for f in section.figures]
         with printed.status(f"{len(figures)} figures"):
             write_figures(figures, folder / "figures", formats)
-    printed.print(f"page: {folder / 'routing.html'}", markup=False)
-    return analyses
 
 
 def _slug(name: str) -> str:

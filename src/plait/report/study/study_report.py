@@ -11,6 +11,7 @@ import yaml
 import plait
 from plait.atomic import write_json, write_text
 from plait.config.files import load_json, to_dict
+from plait.data.corpus import file_sha256
 from plait.report.figure import Format, Section, write_figures
 from plait.report.numbers import number, reach, signed
 from plait.report.page import render
@@ -26,6 +27,7 @@ from plait.report.study.study_figures import (
 from plait.report.study.topology_section import topology_section
 from plait.report.study.wording import WORDS, headline
 from plait.statistics import Estimate
+from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
 from plait.studies.results import StudyResults, read_study
 from plait.studies.tables import Row, comparison_table, records, verdict
@@ -245,7 +247,8 @@ def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> No
         "headline": said.title,
         "sentences": said.sentences,
         "missing": study.missing,
-        "rows": [row | {"verdict": verdict(r)} for row, r in zip(table, rows, strict=True)],
+        "rows": table,
+        "results": {run.folder.name: file_sha256(run.folder / RESULT) for run in study.runs},
     }
     write_json(output.with_suffix(".json"), report)
     with output.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:

@@ -1,0 +1,79 @@
+"""What a run writes of itself beside its losses."""
+
+import math
+import os
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plait.atomic import new_file, write_json
+from plait.config import TrainConfig
+from plait.data.corpus import Corpus
+from plait.model.experts import kernel_name
+from plait.parallel import World, whole
+from plait.storage.run_folder import CORPUS, TOKENIZER
+from plait.training.state import TrainState
+
+
+def keep_corpus_facts(corpus: Corpus, folder: Path) -> None:
+    """Make the run's folder complete: it is read on machines where the corpus is not."""
+    if not (folder / CORPUS).exists():
+        write_json(folder / CORPUS, corpus.manifest)
+    if not (folder / TOKENIZER).exists():
+        with new_file(folder / TOKENIZER) as partial:
+            shutil.copyfile(corpus.path / TOKENIZER, partial)
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def bytes_per_token(corpus: Corpus) -> float:
+    """Average of the training text, domains weighted as they are drawn."""
+    domains = corpus.manifest["splits"]["train"]
+    weights = corpus.weights or {name: entry["tokens"] for name, entry in domains.items()}
+    mean = sum(w * domains[name]["bytes"] / domains[name]["tokens"] for name, w in weights.items())
+    return float(mean / sum(weights.values()))
+
+
+@torch.no_grad()
+def topology(state: TrainState) -> dict[str, list[float | None]]:
+    """By depth: mean row entropy of S in nats, and its largest entry; nothing without S."""
+    entropy: dict[str, float] = {}
+    largest: dict[str, float] = {}
+    for key, bank in state.model.collaboration.items():
+        s_EE = whole(bank()).abs()
+        rows_EE = s_EE / s_EE.sum(-1, keepdim=True).clamp_min(1e-20)
+        entropy[key] = float(torch.special.entr(rows_EE).sum(-1).mean())
+        largest[key] = float(s_EE.max())
+    if not entropy:
+        return {}
+    config = state.config.model
+    banks = [str(bank) for bank in config.plans.collaboration.banks]
+    keys = [bank if d in config.routed_depths else "" for d, bank in enumerate(banks)]
+    return {
+        "topology_entropy": [entropy.get(key) for key in keys],
+        "topology_max": [largest.get(key) for key in keys],
+    }
+
+
+def environment(world: World, config: TrainConfig) -> dict[str, Any]:
+    """What a run was computed with: versions, device, processes, threads, kernel."""
+    on_cuda = world.device.type == "cuda"
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    return {
+        "plait": version("plait"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if on_cuda else platform.machine(),
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "kernel": kernel_name(config.model, world.device, dtype),
+    }

@@ -1,0 +1,165 @@
+"""Is what lies on the disk whole, and does each link of the chain fit the one before it?
+
+corpus fingerprint → configuration hash → checkpoint hashes → result → report. Every check is one
+line; none of them trusts a name.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from plait.config.files import config_hash
+from plait.data.corpora import open_corpus
+from plait.data.corpus import MANIFEST, Corpus, file_sha256
+from plait.data.tokenizer import Tokenizer
+from plait.storage import checkpoint
+from plait.storage.model_folder import read_config, read_state
+from plait.storage.result import RESULT, Result
+from plait.storage.run_folder import CHECKPOINTS, CONFIG, CORPUS, METRICS, TOKENIZER, RunFolder
+from plait.storage.tensor_files import TensorFiles
+from plait.studies.results import STUDY, read_study
+from plait.studies.tables import comparison_table, records
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked; `problem` is None where it holds."""
+
+    what: str
+    problem: str | None = None
+
+
+def verify(path: Path) -> Iterator[Check]:
+    """Check a corpus, a run, a study, a model folder or an export, whichever lies at `path`.
+
+    Raises:
+        FileNotFoundError: it is none of these.
+    """
+    if (path / STUDY).is_file():
+        yield from _study(path)
+    elif (path / CONFIG).is_file() and (
+        (path / CHECKPOINTS).is_dir() or (path / METRICS).is_file()
+    ):
+        yield from _run(path)
+    elif (path / CONFIG).is_file():
+        yield from _model(path)
+    elif (path / MANIFEST).is_file():
+        yield _check("corpus: every file as its manifest says", lambda: Corpus.open(path).verify())
+    elif (path / "config.json").is_file():
+        yield from _export(path)
+    else:
+        raise FileNotFoundError(f"{path}: neither a corpus, run, study, model nor export")
+
+
+def _study(path: Path) -> Iterator[Check]:
+    yield _check(f"{STUDY}: reads", lambda: read_study(path))
+    try:
+        planned = json.loads((path / STUDY).read_text(encoding="utf-8"))["runs"]
+        folders = [path / run["folder"] for run in planned]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for folder in folders:
+        if not (folder / CONFIG).is_file():
+            yield Check(f"{folder.name}: not begun")
+            continue
+        for check in _run(folder):
+            yield Check(f"{folder.name}: {check.what}", check.problem)
+    if (path / "report.json").is_file():
+        yield _check("report: made of the results that are there", lambda: _report(path))
+
+
+def _report(path: Path) -> None:
+    written = json.loads((path / "report.json").read_text(encoding="utf-8"))
+    for folder, expected in written["results"].items():
+        result = path / folder / RESULT
+        if not result.is_file():
+            raise ValueError(f"{result} is gone since the report was made: make it again")
+        if file_sha256(result) != expected:
+            raise ValueError(f"{result} has changed since the report was made: make it again")
+    rows = records(comparison_table(read_study(path)))
+    if written["rows"] != json.loads(json.dumps(rows)):
+        raise ValueError(f"{path / 'report.json'}: its table is not that of the results")
+
+
+def _run(path: Path) -> Iterator[Check]:
+    run = RunFolder(path)
+    yield _check(f"{CONFIG}: its hash is that of the folder", lambda: _config(run))
+    yield _check(f"{CORPUS} and {TOKENIZER}: of one corpus", lambda: _corpus(path))
+    for step in checkpoint.steps_in(path / CHECKPOINTS):
+        folder = path / CHECKPOINTS / f"step-{step}"
+        yield _check(f"{folder.name}: as its manifest says", partial(checkpoint.verify, folder))
+    if checkpoint.steps_in(path / CHECKPOINTS):
+        yield _check("weights: those of the configuration", lambda: read_state(path))
+    if run.finished:
+        yield _check(f"{RESULT}: as it was written, of this chain", lambda: _result(run))
+
+
+def _config(run: RunFolder) -> None:
+    found = config_hash(run.config())
+    named = re.search(r"-([0-9a-f]{12})$", run.path.resolve().name)
+    if named and named[1] != found:
+        raise ValueError(f"{CONFIG} has hash {found}, the folder is named {named[1]}")
+
+
+def _corpus(path: Path) -> None:
+    for name in (CORPUS, TOKENIZER):
+        if not (path / name).is_file():
+            raise ValueError(f"no {name}: the run is of an older version, or the file is lost")
+    facts = json.loads((path / CORPUS).read_text(encoding="utf-8"))
+    if file_sha256(path / TOKENIZER) != facts["tokenizer"]["sha256"]:
+        raise ValueError(f"{TOKENIZER} is not the one that {CORPUS} names")
+    for step in checkpoint.steps_in(path / CHECKPOINTS):
+        progress = checkpoint.read_progress(path / CHECKPOINTS / f"step-{step}")
+        if progress["loader"]["fingerprint"] != facts["fingerprint"]:
+            raise ValueError(f"step-{step} was trained on another corpus than {CORPUS} names")
+    try:
+        corpus = open_corpus(RunFolder(path).config().data.corpus)
+    except FileNotFoundError:
+        return  # a run is whole without it
+    if corpus.fingerprint != facts["fingerprint"]:
+        raise ValueError(f"the corpus at {corpus.path} is another one by now")
+
+
+def _result(run: RunFolder) -> None:
+    result = Result.load_from(run.path)
+    assert result is not None
+    Result.check_unchanged(run.path)
+    if result.config_hash != config_hash(run.config()):
+        raise ValueError(f"it is of configuration {result.config_hash}")
+    if (run.path / CORPUS).is_file():
+        facts = json.loads((run.path / CORPUS).read_text(encoding="utf-8"))
+        if facts["fingerprint"] != result.corpus_fingerprint:
+            raise ValueError(f"it is of corpus {result.corpus_fingerprint}")
+    last = run.path / CHECKPOINTS / f"step-{result.steps}" / checkpoint.MANIFEST
+    if result.checkpoint is not None and last.is_file() and file_sha256(last) != result.checkpoint:
+        raise ValueError(f"step-{result.steps} is not the checkpoint that was scored")
+
+
+def _model(path: Path) -> Iterator[Check]:
+    yield _check(f"{CONFIG}: reads", lambda: read_config(path))
+    yield _check("weights: those of the configuration", lambda: read_state(path))
+    if (path / TOKENIZER).is_file():
+        yield _check(f"{TOKENIZER}: reads", lambda: Tokenizer.load(path))
+
+
+def _export(path: Path) -> Iterator[Check]:
+    yield _check("config.json: reads", lambda: json.loads((path / "config.json").read_text()))
+    yield _check("weights: every tensor is there, and a number", lambda: _tensors(path))
+
+
+def _tensors(path: Path) -> None:
+    with TensorFiles(path) as files:
+        for name in sorted(files.names):
+            if not files.read(name).isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+
+
+def _check(what: str, check: Callable[[], object]) -> Check:
+    try:
+        check()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return Check(what, " ".join(str(error).split()) or type(error).__name__)
+    return Check(what)

@@ -1,0 +1,57 @@
+"""What runs in the process of a page: its commands and its blocks of Python, in order.
+
+python page_process.py STEPS.json   in the folder where the page's names stand for something
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+
+def run(step: dict[str, Any], namespace: dict[str, Any]) -> None:
+    """Do what a page shows; anything but success ends the process."""
+    if step["port"] is not None:
+        threading.Thread(target=look_and_interrupt, args=(step["port"],), daemon=True).start()
+    if step["kind"] == "python":
+        exec(compile(step["code"], step["shown"], "exec"), namespace)
+    elif step["words"][0] != "plait":
+        subprocess.run(step["words"], check=True)
+    else:  # in this process, which has read torch and all else once
+        from plait.cli import main
+
+        try:
+            main(step["words"][1:])
+        except SystemExit as end:
+            if end.code:
+                sys.exit(f"it ended with {end.code}")
+
+
+def look_and_interrupt(port: int) -> None:
+    """Ask a server for its page as soon as it answers, then end it as Ctrl-C does."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+                assert b"<html" in answer.read()
+            break
+        except OSError:
+            time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    plan = json.loads(Path(sys.argv[1]).read_text())
+    for module in plan["hidden"]:
+        sys.modules[module] = None  # type: ignore[assignment]
+    names: dict[str, Any] = {"__name__": "page"}
+    for step in plan["steps"]:
+        print(f"\n──── {step['shown']}", flush=True)
+        started = time.perf_counter()
+        run(step, names)
+        print(f"──── {time.perf_counter() - started:.1f} s", flush=True)
