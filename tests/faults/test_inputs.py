@@ -158,12 +158,15 @@ anything = st.one_of(
     st.sampled_from(["None", "null", "true", "own", "--", "-", ""]),
     st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30),
 )
-given_options = st.sampled_from(sorted(OPTIONS)).flatmap(
-    lambda name: st.tuples(st.just(name), values(OPTIONS[name].hint) | anything)
-)
-option_lists = st.lists(given_options.map(list), max_size=5) | st.lists(
-    given_options.map(lambda pair: ["=".join(pair)])
-    | given_options.map(lambda pair: list(pair[:1]))
+names = st.sampled_from(sorted(OPTIONS))
+possible = names.flatmap(lambda n: st.tuples(st.just(n), values(OPTIONS[n].hint)).map(list))
+option_lists = st.lists(
+    possible, max_size=3, unique_by=lambda pair: OPTIONS[pair[0]].name
+) | st.lists(
+    possible
+    | st.tuples(names, anything).map(list)
+    | st.tuples(names, anything).map(lambda pair: ["=".join(pair)])
+    | names.map(lambda name: [name])
     | anything.map(lambda word: [word]),
     max_size=4,
 )

@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from plait.parallel import World
-from plait.reading import one_line
+from plait.reading import named, one_line
 
 Shapes = Mapping[str, tuple[torch.Size, torch.dtype]]
 
@@ -104,7 +104,7 @@ class _MetadataUnpickler(pickle.Unpickler):
             return getattr(torch, name)
         if module.startswith("pathlib"):
             return pathlib.PurePath  # where it was saved; never read
-        raise CheckpointError(f"checkpoint metadata names {module}.{name}: refused")
+        raise CheckpointError(f"checkpoint metadata names {named(f'{module}.{name}')}: refused")
 
 
 class _SafeReader(FileSystemReader):
