@@ -116,7 +116,7 @@ def test_only_files_inside_a_folder_are_read(tmp_path):
     for name in ("nothing", "deeper", "circle"):
         with pytest.raises(FileNotFoundError):
             inside(folder, name)
-    for name in ("a\0b", "a" * 5000, "\ud800"):
+    for name in ("a\0b", "a" * 5000, "\ud800", "\r", "a\nb"):
         with pytest.raises(ValueError, match="cannot be the name") as caught:
             inside(folder, name)
         assert len(str(caught.value)) < 1000

@@ -14,7 +14,8 @@ from plait.config import TrainConfig
 from plait.data.tokenizer import Encoder, Tokenizer
 from plait.model import LanguageModel
 from plait.parallel import default_device
-from plait.reading import one_line
+from plait.reading import one_line, quoted, read_json
+from plait.sharing import DEEPEST
 from plait.storage.model_folder import load_model, read_tokenizer, read_training
 from plait.storage.run_folder import CONFIG, TOKENIZER
 
@@ -137,6 +138,13 @@ def open_model(folder: Path, device: str | None = None, name: str | None = None)
         raise FileNotFoundError(
             f"{folder} holds neither {CONFIG} (a run of plait train, or a model) nor config.json "
             "(a Hugging Face model): name the run's folder"
+        )
+    described = read_json(folder / "config.json", "fetch or save it anew")
+    depth = described.get("num_hidden_layers", 1)
+    if isinstance(depth, int) and depth > DEEPEST:  # transformers would make a list of them
+        raise ValueError(
+            f"{folder / 'config.json'}: num_hidden_layers is {quoted(depth)}: {DEEPEST:,} is the "
+            "most, so fetch or save it anew"
         )
     from transformers import AutoModelForCausalLM
 

@@ -138,6 +138,8 @@ def inside(folder: Path, name: str) -> Path:
         ValueError: the name, or a link, leads out of the folder.
     """
     path = Path(folder) / name
+    if not name.isprintable():
+        raise ValueError(f"{folder}: {quoted(name)} cannot be the name of a file")
     try:
         real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
         is_file = real.is_file()

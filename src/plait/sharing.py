@@ -201,7 +201,8 @@ class _Reader:
     def _walks(self) -> list[tuple[int, int]]:
         """Read `n` or `n x n`."""
         count, times = self._number(), 1
-        if any(self._take(sign) for sign in "x×X"):
+        if self._peek() in ("x", "×", "X"):
+            self.at += 1
             times = self._number()
         self._reach(self.reached + count * times)
         return [(count, times)]
@@ -221,14 +222,15 @@ class _Reader:
         return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
 
     def _number(self) -> int:
-        if not self._peek().isdecimal():
+        digits = self._peek()
+        if not digits.isdecimal():
             raise self._error("expected a number")
-        if len(self._peek()) > 6:
+        if len(digits) > 6:
             raise self._error("no model is that deep")
-        if int(self._peek()) == 0:
+        if int(digits) == 0:
             raise self._error("a number here must be 1 or more")
         self.at += 1
-        return int(self.tokens[self.at - 1][0])
+        return int(digits)
 
     def _error(self, expected: str) -> ValueError:
         end = ("the end", len(self.text))

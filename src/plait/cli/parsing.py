@@ -16,7 +16,8 @@ import tyro
 
 from plait.cli.options import REGISTRY, REMOVE, Base, Option, Shape, shape_of
 from plait.config.files import from_dict, to_dict
-from plait.reading import named
+from plait.config.limits import MOST_TOKENS
+from plait.reading import named, quoted
 
 
 class UsageError(ValueError):
@@ -39,6 +40,10 @@ def parse(function: Callable[..., Any], words: list[str], prog: str) -> Callable
         tyro.cli(shape.function, args=["--help"], prog=prog, description=about, registry=REGISTRY)
     _check(words, shape.names)
     found = _read(shape, words, prog)
+    for name, value in found.arguments.items():
+        if isinstance(value, int) and abs(value) > MOST_TOKENS:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is {quoted(value)}: {MOST_TOKENS:,} is the most")
     for name, config in _load(shape, found).items():
         try:
             data = _merge(to_dict(config), found.arguments[name])

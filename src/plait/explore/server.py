@@ -92,9 +92,10 @@ def serve(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
             raise ValueError(
-                f"cannot listen on {host} port {port} ({error.strerror}): give another --port"
+                f"cannot listen on {host} port {port} ({said}): give another --port"
             ) from None
         app = application(open_explored(runs, device), host)
         listener.listen()

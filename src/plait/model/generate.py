@@ -1,5 +1,6 @@
 """Text from the model: one token after another, with a key/value cache."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -36,8 +37,8 @@ def generate(
     """
     if not prompt:
         raise ValueError("the prompt is empty: give at least one character")
-    if temperature < 0 or (top_k is not None and top_k < 1):
-        raise ValueError("temperature must be 0 or more, and top_k 1 or more")
+    if not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+        raise ValueError("temperature must be a number from 0 on, and top_k 1 or more")
     device = model.embedding.weight.device
     generator = torch.Generator(device).manual_seed(seed)
     cache = KVCache()

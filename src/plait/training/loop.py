@@ -44,6 +44,8 @@ from plait.training.interruption import Interrupted, Interruption
 from plait.training.state import TrainState
 from plait.training.trackers import Sink, Tracker, open_trackers
 
+MOST_THREADS = 4096
+
 
 class Diverged(ValueError):
     """Too many steps in a row had a loss or a gradient that is not finite."""
@@ -78,6 +80,8 @@ def train(
 
     """
     if threads is not None:
+        if not 1 <= threads <= MOST_THREADS:
+            raise ValueError(f"threads is {threads}: it must be from 1 to {MOST_THREADS:,}")
         torch.set_num_threads(threads)
     world = World.start(device)
     if world.device.type == "cpu":
