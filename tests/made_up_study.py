@@ -25,10 +25,13 @@ def write_study(
     domains: Mapping[str, float] = DOMAINS,
     collaborating: Sequence[str] = (),
     missing: Sequence[str] = (),
+    contrasts: Sequence[Mapping[str, Any]] = (),
+    bigram: float | None = None,
 ) -> Path:
     """Write a study whose variants end at 4 + offset nats per token, one offset per seed.
 
     The first variant is the baseline; runs named in `missing` ("variant-s0") have no result.
+    `bigram` is the floor in nats per token, None: the runs are of a version that did not count.
     """
     folder = root / name
     folder.mkdir(parents=True)
@@ -37,7 +40,7 @@ def write_study(
         for seed, offset in enumerate(per_seed):
             run = folder / f"run{index}-s{seed}"
             collaboration = variant in collaborating
-            _write_run(run, seed, 4 + offset, domains, index, collaboration)
+            _write_run(run, seed, 4 + offset, domains, index, collaboration, bigram)
             if f"{variant}-s{seed}" in missing:
                 (run / "result.json").unlink()
             runs.append({"variant": variant, "seed": seed, "folder": run.name})
@@ -46,6 +49,7 @@ def write_study(
         "description": description,
         "baseline": next(iter(offsets)),
         "margin": 0.01,
+        "contrasts": list(contrasts),
         "runs": runs,
     }
     (folder / "study.json").write_text(json.dumps(plan))
@@ -111,6 +115,7 @@ def _write_run(
     domains: Mapping[str, float],
     index: int,
     collaboration: bool,
+    bigram: float | None,
 ) -> None:
     noise = random.Random(1000 * index + seed)
     folder.mkdir()
@@ -154,6 +159,11 @@ def _write_run(
         },
         "flops_per_token": {"forward": 3.6e6, "training": 1.08e7},
         "gate_mass": 0.62 * (1.5 if collaboration else 1),
+        "floors": bigram
+        and {
+            "unigram": _evaluation(bigram + 2, domains),
+            "bigram": _evaluation(bigram, domains),
+        },
         "load": [None, *loads[1:]] if index == 3 else loads,
         "seconds": 214.0,
         "tokens_per_second": 9345.0,

@@ -20,8 +20,10 @@ from plait.storage.model_folder import read_config, read_state
 from plait.storage.result import RESULT, Result
 from plait.storage.run_folder import CHECKPOINTS, CONFIG, CORPUS, METRICS, TOKENIZER, RunFolder
 from plait.storage.tensor_files import TensorFiles
+from plait.studies.answers import answers
+from plait.studies.registration import PLAN, registered
 from plait.studies.results import STUDY, read_study
-from plait.studies.tables import comparison_table, records
+from plait.studies.tables import comparison_table, contrast_records, records
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def _study(path: Path) -> Iterator[Check]:
             continue
         for check in _run(folder):
             yield Check(f"{folder.name}: {check.what}", check.problem)
+    if (path / PLAN).is_file():
+        yield _check(f"{PLAN}: as it was before the first run", lambda: registered(path))
     if (path / "report.json").is_file():
         yield _check("report: made of the results that are there", lambda: _report(path))
 
@@ -79,8 +83,9 @@ def _report(path: Path) -> None:
             raise ValueError(f"{result} is gone since the report was made: make it again")
         if file_sha256(result) != expected:
             raise ValueError(f"{result} has changed since the report was made: make it again")
-    rows = records(comparison_table(read_study(path)))
-    if written["rows"] != json.loads(json.dumps(rows)):
+    study = read_study(path)
+    found = [records(comparison_table(study)), contrast_records(answers(study))]
+    if [written["rows"], written.get("contrasts")] != json.loads(json.dumps(found)):
         raise ValueError(f"{path / 'report.json'}: its table is not that of the results")
 
 

@@ -11,59 +11,85 @@ from made_up_study import write_study
 from plait.report.numbers import number, quantity, signed
 from plait.report.study.wording import headline
 from plait.report.terminal.study_table import show
+from plait.studies.answers import answers
 from plait.studies.results import read_study
-from plait.studies.tables import comparison_table, records, verdict
+from plait.studies.tables import comparison_table, records
 
 
-def test_one_seed_is_said_to_be_one_seed(tmp_path: Path) -> None:
-    rows = comparison_table(read_study(write_study(tmp_path, {"plain": [0.0], "tied": [-0.25]})))
-    said = headline(rows)
-    assert said.title == "tied came out 0.250 nats per token below plain"
-    assert "3.750" in said.sentences[0]
-    assert "38 % fewer stored parameters" in said.sentences[0]
-    assert "no interval" in said.sentences[1]
-    assert verdict(rows[1]) == "one seed"
+def test_one_seed_makes_no_headline(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path, {"plain": [0.0], "tied": [-0.25]}))
+    rows, found = comparison_table(study), answers(study)
+    said = headline(study, found)
+    assert said.title == "Nothing is decided: a verdict needs 3 seeds"
+    assert said.sentences == (
+        "tied − plain: −0.250 nats per token; no verdict: one seed says what happened once, and "
+        "3 are needed.",
+    )
+    assert [answer.verdict for answer in found] == ["too few seeds"]
     assert all(value is None for key, value in records(rows)[1].items() if key.endswith("95"))
 
 
 def test_seeds_that_agree_decide_and_seeds_that_do_not_leave_it_open(tmp_path: Path) -> None:
-    study = write_study(
+    folder = write_study(
         tmp_path,
         {
-            "plain": [0.0, 0.1, -0.05],
-            "better": [-0.2, -0.105, -0.245],
-            "worse": [0.21, 0.3, 0.155],
-            "same": [0.0005, 0.0995, -0.0502],
-            "open": [0.1, -0.2, 0.15],
+            "plain": [0.0, 0.1, -0.05, 0.02],
+            "better": [-0.2, -0.105, -0.245, -0.18],
+            "worse": [0.21, 0.3, 0.155, 0.22],
+            "same": [0.0005, 0.0995, -0.0502, 0.0201],
+            "open": [0.1, -0.2, 0.15, 0.0],
         },
     )
-    rows = comparison_table(read_study(study))
-    assert [verdict(row) for row in rows] == [
-        "baseline",
-        "better",
-        "worse",
-        "equivalent",
-        "undecided",
-    ]
-    said = headline(rows)
-    assert said.title == "better is better than plain by 0.200 nats per token"
-    assert "Holm’s correction for 4 comparisons" in said.sentences[1]
-
-
-def test_nothing_beat_the_baseline(tmp_path: Path) -> None:
-    rows = comparison_table(
-        read_study(write_study(tmp_path, {"plain": [0.0], "far": [0.5], "near": [0.01]}))
+    study = read_study(folder)
+    found = answers(study)
+    assert [a.verdict for a in found] == ["better", "worse", "equivalent", "undecided"]
+    said = headline(study, found)
+    assert said.title == (
+        "better is better than plain by 0.200 nats per token; 2 more of 4 questions decided"
     )
-    assert headline(rows).title == "No variant did better than plain"
-    assert "near" in headline(rows).sentences[0]
+    assert said.sentences[0].startswith("better − plain: −0.200 nats per token, 95 % interval")
+    assert "over 4 seeds: better (p" in said.sentences[0]
+    assert "equivalent within ±0.01 (TOST, p" in said.sentences[2]
+    rows = comparison_table(study)
+    assert [row.answer for row in rows] == [None, *found]
 
 
-def test_two_seeds_without_separation_do_not_crown_a_winner(tmp_path: Path) -> None:
-    rows = comparison_table(
-        read_study(write_study(tmp_path, {"plain": [0.0, 0.2], "lucky": [-0.3, 0.25]}))
-    )
-    assert headline(rows).title == "lucky has the lowest loss, but not surely below plain"
-    assert "Fewer than 3 seeds" in headline(rows).sentences[1]
+def test_only_what_was_asked_is_tested(tmp_path: Path) -> None:
+    asked = {"name": "which?", "variant": "c", "against": "b", "margin": 0.5, "expected": "equal"}
+    offsets = {"a": [0.0, 0.1, 0.2], "b": [1.0, 1.1, 1.2], "c": [1.001, 1.1, 1.2]}
+    study = read_study(write_study(tmp_path, offsets, contrasts=[asked]))
+    [answer] = answers(study)
+    assert (answer.verdict, answer.margin, answer.as_expected) == ("equivalent", 0.5, True)
+    rows = comparison_table(study)
+    assert rows[1].difference is not None
+    assert rows[1].answer is None, "shown for orientation, with no verdict"
+
+
+def test_a_question_that_is_not_answered_yet_counts_in_the_correction(tmp_path: Path) -> None:
+    offsets = {"a": [0.0, 0.1, 0.2], "b": [1.0, 1.13, 1.2], "c": [0.0, 0.0, 0.0]}
+    unfinished = [f"c-s{seed}" for seed in range(3)]
+    [alone] = answers(read_study(write_study(tmp_path / "1", {k: offsets[k] for k in "ab"})))
+    found = answers(read_study(write_study(tmp_path / "2", offsets, missing=unfinished)))
+    assert found[1].verdict == "unpaired"
+    assert found[0].p == pytest.approx(2 * (alone.p or 0))
+
+
+def test_what_counting_scores_as_well_gets_no_verdict(tmp_path: Path) -> None:
+    offsets = {"plain": [0.0, 0.1, -0.05], "better": [-0.2, -0.105, -0.245]}
+    study = read_study(write_study(tmp_path, offsets, bigram=3.9))
+    [answer] = answers(study)
+    assert study.floor("bigram") == 3.9
+    assert (answer.verdict, answer.decided) == ("not learned", False)
+    assert "not learned more than a bigram" in headline(study, [answer]).title
+    below = read_study(write_study(tmp_path / "below", offsets, bigram=4.5))
+    assert answers(below)[0].verdict == "better"
+
+
+def test_two_seeds_decide_nothing(tmp_path: Path) -> None:
+    study = read_study(write_study(tmp_path, {"plain": [0.0, 0.2], "lucky": [-0.3, -0.1]}))
+    said = headline(study, answers(study))
+    assert said.title == "Nothing is decided: a verdict needs 3 seeds"
+    assert "no verdict: 2 seeds, and 3 are needed" in said.sentences[0]
 
 
 def test_unfinished_runs_are_named_and_their_pairs_left_out(tmp_path: Path) -> None:
@@ -72,15 +98,10 @@ def test_unfinished_runs_are_named_and_their_pairs_left_out(tmp_path: Path) -> N
     )
     study = read_study(folder)
     assert study.missing == ("run0-s0", "run1-s1")
-    rows = comparison_table(study)
-    assert rows[1].difference is None
-    assert verdict(rows[1]) == "unpaired"
-
-
-def test_no_baseline_no_differences(tmp_path: Path) -> None:
-    folder = write_study(tmp_path, {"plain": [0.0], "tied": [0.3]}, missing=["plain-s0"])
-    said = headline(comparison_table(read_study(folder)))
-    assert "baseline has no finished run" in said.sentences[0]
+    assert comparison_table(study)[1].difference is None
+    [answer] = answers(study)
+    assert answer.verdict == "unpaired"
+    assert "share no finished seed" in headline(study, [answer]).sentences[0]
 
 
 def test_perplexity_is_the_exponential_of_the_mean_loss(tmp_path: Path) -> None:

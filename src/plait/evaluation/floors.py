@@ -16,6 +16,9 @@ from plait.data.batches import IGNORED, Batches, evaluation_batches
 from plait.data.corpus import Corpus
 from plait.evaluation.heldout import Score
 
+MOST_COUNTED = 10_000_000
+"""training tokens that are counted at the most: a longer run is compared with these"""
+
 Tokens = npt.NDArray[np.int64]
 
 
@@ -25,6 +28,13 @@ class Floors:
 
     unigram: dict[str, Score]
     bigram: dict[str, Score]
+
+    def to_dict(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Give each kind's readings by domain, see `Score.to_dict`."""
+        return {
+            kind: {domain: score.to_dict() for domain, score in scores.items()}
+            for kind, scores in (("unigram", self.unigram), ("bigram", self.bigram))
+        }
 
     def loss(self, kind: str, domain: str = "all") -> float:
         """Nats per token of "unigram" or "bigram"."""
@@ -84,7 +94,8 @@ def floors(
     Args:
         corpus: the text.
         sequence_length: of the run, in tokens.
-        training_tokens: that the run saw, in the order of `seed`.
+        training_tokens: that the run saw, in the order of `seed`; of more than `MOST_COUNTED` the
+            first are counted.
         tokens_per_domain: targets of each domain that are scored.
         split: that is scored.
         seed: of the run's data order.
@@ -94,7 +105,7 @@ def floors(
     path = corpus.path / "floors.json"
     known = _read(path, corpus.fingerprint) if keep else {}
     if named not in known:
-        rows = max(1, training_tokens // sequence_length)
+        rows = max(1, min(training_tokens, MOST_COUNTED) // sequence_length)
         sequences = _training(corpus, sequence_length, rows, seed)
         counts = Counts(sequences, corpus.vocab_size)
         unigram: dict[str, Score] = {}

@@ -1,7 +1,7 @@
 """Held-out loss by domain, on the same tokens whatever the run and the batch size."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -61,6 +61,7 @@ def evaluate(
     tokens_per_domain: int,
     batch_size: int = 16,
     precision: Literal["fp32", "bf16"] = "fp32",
+    between: Callable[[], None] = lambda: None,
 ) -> HeldOut:
     """Score the first `tokens_per_domain` tokens of each domain of a split.
 
@@ -72,6 +73,7 @@ def evaluate(
         tokens_per_domain: targets; fewer where the domain is smaller.
         batch_size: sequences at once; it does not change which tokens are scored.
         precision: of the computation.
+        between: called before each batch; what it raises ends the scoring.
 
     Raises:
         ValueError: the corpus has tokens that the model does not know.
@@ -87,6 +89,7 @@ def evaluate(
     batches = evaluation_batches(corpus, split, sequence_length, batch_size, tokens_per_domain)
     with _in_eval_mode(model):
         for domain, tokens_BS, targets_BS, target_bytes in batches:
+            between()
             keep_T = (targets_BS != -100).flatten()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 out = model(tokens_BS.to(device), targets_BS.to(device), routings=True)

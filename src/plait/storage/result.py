@@ -45,20 +45,16 @@ class Result:
     """times that the run went back to a checkpoint: {"step", "back_to", "tokens_skipped"}"""
     loss_spikes: int = 0
     """steps whose loss was finite and far above those before it"""
+    floors: dict[str, dict[str, dict[str, float]]] | None = None
+    """what counting scores on the same tokens: {"unigram" or "bigram": measures by domain}"""
     checkpoint: str | None = None
     """SHA-256 of the manifest of the checkpoint that was scored"""
 
     def __post_init__(self) -> None:
-        domains = self.evaluation.get("domains")
-        if not isinstance(domains, dict) or "all" not in domains:
-            raise ValueError("evaluation: the losses by domain are missing")
-        for domain, measures in domains.items():
-            for name in MEASURES:
-                value = measures.get(name) if isinstance(measures, dict) else None
-                if not isinstance(value, (int, float)) or value is True:
-                    raise ValueError(
-                        f"evaluation: {name} of {quoted(domain)} is {quoted(value)}, no number"
-                    )
+        _check_measures("evaluation", self.evaluation.get("domains"))
+        if self.floors is not None:
+            for kind in ("unigram", "bigram"):
+                _check_measures(f"floors: {kind}", self.floors.get(kind))
 
     def save(self, folder: Path) -> None:
         """Write `result.json`: last of all, so that it marks the run as finished."""
@@ -96,6 +92,18 @@ class Result:
         """All measures on the test split by domain, and of all domains together as "all"."""
         domains: Mapping[str, Mapping[str, float]] = self.evaluation["domains"]
         return domains
+
+
+def _check_measures(what: str, domains: Any) -> None:
+    if not isinstance(domains, dict) or "all" not in domains:
+        raise ValueError(f"{what}: the losses by domain are missing")
+    for domain, measures in domains.items():
+        for name in MEASURES:
+            value = measures.get(name) if isinstance(measures, dict) else None
+            if not isinstance(value, (int, float)) or value is True:
+                raise ValueError(
+                    f"{what}: {name} of {quoted(domain)} is {quoted(value)}, no number"
+                )
 
 
 def _digest(data: Mapping[str, Any]) -> str:

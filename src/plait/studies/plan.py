@@ -6,8 +6,10 @@ from pathlib import Path
 
 from plait.atomic import write_json
 from plait.config import TrainConfig
+from plait.config.files import to_dict
 from plait.data.corpora import open_corpus
 from plait.storage.run_folder import CORPUS, run_folder
+from plait.studies.registration import plan_of, register
 from plait.studies.results import STUDY
 from plait.studies.study import Study
 
@@ -46,7 +48,8 @@ def planned_runs(study: Study, root: Path) -> list[PlannedRun]:
 def write_plan(study: Study, root: Path) -> None:
     """Write `study.json`, from which table and report are made without the study's function.
 
-    Beside it goes `corpus.json`, the manifest of the corpus: sources, licences, splits.
+    Beside it go `corpus.json`, the manifest of the corpus: sources, licences, splits; and, before
+    the first run, `plan.json`: see `plait.studies.registration`.
     Raises FileNotFoundError where the corpus is not built yet.
     """
     folder = root / study.name
@@ -60,8 +63,11 @@ def write_plan(study: Study, root: Path) -> None:
         "description": study.description,
         "baseline": study.baseline,
         "margin": study.margin,
+        "contrasts": [to_dict(contrast) for contrast in study.contrasts],
+        "plan": plan_of(study),
         "runs": [
             {"variant": run.variant, "seed": run.seed, "folder": run.folder.name} for run in runs
         ],
     }
+    register(study, folder)
     write_json(folder / STUDY, plan)

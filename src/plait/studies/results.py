@@ -2,17 +2,21 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plait.config import TrainConfig
 from plait.config.files import load_json
 from plait.reading import quoted
 from plait.storage.result import Result
 from plait.storage.run_folder import RunFolder
+from plait.studies.contrasts import Contrast, against_baseline
+from plait.studies.registration import deviations, digest, registered
 
 STUDY = "study.json"
+Floor = Literal["unigram", "bigram"]
+FLOORS: tuple[Floor, ...] = ("unigram", "bigram")
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,19 @@ class _Header:
     baseline: str
     margin: float
     runs: tuple[_Planned, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    plan: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.baseline not in {run.variant for run in self.runs}:
             raise ValueError(f"the baseline {quoted(self.baseline)} has no run")
         if not 0 < self.margin < math.inf:
             raise ValueError(f"the margin is {self.margin}")
+        variants = {run.variant for run in self.runs}
+        for contrast in self.contrasts:
+            for variant in (contrast.variant, contrast.against):
+                if variant not in variants:
+                    raise ValueError(f"contrast {quoted(contrast.name)}: {quoted(variant)} not run")
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,13 @@ class StudyResults:
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
     runs: tuple[FinishedRun, ...]
-    missing: tuple[str, ...] = field(default=())
+    contrasts: tuple[Contrast, ...]
+    """the questions asked, each with its margin"""
+    missing: tuple[str, ...] = ()
+    plan: str | None = None
+    """SHA-256 of the plan that was written before the first run; None: none was"""
+    deviations: tuple[str, ...] = ()
+    """where the study departs from that plan"""
 
     def of(self, variant: str) -> tuple[FinishedRun, ...]:
         """The variant's finished runs, by seed."""
@@ -86,6 +103,16 @@ class StudyResults:
     ) -> dict[int, float]:
         """Seed → the measure on the test split."""
         return {run.seed: run.held_out(domain, measure) for run in self.of(variant)}
+
+    def floor(self, kind: Floor, domain: str = "all") -> float | None:
+        """Nats per token that counting scores, mean over runs; None where no run has it.
+
+        See `plait.evaluation.floors`. Runs differ in it only by the order of their text.
+        """
+        counted = [
+            run.result.floors[kind][domain]["loss"] for run in self.runs if run.result.floors
+        ]
+        return math.fsum(counted) / len(counted) if counted else None
 
     @property
     def finished_variants(self) -> tuple[str, ...]:
@@ -110,6 +137,9 @@ def read_study(folder: Path) -> StudyResults:
             f"no study in {folder} (no study.json): run `plait study run` first"
         )
     header = load_json(_Header, path, "delete it and run again")
+    plan = registered(folder)
+    variants = tuple(dict.fromkeys(planned.variant for planned in header.runs))
+    asked = header.contrasts or against_baseline(header.baseline, variants)
     runs, missing = [], []
     for planned in header.runs:
         run = RunFolder(folder / planned.folder)
@@ -127,8 +157,11 @@ def read_study(folder: Path) -> StudyResults:
         folder=folder,
         baseline=header.baseline,
         margin=header.margin,
-        variants=tuple(dict.fromkeys(planned.variant for planned in header.runs)),
+        variants=variants,
         seeds=tuple(dict.fromkeys(planned.seed for planned in header.runs)),
         runs=tuple(runs),
+        contrasts=tuple(replace(c, margin=c.margin or header.margin) for c in asked),
         missing=tuple(missing),
+        plan=None if plan is None else digest(plan),
+        deviations=() if plan is None else deviations(plan, header.plan),
     )

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.config import TrainConfig
+from plait.reading import quoted
+from plait.studies.contrasts import Contrast, against_baseline
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -17,6 +19,7 @@ class Study:
     `variants` maps a name (letters, digits and . _ + -, for it names folders) to a whole training
     configuration; each is trained once per seed, everything else in it unchanged. `margin` is the
     difference in nats per token below which variants count as equal in the equivalence test.
+    `contrasts` are the questions asked; none: each variant against the baseline.
     """
 
     name: str
@@ -24,6 +27,7 @@ class Study:
     variants: Mapping[str, TrainConfig]
     seeds: tuple[int, ...] = (0,)
     margin: float = 0.01
+    contrasts: tuple[Contrast, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -42,9 +46,24 @@ class Study:
             raise ValueError(f"study {self.name}: give each seed once, at least one: {self.seeds}")
         if self.margin <= 0:
             raise ValueError(f"study {self.name}: margin {self.margin} must be above 0 nats")
+        for contrast in self.contrasts:
+            for variant in (contrast.variant, contrast.against):
+                if variant not in self.variants:
+                    raise ValueError(
+                        f"study {self.name}: contrast {quoted(contrast.name)} names {variant!r}, "
+                        f"which is not among the variants {', '.join(self.variants)}"
+                    )
+        names = [contrast.name for contrast in self.contrasts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"study {self.name}: two contrasts have the same name")
         configs = self.variants.values()
         self._same("data.corpus", {config.data.corpus for config in configs})
         self._same("evaluation.final_tokens", {c.evaluation.final_tokens for c in configs})
+
+    @property
+    def questions(self) -> tuple[Contrast, ...]:
+        """The contrasts that are asked, the default ones where none are stated."""
+        return self.contrasts or against_baseline(self.baseline, tuple(self.variants))
 
     def _same(self, option: str, values: set[Any]) -> None:
         if len(values) > 1:

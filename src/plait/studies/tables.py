@@ -3,20 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from plait.statistics import (
-    Difference,
-    Equivalence,
-    Estimate,
-    equivalence,
-    holm,
-    mean_interval,
-    paired_difference,
-)
+from plait.statistics import Difference, Estimate, mean_interval, paired_difference
+from plait.studies.answers import Answer, answers
 from plait.studies.results import StudyResults
-
-Verdict = Literal["baseline", "better", "worse", "equivalent", "undecided", "one seed", "unpaired"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +17,8 @@ class Row:
     Parameters are counts; FLOPs are for training (forward and backward) per token; `loss` is
     held-out nats per token on the test split; `bits_per_byte` is by domain, pooled under "all";
     `gate_mass` is the mean sum of a token's gates. `difference` is variant − baseline in nats per
-    token, `p` its Holm-adjusted p value; None for the baseline and where no seed is shared.
+    token, None for the baseline and where no seed is shared; `answer` is the study's question about
+    it, None where the study does not ask and the difference is for orientation only.
     """
 
     variant: str
@@ -42,8 +34,7 @@ class Row:
     loss: Estimate
     bits_per_byte: Mapping[str, Estimate]
     difference: Difference | None = None
-    p: float | None = None
-    equivalence: Equivalence | None = None
+    answer: Answer | None = None
 
     @property
     def perplexity(self) -> Estimate:
@@ -52,39 +43,16 @@ class Row:
         return Estimate(value=math.exp(self.loss.value), low=low, high=high, n=self.loss.n)
 
 
-def verdict(row: Row) -> Verdict:
-    """What the seeds allow to say of a variant against the baseline, at 5 % after Holm."""
-    if row.baseline:
-        return "baseline"
-    if row.difference is None:
-        return "unpaired"
-    if row.p is None:
-        return "one seed"
-    if row.p < 0.05:
-        return "better" if row.difference.estimate.value < 0 else "worse"
-    if row.equivalence is not None and row.equivalence.holds:
-        return "equivalent"
-    return "undecided"
-
-
 def comparison_table(study: StudyResults) -> tuple[Row, ...]:
     """Rows of every variant with a finished run, in the study's order."""
-    base_losses = study.measured(study.baseline)
-    differences: dict[str, Difference] = {}
-    for variant in study.finished_variants:
-        if variant != study.baseline:
-            difference = paired_difference(study.measured(variant), base_losses)
-            if difference is not None:
-                differences[variant] = difference
-    tested = {name: d.p for name, d in differences.items() if d.p is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    asked = {a.contrast.variant: a for a in answers(study) if a.contrast.against == study.baseline}
     return tuple(
-        _row(study, variant, differences.get(variant), adjusted.get(variant))
+        _row(study, variant, asked.get(variant) if variant != study.baseline else None)
         for variant in study.finished_variants
     )
 
 
-def _row(study: StudyResults, variant: str, difference: Difference | None, p: float | None) -> Row:
+def _row(study: StudyResults, variant: str, answer: Answer | None) -> Row:
     runs = study.of(variant)
     first = runs[0].result  # counts are functions of the configuration: equal for every seed
     masses = [run.result.gate_mass for run in runs if run.result.gate_mass is not None]
@@ -104,11 +72,10 @@ def _row(study: StudyResults, variant: str, difference: Difference | None, p: fl
             domain: mean_interval(list(study.measured(variant, domain, "bits_per_byte").values()))
             for domain in (*study.domains, "all")
         },
-        difference=difference,
-        p=p,
-        equivalence=None
-        if difference is None
-        else equivalence(list(difference.by_seed.values()), study.margin),
+        difference=None
+        if variant == study.baseline
+        else paired_difference(study.measured(variant), study.measured(study.baseline)),
+        answer=answer,
     )
 
 
@@ -136,13 +103,39 @@ def records(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
             **_columns(
                 "difference_nats_per_token", row.difference.estimate if row.difference else None
             ),
-            "difference_p_holm": row.p,
-            "equivalence_margin_nats": row.equivalence and row.equivalence.margin,
-            "equivalence_p": row.equivalence and row.equivalence.p,
-            "verdict": verdict(row),
+            **_answered(row.answer),
         }
         for row in rows
     ]
+
+
+def contrast_records(found: tuple[Answer, ...]) -> list[dict[str, Any]]:
+    """The answers as flat records for CSV and JSON; names carry the units."""
+    return [
+        {
+            "contrast": answer.contrast.name,
+            "variant": answer.contrast.variant,
+            "against": answer.contrast.against,
+            "claim": answer.contrast.claim,
+            "expected": answer.contrast.expected,
+            "seeds": len(answer.difference.by_seed) if answer.difference else 0,
+            **_columns(
+                "difference_nats_per_token",
+                answer.difference.estimate if answer.difference else None,
+            ),
+            **_answered(answer),
+        }
+        for answer in found
+    ]
+
+
+def _answered(answer: Answer | None) -> dict[str, Any]:
+    return {
+        "p_holm": answer and answer.p,
+        "equivalence_margin_nats": answer and answer.margin,
+        "equivalence_p_holm": answer and answer.p_equivalence,
+        "verdict": answer and answer.verdict,
+    }
 
 
 def _columns(name: str, estimate: Estimate | None) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from plait.config.counts import count
 from plait.config.files import config_hash, to_dict
 from plait.data.corpora import open_corpus
 from plait.data.corpus import Corpus
+from plait.evaluation.floors import floors
 from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
@@ -96,14 +97,15 @@ def train(
         finished = Result.load_from(folder)
         if finished is not None:
             return finished
-        run = _Run(
-            config, corpus or open_corpus(config.data.corpus), folder, world, progress, track
-        )
+
+        def asked() -> bool:
+            return world.any(interruption.requested or (stop is not None and stop()))
+
+        corpus = corpus or open_corpus(config.data.corpus)
+        run = _Run(config, corpus, folder, world, asked, progress, track)
         try:
             while run.state.counters.step < config.steps:
-                asked = interruption.requested or (stop is not None and stop())
-                if world.any(asked):
-                    run.interrupt()
+                run.stop_if_asked()
                 run.advance()
             return run.finish()
         finally:
@@ -119,10 +121,12 @@ class _Run:
         corpus: Corpus,
         folder: Path,
         world: World,
+        asked_to_stop: Callable[[], bool],
         progress: Callable[[Row], None] | None,
         track: Sequence[Tracker],
     ) -> None:
         self.config, self.folder, self.world = config, folder, world
+        self.asked_to_stop = asked_to_stop
         if corpus.vocab_size > config.model.vocab_size:
             raise ValueError(
                 f"model.vocab_size is {config.model.vocab_size}, but corpus {corpus.name} has "
@@ -280,8 +284,10 @@ class _Run:
         self.checkpoints.save(state.counters.step, state.weights, state.tensors(), state.progress())
         self.saved_at = state.counters.step
 
-    def interrupt(self) -> None:
-        """Save, and say how to go on."""
+    def stop_if_asked(self) -> None:
+        """Save and raise, saying how to go on, once a signal came."""
+        if not self.asked_to_stop():
+            return
         self.save()
         raise Interrupted(
             f"stopped after step {self.state.counters.step} of {self.config.steps}; a checkpoint "
@@ -335,6 +341,7 @@ class _Run:
             tokens_per_domain=config.evaluation.final_tokens,
             batch_size=config.evaluation.batch,
             precision=config.precision,
+            between=self.stop_if_asked,
         )
         counters.seconds = time.perf_counter() - self.began
         counts = count(config.model)
@@ -362,6 +369,7 @@ class _Run:
             environment=environment(self.world, self.config),
             recoveries=counters.recoveries,
             loss_spikes=counters.loss_spikes,
+            floors=self._floors() if self.world.is_main else None,
             checkpoint=self.checkpoints.hash_of(counters.step) if self.world.is_main else None,
         )
         if self.world.is_main:
@@ -369,6 +377,17 @@ class _Run:
         self.checkpoints.prune(keep=1)
         self.world.barrier()
         return result
+
+    def _floors(self) -> dict[str, dict[str, dict[str, float]]]:
+        """What counting the same training tokens scores on the same held-out ones."""
+        counted = floors(
+            self.state.corpus,
+            sequence_length=self.config.data.sequence_length,
+            training_tokens=self.state.counters.tokens,
+            tokens_per_domain=self.config.evaluation.final_tokens,
+            seed=self.config.seed,
+        )
+        return counted.to_dict()
 
     def close(self) -> None:
         """Close the sinks."""

@@ -25,12 +25,13 @@ from plait.report.study.study_figures import (
     size_figure,
 )
 from plait.report.study.topology_section import topology_section
-from plait.report.study.wording import WORDS, headline
+from plait.report.study.wording import headline, row_words
 from plait.statistics import Estimate
 from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
+from plait.studies.answers import LEAST_SEEDS, answers
 from plait.studies.results import StudyResults, read_study
-from plait.studies.tables import Row, comparison_table, records, verdict
+from plait.studies.tables import Row, comparison_table, contrast_records, records
 
 
 def write_report(
@@ -57,15 +58,16 @@ def write_report(
     output = output or study_folder / "report.html"
     rows = comparison_table(study)
     looks = series(study.finished_variants, study.baseline)
+    said = headline(study, answers(study))
     shown = [*_sections(study, rows, looks), *sections]
     configs = {name: to_dict(study.of(name)[0].config) for name in study.finished_variants}
     base_config = configs.get(study.baseline, {})
     page = render(
         "study.html.j2",
         shown,
-        page_title=f"{study.name}: {headline(rows).title}",
+        page_title=f"{study.name}: {said.title}",
         study=study,
-        headline=headline(rows),
+        headline=said,
         domains=study.domains,
         lines=_lines(study, rows, looks),
         looks=looks,
@@ -148,8 +150,9 @@ def _lines(
                 ),
                 "perplexity": perplexities[index],
                 "bits": [column[index] for column in bits],
-                "verdict": verdict(row),
-                "words": WORDS[verdict(row)],
+                "p": row.answer and row.answer.p,
+                "verdict": (row.answer and row.answer.verdict) or row_words(row),
+                "words": row_words(row),
             }
         )
     return lines
@@ -158,7 +161,7 @@ def _lines(
 def _column(estimates: Sequence[Estimate], digits: int) -> list[_Cell]:
     lowest = min(estimate.value for estimate in estimates)
     return [
-        _Cell(number(e.value, digits), reach(e, digits), e.value == lowest and len(estimates) > 1)
+        _Cell(number(e.value, digits), reach(e, digits), e.value == lowest and e.n >= LEAST_SEEDS)
         for e in estimates
     ]
 
@@ -169,8 +172,9 @@ def _interval_note(study: StudyResults) -> str:
     return (
         "± is half the 95 % interval over seeds (Student’s t). Better and worse: paired by seed, "
         "at the 5 % level, p after Holm’s correction. Equivalent: two one-sided tests (TOST) "
-        f"place the difference within ±{study.margin:g} nats per token. Undecided: the seeds show "
-        "neither."
+        f"place the difference within ±{study.margin:g} nats per token, p after Holm’s correction. "
+        f"Undecided: the seeds show neither. A verdict needs {LEAST_SEEDS} seeds, and a loss below "
+        "that of counting pairs of tokens (the bigram)."
     )
 
 
@@ -239,7 +243,8 @@ def _corpus(path: Path) -> dict[str, Any]:
 
 def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> None:
     table = records(rows)
-    said = headline(rows)
+    found = answers(study)
+    said = headline(study, found)
     report = {
         "study": study.name,
         "baseline": study.baseline,
@@ -247,6 +252,9 @@ def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> No
         "headline": said.title,
         "sentences": said.sentences,
         "missing": study.missing,
+        "plan": study.plan,
+        "deviations": study.deviations,
+        "contrasts": contrast_records(found),
         "rows": table,
         "results": {run.folder.name: file_sha256(run.folder / RESULT) for run in study.runs},
     }

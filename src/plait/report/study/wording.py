@@ -1,95 +1,95 @@
 """A study's result in words: the same sentences in the terminal and in the report."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plait.report.numbers import interval, number, p_value, percent, signed
-from plait.studies.tables import Row, Verdict, verdict
+from plait.report.numbers import interval, number, p_value, signed
+from plait.studies.answers import LEAST_SEEDS, Answer, Verdict
+from plait.studies.results import StudyResults
+from plait.studies.tables import Row
 
 WORDS: dict[Verdict, str] = {
-    "baseline": "baseline",
     "better": "better",
     "worse": "worse",
     "equivalent": "equivalent",
     "undecided": "undecided",
-    "one seed": "one seed",
+    "not learned": "has not learned yet",
+    "too few seeds": f"under {LEAST_SEEDS} seeds",
     "unpaired": "no shared seed",
 }
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A title that says which structure did better and by how much, and how sure that is."""
+    """A title that says what is decided, then a sentence for each question."""
 
     title: str
     sentences: tuple[str, ...]
 
 
-def headline(rows: Sequence[Row]) -> Headline:
-    """The result in words: the variant with the lowest held-out loss against the baseline."""
-    if not rows:
+def row_words(row: Row) -> str:
+    """What stands in a table beside a variant."""
+    if row.baseline:
+        return "baseline"
+    return "not asked" if row.answer is None else WORDS[row.answer.verdict]
+
+
+def headline(study: StudyResults, answers: Sequence[Answer]) -> Headline:
+    """The answers in words: only what is decided makes a title, and one seed decides nothing."""
+    if not study.runs:
         return Headline("No run has finished yet", ("There is nothing to compare.",))
-    best = min(rows, key=lambda row: row.loss.value)
-    base = next((row for row in rows if row.baseline), None)
-    if base is None:
-        return Headline(
-            f"{best.variant} has the lowest loss so far: {number(best.loss.value)} nats per token",
-            ("The baseline has no finished run, so there are no differences to report.",),
-        )
-    others = [row for row in rows if row is not base]
-    if not others:
-        return Headline("Only the baseline has finished", ("There is nothing to compare it with.",))
-    if best is base:
-        best = min(others, key=lambda row: row.loss.value)
-        title = f"No variant did better than {base.variant}"
-        opening = f"The nearest is {best.variant}: "
+    if not answers:
+        return Headline("The study asks nothing: it has one variant", ())
+    return Headline(_title(answers), tuple(map(sentence, answers)))
+
+
+def _title(answers: Sequence[Answer]) -> str:
+    decided = [answer for answer in answers if answer.decided]
+    if not decided:
+        if all(answer.verdict == "not learned" for answer in answers):
+            return "Nothing is decided: the models have not learned more than a bigram yet"
+        if all(answer.verdict in ("too few seeds", "unpaired") for answer in answers):
+            return f"Nothing is decided: a verdict needs {LEAST_SEEDS} seeds"
+        return "Nothing is decided yet"
+    first = min(decided, key=lambda answer: ("better", "worse", "equivalent").index(answer.verdict))
+    others = len(decided) - 1
+    if others:
+        return f"{_decision(first)}; {others} more of {len(answers)} questions decided"
+    if len(answers) > 1:
+        return f"{_decision(first)}; the other questions are open"
+    return _decision(first)
+
+
+def _decision(answer: Answer) -> str:
+    variant, against = answer.contrast.variant, answer.contrast.against
+    assert answer.difference is not None
+    if answer.verdict == "equivalent":
+        return f"{variant} equals {against} within ±{answer.margin:g} nats per token"
+    gap = number(abs(answer.difference.estimate.value))
+    return f"{variant} is {answer.verdict} than {against} by {gap} nats per token"
+
+
+def sentence(answer: Answer) -> str:
+    """One question: estimate, interval, verdict, and what holds it back."""
+    name = answer.contrast.name
+    if answer.difference is None:
+        return f"{name}: they share no finished seed."
+    estimate = answer.difference.estimate
+    said = f"{name}: {signed(estimate.value)} nats per token"
+    if estimate.low is not None:
+        said += f", 95 % interval {interval(estimate, sign=True)} over {estimate.n} seeds"
+    if answer.verdict == "too few seeds":
+        one = "one seed says what happened once" if estimate.n == 1 else f"{estimate.n} seeds"
+        return f"{said}; no verdict: {one}, and {LEAST_SEEDS} are needed."
+    if answer.verdict == "not learned":
+        return f"{said}; no verdict: counting pairs of tokens scores as well (the bigram)."
+    assert answer.p is not None
+    assert answer.p_equivalence is not None
+    said += f": {WORDS[answer.verdict]}"
+    if answer.verdict == "equivalent":
+        said += f" within ±{answer.margin:g} (TOST, {p_value(answer.p_equivalence)})"
     else:
-        said = verdict(best)
-        gap = "" if best.difference is None else number(-best.difference.estimate.value)
-        title = {
-            "better": f"{best.variant} is better than {base.variant} by {gap} nats per token",
-            "one seed": f"{best.variant} came out {gap} nats per token below {base.variant}",
-        }.get(said, f"{best.variant} has the lowest loss, but not surely below {base.variant}")
-        opening = ""
-    sentences = [opening + _against(best, base), _certainty(best, len(others))]
-    sure = [row.variant for row in others if verdict(row) == "better" and row is not best]
-    if sure:
-        sentences.append(f"Better than {base.variant} at the 5 % level: {', '.join(sure)}.")
-    return Headline(title, tuple(sentences))
-
-
-def _against(row: Row, base: Row) -> str:
-    ratio = math.exp(row.loss.value - base.loss.value) - 1
-    stored = row.stored / base.stored - 1
-    size = (
-        "the same number of stored parameters"
-        if row.stored == base.stored
-        else f"{percent(abs(stored))} {'fewer' if stored < 0 else 'more'} stored parameters"
-    )
-    return (
-        f"{number(row.loss.value)} nats per token on held-out text against "
-        f"{number(base.loss.value)} ({percent(abs(ratio))} "
-        f"{'lower' if ratio < 0 else 'higher'} perplexity), with {size}."
-    )
-
-
-def _certainty(row: Row, comparisons: int) -> str:
-    if row.difference is None:
-        return "They share no finished seed, so the difference cannot be paired."
-    estimate = row.difference.estimate
-    if row.p is None:
-        return (
-            "One seed each: this is what one run gave. How far another seed would move it is not "
-            "known, so no interval is given."
-        )
-    holm = f" after Holm’s correction for {comparisons} comparisons" if comparisons > 1 else ""
-    text = (
-        f"Paired difference over {estimate.n} seeds: {signed(estimate.value)} nats per token, "
-        f"95 % interval {interval(estimate, sign=True)}, {p_value(row.p)}{holm}."
-    )
-    if verdict(row) == "equivalent" and row.equivalence is not None:
-        text += f" Equivalent within ±{row.equivalence.margin:g} nats per token (TOST)."
-    if estimate.n < 3:
-        text += " Fewer than 3 seeds: take the interval as a rough guide."
-    return text
+        said += f" ({p_value(answer.p)})"
+    if answer.as_expected is not None:
+        said += ", as claimed" if answer.as_expected else ", against the claim"
+    return f"{said}."

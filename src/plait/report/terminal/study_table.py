@@ -7,10 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from plait.report.numbers import number, p_value, quantity, reach, signed
-from plait.report.study.wording import WORDS, headline
+from plait.report.study.wording import headline, row_words
 from plait.statistics import Estimate
-from plait.studies.results import read_study
-from plait.studies.tables import comparison_table, verdict
+from plait.studies.answers import LEAST_SEEDS, answers
+from plait.studies.results import FLOORS, read_study
+from plait.studies.tables import Row, comparison_table
 
 _MEASURED = (
     "held-out loss\nnats/token",
@@ -37,7 +38,7 @@ def show(study_folder: Path, console: Console | None = None) -> None:
     console = console or Console()
     study = read_study(study_folder)
     rows = comparison_table(study)
-    said = headline(rows)
+    said = headline(study, answers(study))
     console.print(Text(f"\n{said.title}", style="bold"))
     for sentence in said.sentences:
         console.print(Text(sentence))
@@ -50,7 +51,7 @@ def show(study_folder: Path, console: Console | None = None) -> None:
         table.add_column(f"against\n{study.baseline}")
         lowest = min(row.loss.value for row in rows)
         for row in rows:
-            best = "bold" if row.loss.value == lowest and len(rows) > 1 else ""
+            best = "bold" if row.loss.value == lowest and len(row.seeds) >= LEAST_SEEDS else ""
             difference = row.difference.estimate if row.difference else None
             further = (
                 quantity(row.active),
@@ -66,14 +67,26 @@ def show(study_folder: Path, console: Console | None = None) -> None:
                 number(row.bits_per_byte["all"].value),
                 quantity(row.stored),
                 *(further if wide else ()),
-                WORDS[verdict(row)] + (f", {p_value(row.p)}" if row.p is not None and wide else ""),
+                _verdict(row, wide),
             )
+        for kind in FLOORS:
+            if (loss := study.floor(kind)) is not None:
+                table.add_row(f"({kind} counts)", number(loss), style="dim")
         console.print()
         console.print(table)
         if any(row.loss.low is not None for row in rows):
             console.print(Text("± is half the 95 % interval over seeds.", style="dim"))
+    if study.plan is None:
+        console.print(Text("No plan was written before the first run.", style="dim"))
+    for said_so in study.deviations:
+        console.print(Text(f"Not as planned: {said_so}", style="yellow"))
     for name in study.missing:
         console.print(Text(f"not finished: {name}", style="yellow"))
+
+
+def _verdict(row: Row, wide: bool) -> str:
+    p = row.answer.p if row.answer is not None else None
+    return row_words(row) + (f", {p_value(p)}" if wide and p is not None else "")
 
 
 def _with_reach(estimate: Estimate) -> str:
