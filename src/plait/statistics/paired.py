@@ -60,14 +60,15 @@ def paired_difference(
 
 
 def equivalence(differences: Sequence[float], margin: float) -> Equivalence | None:
-    """Test that the mean paired difference lies within ±`margin`; None with fewer than two seeds.
+    """Test that the mean paired difference lies within ±`margin`; None with fewer than three seeds.
 
     The larger of the two one-sided p values, so it holds at 5 % exactly where the 90 % interval
-    lies inside the margin (Schuirmann 1987).
+    lies inside the margin (Schuirmann 1987). Two seeds may agree by chance and then claim almost
+    any margin, so they claim none.
     """
     if margin <= 0:
         raise ValueError(f"an equivalence margin is positive, in nats per token; got {margin}")
-    mean, error = _mean_and_error(differences)
+    mean, error = _mean_and_error(differences) if len(differences) > 2 else (0.0, None)
     if error is None:
         return None
     degrees = len(differences) - 1
