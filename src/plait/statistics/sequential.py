@@ -5,8 +5,8 @@ O'Brien–Fleming would (Lan–DeMets 1983), on information n ÷ n_max: hardly a
 A test then gives a *sequential p value*: the smallest overall level at which it has rejected at
 this look or an earlier one (Liu & Anderson 2008). It never grows from look to look and is used as
 any p value is: Holm over contrasts, the larger of two for equivalence. A difference that stopped a
-study early is biased outwards, since it stopped for being large; report it so. Many looks at few seeds
-cost power: (3, 4, 5, 6) up to 7 points of it, (4, 8, 12) up to 3, in simulated studies.
+study early is biased outwards, since it stopped for being large; report it so. Many looks at few
+seeds cost power: (3, 4, 5, 6) up to 7 points of it, (4, 8, 12) up to 3, in simulated studies.
 """
 
 from collections.abc import Sequence
