@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from plait.statistics import holm
-from plait.statistics.factorial import factorial, half_fraction
+from plait.statistics.factorial import factorial_effects, half_fraction
 
 TWO = {"router": ("own", "b4"), "experts": ("own", "g4")}
 MIXED = {"router": ("own", "b2", "b4"), "experts": ("own", "g4"), "width": ("1", "2", "3", "4")}
@@ -39,7 +39,7 @@ def mean(losses: dict, seed: int, **fixed: str) -> float:
 
 def test_effects_are_differences_of_plain_means() -> None:
     losses = noise(MIXED, 3, np.random.default_rng(1))
-    found = factorial(MIXED, losses)
+    found = factorial_effects(MIXED, losses)
     assert found.aliases == ()
     assert len(found.effects) == (2 + 1 + 3) + (2 * 1 + 2 * 3 + 1 * 3)
     for effect in found.effects:
@@ -59,7 +59,7 @@ def test_effects_are_differences_of_plain_means() -> None:
 
 def test_two_by_two_is_the_usual_definition() -> None:
     y = {("own", "own"): 3.0, ("b4", "own"): 3.2, ("own", "g4"): 2.9, ("b4", "g4"): 3.5}
-    found = factorial(TWO, {cell: {0: loss, 1: loss + 1} for cell, loss in y.items()})
+    found = factorial_effects(TWO, {cell: {0: loss, 1: loss + 1} for cell, loss in y.items()})
     values = {effect.name: effect.difference.estimate.value for effect in found.effects}
     assert values == {
         ("router=b4",): pytest.approx((3.2 + 3.5 - 3.0 - 2.9) / 2),
@@ -78,7 +78,7 @@ def test_planted_effects_are_covered() -> None:
             r, e = (router == "b4") - 0.5, (experts == "g4") - 0.5
             for seed in by_seed:
                 by_seed[seed] += 0.03 * r - 0.02 * r * e
-        for effect in factorial(TWO, losses).effects:
+        for effect in factorial_effects(TWO, losses).effects:
             estimate = effect.difference.estimate
             assert estimate.low is not None
             assert estimate.high is not None
@@ -93,7 +93,7 @@ def test_family_error_with_holm_over_all_effects() -> None:
     factors = {**TWO, "width": ("1", "2")}
     wrong = 0
     for _ in range(studies):
-        found = factorial(factors, noise(factors, 3, generator))
+        found = factorial_effects(factors, noise(factors, 3, generator))
         p = [effect.difference.p for effect in found.effects]
         wrong += min(holm([value for value in p if value is not None])) < 0.05
     assert wrong / studies <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / studies)
@@ -104,7 +104,7 @@ def test_half_of_four_factors_has_clean_main_effects_and_names_its_pairs() -> No
     assert len(cells) == 8
     assert ("off",) * 4 in cells
     losses = noise(FOUR, 3, np.random.default_rng(4))
-    found = factorial(FOUR, {cell: losses[cell] for cell in cells})
+    found = factorial_effects(FOUR, {cell: losses[cell] for cell in cells})
     assert [effect.name for effect in found.effects] == [(f"{name}=on",) for name in "abcd"]
     assert {
         frozenset("".join(n[0] for n in name) for name in group) for group in found.aliases
@@ -125,25 +125,25 @@ def test_half_of_four_factors_has_clean_main_effects_and_names_its_pairs() -> No
 def test_half_of_five_factors_separates_all_pairs_and_of_three_none() -> None:
     five = {name: ("off", "on") for name in "abcde"}
     losses = noise(five, 2, np.random.default_rng(5))
-    found = factorial(five, {cell: losses[cell] for cell in half_fraction(five)})
+    found = factorial_effects(five, {cell: losses[cell] for cell in half_fraction(five)})
     assert found.aliases == ()
     assert len(found.effects) == 5 + len(list(combinations("abcde", 2)))
     three = {name: ("off", "on") for name in "abc"}
     losses = noise(three, 2, np.random.default_rng(6))
-    found = factorial(three, {cell: losses[cell] for cell in half_fraction(three)})
+    found = factorial_effects(three, {cell: losses[cell] for cell in half_fraction(three)})
     assert found.effects == ()
     assert (("a=on",), ("b=on", "c=on")) in found.aliases
 
 
 def test_an_irregular_fraction_is_solved_where_it_can_be() -> None:
     cells = [("own", "own"), ("b4", "own"), ("own", "g4")]
-    found = factorial(TWO, {cell: {0: 1.0, 1: 2.0} for cell in cells})
+    found = factorial_effects(TWO, {cell: {0: 1.0, 1: 2.0} for cell in cells})
     assert found.effects == ()
     assert found.aliases == ((("router=b4",), ("experts=g4",), ("router=b4", "experts=g4")),)
 
 
 def test_a_factor_that_never_varied_is_confounded_with_the_mean() -> None:
-    found = factorial(TWO, {("own", "own"): {0: 1.0}, ("own", "g4"): {0: 2.0}})
+    found = factorial_effects(TWO, {("own", "own"): {0: 1.0}, ("own", "g4"): {0: 2.0}})
     assert found.effects == ()
     assert found.aliases == (
         (("router=b4",),),
@@ -154,11 +154,11 @@ def test_a_factor_that_never_varied_is_confounded_with_the_mean() -> None:
 def test_only_seeds_with_all_cells_count_and_one_has_no_p() -> None:
     losses = noise(TWO, 2, np.random.default_rng(7))
     del losses["b4", "g4"][1]
-    found = factorial(TWO, losses)
+    found = factorial_effects(TWO, losses)
     assert found.seeds == (0,)
     assert all(e.difference.p is None and e.difference.estimate.low is None for e in found.effects)
     del losses["own", "own"][0]
-    assert factorial(TWO, losses).effects == ()
+    assert factorial_effects(TWO, losses).effects == ()
 
 
 def test_mistakes_say_what_to_change() -> None:
@@ -167,8 +167,8 @@ def test_mistakes_say_what_to_change() -> None:
     with pytest.raises(ValueError, match="run all cells"):
         half_fraction(TWO)
     with pytest.raises(ValueError, match="two or more different levels"):
-        factorial({"router": ("own",)}, {("own",): {0: 1.0}})
+        factorial_effects({"router": ("own",)}, {("own",): {0: 1.0}})
     with pytest.raises(ValueError, match="one level for each"):
-        factorial(TWO, {("own", "b4"): {0: 1.0}})
+        factorial_effects(TWO, {("own", "b4"): {0: 1.0}})
     with pytest.raises(ValueError, match="none were given"):
-        factorial(TWO, {})
+        factorial_effects(TWO, {})

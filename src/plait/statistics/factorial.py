@@ -47,7 +47,7 @@ class Factorial:
     seeds: tuple[int, ...]
 
 
-def factorial(
+def factorial_effects(
     factors: Mapping[str, Sequence[str]], losses: Mapping[Cell, Mapping[int, float]]
 ) -> Factorial:
     """Estimate main effects and two-way interactions.
