@@ -27,7 +27,7 @@ LADDERS = [
     (5, 4, 3, 0.02, 0.4),
     (5, 3, 4, 0.01, 0.25),
 ]
-PER_KIND = 400
+PER_KIND = 350
 
 
 def truth(sizes: int, factor: int, exponent: float) -> tuple[np.ndarray, Curve]:
@@ -175,6 +175,10 @@ def test_mistakes_say_what_to_change() -> None:
         fit_curve([1, 2], [3.0, 2.0])
     with pytest.raises(ValueError, match="different compute"):
         fit_curve([1, 2, 2], [3.0, 2.0, 2.0])
+    with pytest.raises(ValueError, match="one finite loss each"):
+        fit_curve([1, 2, 3], [3.0, 2.0])
+    with pytest.raises(ValueError, match="diverged"):
+        Ladder({1: 1.0, 2: 2.0, 3: 3.0}, {k: {0: math.nan} for k in (1, 2, 3)})
     with pytest.raises(ValueError, match="run another size"):
         Ladder({1: 1.0, 2: 2.0, 3: 3.0}, {k: {0: 4.0 - k} for k in (1, 2, 3)}).held_out()
     with pytest.raises(ValueError, match="no seed finished at every size"):

@@ -81,7 +81,7 @@ class Ladder(Generic[Size]):
 
     Raises:
         ValueError: fewer than three sizes, compute that is not positive or not different, sizes
-            without losses, no seed at all sizes.
+            without losses, no seed at all sizes, losses that are not finite.
     """
 
     def __init__(
@@ -97,6 +97,8 @@ class Ladder(Generic[Size]):
         self.losses_SN: Floats = np.array(
             [[losses[size][seed] for size in self.sizes] for seed in self.seeds], dtype=np.float64
         )
+        if not np.isfinite(self.losses_SN).all():
+            raise ValueError("a loss is not finite: leave out the seeds that diverged")
 
     def curve(self) -> Curve:
         """Fit the means over seeds of all sizes."""
@@ -135,8 +137,11 @@ def fit_curve(compute_N: Sequence[float] | Floats, loss_N: Sequence[float] | Flo
     """Least-squares curve through one loss (nats per token) per size, α from 0.01 to 2.
 
     Raises:
-        ValueError: fewer than three sizes, compute that is not positive or not different.
+        ValueError: fewer than three sizes, compute that is not positive or not different, not one
+            finite loss per size.
     """
+    if len(loss_N) != len(compute_N) or not np.isfinite(loss_N).all():
+        raise ValueError(f"{len(compute_N)} sizes need one finite loss each, got {list(loss_N)}")
     curves = _fit(_checked(compute_N), np.asarray(loss_N, dtype=np.float64)[None])
     return Curve(
         floor=float(curves.floor_R[0]),
