@@ -5,7 +5,7 @@ grid that is refined, E and A solve a linear least-squares problem with both ≥
 
 Intervals come from a bootstrap over seeds, the same seeds at every size and in both variants, since
 runs of one seed share their data order. Percentiles of it are useless for few seeds: in simulated
-ladders with three, those that promise 90 % cover 60 to 70 %. So it gives only a standard error,
+ladders with three, those that promise 90 % cover about 65 %. So it gives only a standard error,
 which is made unbiased by √(n ÷ (n − 1)) and multiplied by Student's t with n − 1 degrees of
 freedom. In the resamples E may be negative: held at zero, it would hide how unsure a fit is.
 """
