@@ -36,6 +36,9 @@ def test_paired_difference_equals_scipy(sample: list[float]) -> None:
 @given(values, st.floats(0.01, 5))
 def test_tost_equals_two_scipy_tests(sample: list[float], margin: float) -> None:
     result = equivalence(sample, margin)
+    if len(sample) < 3:
+        assert result is None
+        return
     assert result is not None
     above = stats.ttest_1samp(sample, -margin, alternative="greater").pvalue
     below = stats.ttest_1samp(sample, margin, alternative="less").pvalue
@@ -63,7 +66,12 @@ def test_identical_runs_are_equal_not_a_division_by_zero() -> None:
     assert same is not None
     assert shifted is not None
     assert (same.p, shifted.p) == (1.0, 0.0)
-    assert equivalence([0.0, 0.0], 0.01).p < 1e-12  # type: ignore[union-attr]
+    assert equivalence([0.0, 0.0, 0.0], 0.01).p < 1e-12  # type: ignore[union-attr]
+
+
+def test_two_seeds_that_agree_by_chance_are_not_equivalent() -> None:
+    assert equivalence([0.001, 0.001], 0.1) is None
+    assert equivalence([0.001, 0.001, 0.002], 0.1) is not None
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

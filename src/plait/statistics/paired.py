@@ -39,7 +39,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate
     """Mean of one value per seed with its t interval; no interval for a single value."""
     if not values:
         raise ValueError("a mean needs at least one value")
-    mean, error = _mean_and_error(values)
+    mean, error = mean_and_error(values)
     if error is None:
         return Estimate(value=mean, n=1)
     reach = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * error
@@ -54,29 +54,30 @@ def paired_difference(
     if not by_seed:
         return None
     values = list(by_seed.values())
-    mean, error = _mean_and_error(values)
-    p = None if error is None else 2 * _upper_tail(abs(_ratio(mean, error)), len(values) - 1)
+    mean, error = mean_and_error(values)
+    p = None if error is None else 2 * _upper_tail(abs(ratio(mean, error)), len(values) - 1)
     return Difference(mean_interval(values, confidence), p, by_seed)
 
 
 def equivalence(differences: Sequence[float], margin: float) -> Equivalence | None:
-    """Test that the mean paired difference lies within ±`margin`; None with fewer than two seeds.
+    """Test that the mean paired difference lies within ±`margin`; None with fewer than three seeds.
 
     The larger of the two one-sided p values, so it holds at 5 % exactly where the 90 % interval
-    lies inside the margin (Schuirmann 1987).
+    lies inside the margin (Schuirmann 1987). Two seeds may agree by chance and then claim almost
+    any margin, so they claim none.
     """
     if margin <= 0:
         raise ValueError(f"an equivalence margin is positive, in nats per token; got {margin}")
-    mean, error = _mean_and_error(differences)
+    mean, error = mean_and_error(differences) if len(differences) > 2 else (0.0, None)
     if error is None:
         return None
     degrees = len(differences) - 1
-    above = _upper_tail(_ratio(mean + margin, error), degrees)
-    below = _upper_tail(_ratio(margin - mean, error), degrees)
+    above = _upper_tail(ratio(mean + margin, error), degrees)
+    below = _upper_tail(ratio(margin - mean, error), degrees)
     return Equivalence(margin, max(above, below))
 
 
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and its standard error (sample deviation ÷ √n), None for a single value."""
     count = len(values)
     mean = math.fsum(values) / count
@@ -86,7 +87,7 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, math.sqrt(variance / count)
 
 
-def _ratio(mean: float, error: float) -> float:
+def ratio(mean: float, error: float) -> float:
     """Mean ÷ standard error; differences that never vary give ±∞, or 0 where they are all zero."""
     if error > 0:
         return mean / error
