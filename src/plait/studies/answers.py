@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import takewhile
+from typing import Literal, NamedTuple
 
-from plait.statistics import Difference, equivalence, holm, paired_difference
+from plait.statistics import (
+    Difference,
+    Looks,
+    equivalence,
+    holm,
+    paired_difference,
+    sequential_test,
+)
 from plait.studies.contrasts import Contrast
 from plait.studies.results import StudyResults
 
@@ -52,33 +60,48 @@ class Answer:
 
 def answers(study: StudyResults) -> tuple[Answer, ...]:
     """Answer every contrast of a study, in its order, as far as its runs are finished."""
-    differences = [
-        paired_difference(study.measured(c.variant), study.measured(c.against))
-        for c in study.contrasts
-    ]
-    enough = [d if d is not None and len(d.by_seed) >= LEAST_SEEDS else None for d in differences]
-    p = _corrected([None if d is None else d.p for d in enough])
-    p_equivalence = _corrected(
-        [_equivalence(d, c) for d, c in zip(enough, study.contrasts, strict=True)]
-    )
+    tests = [_test(study, contrast) for contrast in study.contrasts]
+    p = _corrected([test.p for test in tests])
+    p_equivalence = _corrected([test.p_equivalence for test in tests])
     learned = {variant: _has_learned(study, variant) for variant in study.variants}
     return tuple(
         Answer(
             contrast=contrast,
-            difference=difference,
+            difference=test.difference,
             p=p[i],
             p_equivalence=p_equivalence[i],
-            verdict=_verdict(contrast, difference, p[i], p_equivalence[i], learned),
+            verdict=_verdict(contrast, test.difference, p[i], p_equivalence[i], learned),
         )
-        for i, (contrast, difference) in enumerate(zip(study.contrasts, differences, strict=True))
+        for i, (contrast, test) in enumerate(zip(study.contrasts, tests, strict=True))
     )
 
 
-def _equivalence(difference: Difference | None, contrast: Contrast) -> float | None:
+class _Test(NamedTuple):
+    """A contrast before the correction."""
+
+    difference: Difference | None
+    p: float | None = None
+    p_equivalence: float | None = None
+
+
+def _test(study: StudyResults, contrast: Contrast) -> _Test:
+    variant, against = study.measured(contrast.variant), study.measured(contrast.against)
+    difference = paired_difference(variant, against)
     if difference is None or contrast.margin is None:
-        return None
-    found = equivalence(list(difference.by_seed.values()), contrast.margin)
-    return None if found is None else found.p
+        return _Test(None)
+    if study.looks:
+        # only whole looks count, and a look is whole when all seeds up to it are there
+        in_order = list(takewhile(difference.by_seed.__contains__, study.seeds))
+        values = [difference.by_seed[seed] for seed in in_order]
+        test = sequential_test(values, Looks(study.looks), contrast.margin)
+        if test is None or test.equivalence is None:
+            return _Test(difference)
+        seen = {seed: variant[seed] for seed in in_order[: test.seeds]}
+        return _Test(paired_difference(seen, against), test.p, test.equivalence.p)
+    if len(difference.by_seed) < LEAST_SEEDS:
+        return _Test(difference)
+    tost = equivalence(list(difference.by_seed.values()), contrast.margin)
+    return _Test(difference, difference.p, None if tost is None else tost.p)
 
 
 def _corrected(values: Sequence[float | None]) -> list[float | None]:

@@ -29,7 +29,7 @@ _DAMAGED = "put it back, or delete it and the study has no plan"
 
 def plan_of(study: Study) -> dict[str, Any]:
     """What is written down: only what the runs and their analysis depend on."""
-    return {
+    plan: dict[str, Any] = {
         "variants": {
             name: config_hash(dataclasses.replace(config, seed=0))
             for name, config in study.variants.items()
@@ -42,6 +42,11 @@ def plan_of(study: Study) -> dict[str, Any]:
         ],
         "analysis": ANALYSIS,
     }
+    if study.looks:
+        plan["looks"] = list(study.looks)
+    if study.tuning is not None:
+        plan["tuning"] = to_dict(study.tuning)
+    return plan
 
 
 def register(study: Study, folder: Path) -> None:

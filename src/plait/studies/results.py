@@ -9,21 +9,24 @@ from typing import Any, Literal
 from plait.config import TrainConfig
 from plait.config.files import load_json
 from plait.reading import quoted
+from plait.statistics import Looks
 from plait.storage.result import Result
 from plait.storage.run_folder import RunFolder
 from plait.studies.contrasts import Contrast, against_baseline
 from plait.studies.registration import deviations, digest, registered
+from plait.studies.tuning import Tuning, TuningCurve, tuning_curve
 
 STUDY = "study.json"
 Floor = Literal["unigram", "bigram"]
 FLOORS: tuple[Floor, ...] = ("unigram", "bigram")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Planned:
     variant: str
     seed: int
     folder: str
+    learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
         plain = Path(self.folder).name == self.folder and "\0" not in self.folder
@@ -40,19 +43,30 @@ class _Header:
     baseline: str
     margin: float
     runs: tuple[_Planned, ...]
+    variants: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    looks: tuple[int, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
+    tuning: Tuning | None = None
+    tuning_runs: tuple[_Planned, ...] = ()
     plan: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.baseline not in {run.variant for run in self.runs}:
-            raise ValueError(f"the baseline {quoted(self.baseline)} has no run")
+        if self.baseline not in self.all_variants:
+            raise ValueError(f"the baseline {quoted(self.baseline)} is not among the variants")
         if not 0 < self.margin < math.inf:
             raise ValueError(f"the margin is {self.margin}")
-        variants = {run.variant for run in self.runs}
         for contrast in self.contrasts:
             for variant in (contrast.variant, contrast.against):
-                if variant not in variants:
-                    raise ValueError(f"contrast {quoted(contrast.name)}: {quoted(variant)} not run")
+                if variant not in self.all_variants:
+                    raise ValueError(f"contrast {quoted(contrast.name)}: no {quoted(variant)}")
+        if self.looks:
+            Looks(self.looks)
+
+    @property
+    def all_variants(self) -> tuple[str, ...]:
+        """In order; an earlier version wrote the runs only."""
+        return self.variants or tuple(dict.fromkeys(run.variant for run in self.runs))
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,10 @@ class StudyResults:
     """SHA-256 of the plan that was written before the first run; None: none was"""
     deviations: tuple[str, ...] = ()
     """where the study departs from that plan"""
+    looks: tuple[int, ...] = ()
+    """numbers of seeds at which it stops where all is decided; none: it is not looked at before"""
+    tuning: tuple[TuningCurve, ...] = ()
+    """how each variant's learning rate was chosen; none: it was not"""
 
     def of(self, variant: str) -> tuple[FinishedRun, ...]:
         """The variant's finished runs, by seed."""
@@ -138,7 +156,7 @@ def read_study(folder: Path) -> StudyResults:
         )
     header = load_json(_Header, path, "delete it and run again")
     plan = registered(folder)
-    variants = tuple(dict.fromkeys(planned.variant for planned in header.runs))
+    variants = header.all_variants
     asked = header.contrasts or against_baseline(header.baseline, variants)
     runs, missing = [], []
     for planned in header.runs:
@@ -158,10 +176,29 @@ def read_study(folder: Path) -> StudyResults:
         baseline=header.baseline,
         margin=header.margin,
         variants=variants,
-        seeds=tuple(dict.fromkeys(planned.seed for planned in header.runs)),
+        seeds=header.seeds or tuple(dict.fromkeys(planned.seed for planned in header.runs)),
         runs=tuple(runs),
         contrasts=tuple(replace(c, margin=c.margin or header.margin) for c in asked),
         missing=tuple(missing),
         plan=None if plan is None else digest(plan),
         deviations=() if plan is None else deviations(plan, header.plan),
+        looks=header.looks,
+        tuning=_curves(folder, header),
+    )
+
+
+def _curves(folder: Path, header: _Header) -> tuple[TuningCurve, ...]:
+    if header.tuning is None:
+        return ()
+    return tuple(
+        tuning_curve(
+            variant,
+            header.tuning,
+            [
+                (run.learning_rate, run.seed, RunFolder(folder / run.folder))
+                for run in header.tuning_runs
+                if run.variant == variant
+            ],
+        )
+        for variant in header.all_variants
     )

@@ -7,7 +7,9 @@ from typing import Any
 
 from plait.config import TrainConfig
 from plait.reading import quoted
+from plait.statistics import Looks
 from plait.studies.contrasts import Contrast, against_baseline
+from plait.studies.tuning import Tuning
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -19,7 +21,9 @@ class Study:
     `variants` maps a name (letters, digits and . _ + -, for it names folders) to a whole training
     configuration; each is trained once per seed, everything else in it unchanged. `margin` is the
     difference in nats per token below which variants count as equal in the equivalence test.
-    `contrasts` are the questions asked; none: each variant against the baseline.
+    `contrasts` are the questions asked; none: each variant against the baseline. With `tuning` each
+    variant first gets a learning rate of its own. `looks` are numbers of seeds, in the order of
+    `seeds`, at which the study stops where every question is decided; none: all seeds are run.
     """
 
     name: str
@@ -28,6 +32,8 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     margin: float = 0.01
     contrasts: tuple[Contrast, ...] = ()
+    tuning: Tuning | None = None
+    looks: tuple[int, ...] = ()
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -46,6 +52,16 @@ class Study:
             raise ValueError(f"study {self.name}: give each seed once, at least one: {self.seeds}")
         if self.margin <= 0:
             raise ValueError(f"study {self.name}: margin {self.margin} must be above 0 nats")
+        if self.looks and Looks(self.looks).sizes[-1] != len(self.seeds):
+            raise ValueError(
+                f"study {self.name}: the last look is at {self.looks[-1]} seeds, but there are "
+                f"{len(self.seeds)}: make them the same"
+            )
+        if self.tuning is not None and set(self.tuning.seeds) & set(self.seeds):
+            raise ValueError(
+                f"study {self.name}: tuning and results share seeds {self.tuning.seeds}: a rate "
+                "that is chosen on a seed flatters the result of that seed"
+            )
         for contrast in self.contrasts:
             for variant in (contrast.variant, contrast.against):
                 if variant not in self.variants:
