@@ -74,4 +74,6 @@ def shared_labels(*banks: Sequence[int]) -> npt.NDArray[np.bool_]:
             routers and decisions.
     """
     parts = [np.asarray(of_part) for of_part in banks]
-    return np.logical_or.reduce([part[:, None] == part[None, :] for part in parts])
+    same = [part[:, None] == part[None, :] for part in parts]
+    shared_LL: npt.NDArray[np.bool_] = np.logical_or.reduce(same)
+    return shared_LL
