@@ -3,18 +3,30 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from made_up_study import DEPTH, EXPERTS, write_study
+from plait.config import (
+    AttentionConfig,
+    CollaborationConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from plait.data.corpora import tiny
 from plait.report.figure import Figure, Section
 from plait.report.palette import series
 from plait.report.study.dynamics_figures import MEASURES, dynamics_section, smoothed
 from plait.report.study.study_report import write_report
 from plait.storage.metrics_file import read_rows
 from plait.studies.results import read_study
+from plait.training import train
 
 NAMES = {f"dynamics-{measure.name.replace('_', '-')}" for measure in MEASURES}
 
@@ -96,6 +108,40 @@ def test_each_measure_has_its_figure_where_a_run_recorded_it(tmp_path: Path) -> 
     }
     points, _ = drawn(figures(plain)["dynamics-path-entropy"])
     assert all("low" not in point for point in points)
+
+
+def test_real_runs_are_drawn_and_a_dense_one_beside_them_is_not(tmp_path: Path) -> None:
+    corpus = tiny(tmp_path / "corpus")
+    routed = ModelConfig(
+        vocab_size=corpus.vocab_size,
+        depth=2,
+        width=16,
+        context=32,
+        attention=AttentionConfig(heads=2),
+        experts=ExpertConfig(count=4, width=8, top_k=3),
+        collaboration=CollaborationConfig(),
+    )
+    dense = replace(routed, experts=ExpertConfig(count=1, width=8, top_k=1), collaboration=None)
+    study, planned = tmp_path / "study", []
+    for variant, model in {"routed": routed, "dense": dense}.items():
+        config = TrainConfig(
+            model=model,
+            data=DataConfig(corpus=str(corpus.path), sequence_length=32, batch=4),
+            tokens=4 * 128,
+            evaluation=EvaluationConfig(every=2, tokens=64, final_tokens=64),
+        )
+        train(config, study / variant, device="cpu")
+        planned.append({"variant": variant, "seed": 0, "folder": variant})
+    header = {"name": "s", "description": "", "baseline": "dense", "margin": 0.02, "runs": planned}
+    (study / "study.json").write_text(json.dumps(header))
+    found = figures(study)
+    assert set(found) == NAMES - {"dynamics-consistency-in-blocks"}
+    for figure in found.values():
+        points, _ = drawn(figure)
+        assert [(point["variant"], point["tokens"]) for point in points] == [
+            ("routed", 256e-6),
+            ("routed", 512e-6),
+        ]
 
 
 @pytest.mark.parametrize(

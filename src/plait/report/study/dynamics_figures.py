@@ -33,8 +33,9 @@ class _Measure:
     """of a model and the tokens whose paths were kept; drawn dashed"""
 
 
-def _uniform_entropy(config: ModelConfig, tokens: int) -> float:
-    return _mean([math.log(config.experts_at(depth)) for depth in config.routed_depths])
+def _uniform_entropy(config: ModelConfig, tokens: int) -> float | None:
+    most = [math.log(config.experts_at(depth)) for depth in config.routed_depths]
+    return _mean(most) if most else None
 
 
 def _path_chance(config: ModelConfig, tokens: int) -> float:
