@@ -108,6 +108,32 @@ def _evaluation(loss: float, domains: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
+def _routing(step: int, noise: random.Random, *, tied: bool, collaboration: bool) -> dict[str, Any]:
+    """What an evaluation records: load evens out, routers grow sure, paths multiply."""
+
+    def by_depth(value: float) -> list[float]:
+        return [value + noise.gauss(0, 0.02) for _ in range(DEPTH)]
+
+    done = step / 500
+    recorded: dict[str, Any] = {
+        "load_max_over_mean": by_depth(2.2 - done),
+        "dead_experts": [round(2 * (1 - done))] * DEPTH,
+        "router_entropy": by_depth(math.log(EXPERTS) - 0.4 * done),
+        "path_entropy": 4 + done + noise.gauss(0, 0.1),
+        "paths": 300,
+        "path_tokens": 4096,
+        "consistency": 0.26 + 0.2 * done * tied,
+        "consistency_in_blocks": 0.26 + 0.4 * done if tied else None,
+    }
+    if collaboration:
+        even = math.log(EXPERTS - 1)
+        recorded |= {
+            "topology_entropy": [even - 0.1 * done] * DEPTH,
+            "topology_max": [1 / (EXPERTS - 1) + 0.2 * done] * DEPTH,
+        }
+    return recorded
+
+
 def _write_run(
     folder: Path,
     seed: int,
@@ -137,7 +163,14 @@ def _write_run(
             }
         )
         if step % 100 == 0:
-            rows.append({"step": step, "tokens": tokens, "evaluation": _evaluation(now, domains)})
+            rows.append(
+                {
+                    "step": step,
+                    "tokens": tokens,
+                    "evaluation": _evaluation(now, domains),
+                    "routing": _routing(step, noise, tied=index == 1, collaboration=collaboration),
+                }
+            )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loads = []
     for _ in range(DEPTH):

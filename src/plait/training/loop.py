@@ -222,9 +222,7 @@ class _Run:
             "tokens_per_second": config.tokens_per_step / (now - started),
             "balance_loss": finite(switch),
             "z_loss": finite(z),
-            "load_max_over_mean": meter.load_max_over_mean(),
-            "dead_experts": meter.dead_experts(),
-            "router_entropy": [h if h is None else finite(h) for h in meter.router_entropy()],
+            **meter.figures(),
             **topology(state),
             **({"loss_spike": True} if spike else {}),
         }
@@ -265,6 +263,8 @@ class _Run:
             precision=self.config.precision,
         )
         row = {"step": counters.step, "tokens": counters.tokens, "evaluation": held_out.to_dict()}
+        if routing := held_out.routing():
+            row["routing"] = {**routing, **topology(self.state)}
         self._log(row)
 
     def _log(self, row: Row) -> None:

@@ -92,7 +92,7 @@ def size_figure(rows: Sequence[Row], looks: Sequence[Series]) -> Figure:
             ),
             color=colour(looks, "variant"),
             shape=shape(looks, "variant"),
-            opacity=_focus(),
+            opacity=focused(),
             tooltip=[
                 "variant:N",
                 alt.Tooltip("stored:Q", format=".2f", title="stored (M)"),
@@ -174,11 +174,13 @@ def variant_and_seed(study: StudyResults, run: FinishedRun) -> str:
 # ------------------------------------------------------------------ encodings
 
 
-def _focus(shown: float = 1.0) -> Any:
+def focused(shown: float = 1.0) -> Any:
+    """Opacity of what belongs to a variant: it fades while the key points at another."""
     return alt.condition("focus == '' || datum.variant == focus", alt.value(shown), alt.value(0.1))
 
 
-def _tokens_axis() -> alt.X:
+def tokens_axis() -> alt.X:
+    """Tokens seen, from where the data begins."""
     return alt.X(
         "tokens:Q",
         title="tokens seen (millions)",
@@ -261,20 +263,20 @@ def _forest(
 
 def _lines(rows: list[dict[str, Any]], looks: Sequence[Series], title: str) -> Any:
     base = alt.Chart(chart_data(rows)).encode(
-        x=_tokens_axis(),
+        x=tokens_axis(),
         y=alt.Y("loss:Q", title=title, scale=alt.Scale(zero=False)),
         color=colour(looks, "variant"),
         detail="seed:N",
     )
     line = base.mark_line(strokeWidth=1.6).encode(
-        strokeDash=dash(looks, "variant"), opacity=_focus(0.9)
+        strokeDash=dash(looks, "variant"), opacity=focused(0.9)
     )
     return alt.layer(line, _hover(base, "loss")).add_params(FOCUS).properties(height=280)
 
 
 def _gap_lines(rows: list[dict[str, Any]], looks: Sequence[Series]) -> Any:
     title = "validation loss − baseline (nats per token)"
-    base = alt.Chart(chart_data(rows)).encode(x=_tokens_axis(), color=colour(looks, "variant"))
+    base = alt.Chart(chart_data(rows)).encode(x=tokens_axis(), color=colour(looks, "variant"))
     values = [0.0, *(row["difference"] for row in rows)]
     air = 0.08 * (max(values) - min(values)) or 0.01
     scale = alt.Scale(domain=[min(values) - air, max(values) + air], nice=False)
@@ -283,10 +285,10 @@ def _gap_lines(rows: list[dict[str, Any]], looks: Sequence[Series]) -> Any:
     layers = [
         zero.encode(y=y),
         base.mark_line(strokeWidth=2).encode(
-            y=y, strokeDash=dash(looks, "variant"), opacity=_focus()
+            y=y, strokeDash=dash(looks, "variant"), opacity=focused()
         ),
         base.mark_point(filled=True, size=55).encode(
-            y=y, shape=shape(looks, "variant"), opacity=_focus()
+            y=y, shape=shape(looks, "variant"), opacity=focused()
         ),
         _hover(base.encode(y=y), "difference"),
     ]

@@ -17,6 +17,7 @@ from plait.report.numbers import number, reach, signed
 from plait.report.page import render
 from plait.report.palette import Series, series
 from plait.report.study.configurations import changes
+from plait.report.study.dynamics_figures import dynamics_section
 from plait.report.study.study_figures import (
     curve_figures,
     difference_figure,
@@ -117,6 +118,7 @@ def _sections(study: StudyResults, rows: Sequence[Row], looks: Sequence[Series])
             ],
             load_figures(study),
         ),
+        dynamics_section(study, looks),
         topology_section(study),
     ]
     return [section for section in sections if section is not None and section.figures]
