@@ -29,6 +29,7 @@ from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
 from plait.studies.plan import PlannedRun
 from plait.studies.stages import ALL, next_stage
 from plait.studies.study import Study
+from plait.studies.throughput import threads
 from plait.studies.worker import HELD
 
 POLL_SECONDS = 0.2
@@ -171,7 +172,7 @@ class _Active:
         self._rows = NewRows(folder / METRICS)
         folder.mkdir(parents=True, exist_ok=True)
         save_yaml(planned.config, folder / CONFIG)
-        threads = str(max(1, _threads() // jobs))
+        each = str(max(1, threads() // jobs))
         with (folder / LOG).open("ab") as log:
             self._log_start = log.tell()
             self.process = subprocess.Popen(
@@ -179,7 +180,7 @@ class _Active:
                 stdin=subprocess.PIPE,  # closes when we die: the worker's sign to stop
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                env=os.environ | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each},
                 start_new_session=True,  # the terminal's Ctrl-C reaches it through us, once
             )
         self.bar: TaskID = bars.add_task(
@@ -285,11 +286,3 @@ def _bars(console: Console) -> Progress:
 
 def _tokens(runs: list[PlannedRun]) -> int:
     return sum(planned.tokens for planned in runs)
-
-
-def _threads() -> int:
-    """Threads that this process may use: OMP_NUM_THREADS where set, else its processors."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    if chosen.isdigit() and int(chosen):
-        return int(chosen)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
