@@ -9,7 +9,7 @@ from plait.config import TrainConfig
 from plait.config.files import to_dict
 from plait.data.corpora import open_corpus
 from plait.storage.run_folder import CORPUS, run_folder
-from plait.studies.registration import plan_of, register
+from plait.studies.registration import design_of, plan_of, register
 from plait.studies.results import STUDY
 from plait.studies.study import Study
 
@@ -65,6 +65,7 @@ def write_plan(study: Study, root: Path) -> None:
         "margin": study.margin,
         "contrasts": [to_dict(contrast) for contrast in study.contrasts],
         "plan": plan_of(study),
+        **design_of(study),
         "runs": [
             {"variant": run.variant, "seed": run.seed, "folder": run.folder.name} for run in runs
         ],

@@ -11,7 +11,9 @@ from plait.config.files import load_json
 from plait.reading import quoted
 from plait.storage.result import Result
 from plait.storage.run_folder import RunFolder
-from plait.studies.contrasts import Contrast, against_baseline
+from plait.studies.contrasts import Contrast, default_contrasts
+from plait.studies.factorial import FactorialDesign
+from plait.studies.ladder import LadderDesign
 from plait.studies.registration import deviations, digest, registered
 
 STUDY = "study.json"
@@ -42,6 +44,8 @@ class _Header:
     runs: tuple[_Planned, ...]
     contrasts: tuple[Contrast, ...] = ()
     plan: dict[str, Any] = field(default_factory=dict)
+    factorial: FactorialDesign | None = None
+    ladder: LadderDesign | None = None
 
     def __post_init__(self) -> None:
         if self.baseline not in {run.variant for run in self.runs}:
@@ -53,6 +57,12 @@ class _Header:
             for variant in (contrast.variant, contrast.against):
                 if variant not in variants:
                     raise ValueError(f"contrast {quoted(contrast.name)}: {quoted(variant)} not run")
+        if self.factorial is not None and set(self.factorial.cells) != variants:
+            raise ValueError("the cells of the factorial design are not the variants that are run")
+        if self.ladder is not None:
+            others = {self.ladder.same_size(name) for name in self.ladder.rungs}
+            if set(self.ladder.rungs) != variants or not others <= variants:
+                raise ValueError("the rungs of the ladder are not the variants that are run")
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,14 @@ class StudyResults:
     """SHA-256 of the plan that was written before the first run; None: none was"""
     deviations: tuple[str, ...] = ()
     """where the study departs from that plan"""
+    factorial: FactorialDesign | None = None
+    """factors, levels and cells of a factorial study"""
+    ladder: LadderDesign | None = None
+    """sizes and rungs of a study on a ladder"""
+
+    def reference(self, variant: str) -> str:
+        """The variant that this one is compared with: the baseline, on a ladder of its size."""
+        return self.baseline if self.ladder is None else self.ladder.same_size(variant)
 
     def of(self, variant: str) -> tuple[FinishedRun, ...]:
         """The variant's finished runs, by seed."""
@@ -139,7 +157,9 @@ def read_study(folder: Path) -> StudyResults:
     header = load_json(_Header, path, "delete it and run again")
     plan = registered(folder)
     variants = tuple(dict.fromkeys(planned.variant for planned in header.runs))
-    asked = header.contrasts or against_baseline(header.baseline, variants)
+    asked = header.contrasts or default_contrasts(
+        header.baseline, variants, header.factorial, header.ladder
+    )
     runs, missing = [], []
     for planned in header.runs:
         run = RunFolder(folder / planned.folder)
@@ -164,4 +184,6 @@ def read_study(folder: Path) -> StudyResults:
         missing=tuple(missing),
         plan=None if plan is None else digest(plan),
         deviations=() if plan is None else deviations(plan, header.plan),
+        factorial=header.factorial,
+        ladder=header.ladder,
     )

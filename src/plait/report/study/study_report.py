@@ -31,7 +31,13 @@ from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
 from plait.studies.answers import LEAST_SEEDS, answers
 from plait.studies.results import StudyResults, read_study
-from plait.studies.tables import Row, comparison_table, contrast_records, records
+from plait.studies.tables import (
+    Row,
+    comparison_table,
+    contrast_records,
+    design_records,
+    records,
+)
 
 
 def write_report(
@@ -255,6 +261,7 @@ def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> No
         "plan": study.plan,
         "deviations": study.deviations,
         "contrasts": contrast_records(found),
+        **design_records(study),
         "rows": table,
         "results": {run.folder.name: file_sha256(run.folder / RESULT) for run in study.runs},
     }
