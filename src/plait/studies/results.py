@@ -15,6 +15,7 @@ from plait.studies.contrasts import Contrast, default_contrasts
 from plait.studies.factorial import FactorialDesign
 from plait.studies.ladder import LadderDesign
 from plait.studies.registration import deviations, digest, registered
+from plait.studies.run_rows import data_frame, differing_options, run_measures
 
 STUDY = "study.json"
 Floor = Literal["unigram", "bigram"]
@@ -112,6 +113,11 @@ class StudyResults:
         """The variant that this one is compared with: the baseline, on a ladder of its size."""
         return self.baseline if self.ladder is None else self.ladder.same_size(variant)
 
+    @property
+    def compared_with(self) -> str:
+        """What `reference` is, in words."""
+        return self.baseline if self.ladder is None else f"{self.ladder.baseline}, same size"
+
     def of(self, variant: str) -> tuple[FinishedRun, ...]:
         """The variant's finished runs, by seed."""
         return tuple(sorted((r for r in self.runs if r.variant == variant), key=lambda r: r.seed))
@@ -131,6 +137,40 @@ class StudyResults:
             run.result.floors[kind][domain]["loss"] for run in self.runs if run.result.floors
         ]
         return math.fsum(counted) / len(counted) if counted else None
+
+    def records(self) -> list[dict[str, Any]]:
+        """A flat row for each finished run, in the order of variants and seeds.
+
+        Variant and seed; the level of each factor, or structure and size, where the study has such
+        a design; what was measured, with units in the names; and the options that differ between
+        runs, by their dotted path.
+        """
+        runs = [run for variant in self.finished_variants for run in self.of(variant)]
+        options = differing_options([run.config for run in runs])
+        return [
+            {"variant": run.variant, "seed": run.seed}
+            | self._place(run.variant)
+            | run_measures(run.result)
+            | differing
+            for run, differing in zip(runs, options, strict=True)
+        ]
+
+    def frame(self) -> Any:
+        """`records` as a pandas DataFrame: a row for each finished run.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed; the message names the extra.
+        """
+        return data_frame(self.records())
+
+    def _place(self, variant: str) -> dict[str, str]:
+        """Where a variant stands in the study's design."""
+        if self.factorial is not None:
+            levels = zip(self.factorial.factors, self.factorial.cells[variant], strict=True)
+            return {f"factor_{factor}": level for factor, level in levels}
+        if self.ladder is not None:
+            return dict(zip(("structure", "size"), self.ladder.rungs[variant], strict=True))
+        return {}
 
     @property
     def finished_variants(self) -> tuple[str, ...]:

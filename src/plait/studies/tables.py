@@ -19,8 +19,9 @@ class Row:
     Parameters are counts; FLOPs are for training (forward and backward) per token; `loss` is
     held-out nats per token on the test split; `bits_per_byte` is by domain, pooled under "all";
     `gate_mass` is the mean sum of a token's gates. `difference` is variant − baseline in nats per
-    token, on a ladder the baseline of its size, None for a baseline and where no seed is shared; `answer` is the study's question about
-    it, None where the study does not ask and the difference is for orientation only.
+    token (on a ladder the baseline of its size), None for a baseline and where no seed is shared;
+    `answer` is the study's question about it, None where the study does not ask and the difference
+    is for orientation only.
     """
 
     variant: str
@@ -150,7 +151,10 @@ def _effect_records(found: Effects) -> list[dict[str, Any]]:
         {
             "effect": finding.name,
             "seeds": len(found.seeds),
-            **_columns("effect_nats_per_token", finding.difference and finding.difference.estimate),
+            **_columns(
+                "effect_nats_per_token",
+                finding.difference.estimate if finding.difference else None,
+            ),
             **_judged(finding, finding.margin),
         }
         for finding in found.findings
@@ -190,7 +194,7 @@ def _ranking_records(found: Scaling) -> list[dict[str, Any]]:
 
 
 def _answered(answer: Answer | None) -> dict[str, Any]:
-    return _judged(answer, answer and answer.margin)
+    return _judged(answer, answer.margin if answer else None)
 
 
 def _judged(answer: Finding | None, margin: float | None) -> dict[str, Any]:
