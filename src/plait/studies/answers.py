@@ -33,7 +33,12 @@ class Finding:
     @property
     def decided(self) -> bool:
         """Whether it is better, worse or equivalent."""
-        return self.verdict in ("better", "worse", "equivalent")
+        return self.moves or self.verdict == "equivalent"
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is better or worse."""
+        return self.verdict in ("better", "worse")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ EFFECTS_ANALYSIS = (
     "where a cell is above the bigram"
 )
 LADDER_ANALYSIS = (
-    "loss against training FLOPs × tokens by structure, E + A·C^−α; the largest size foretold "
+    "loss against training FLOPs × tokens by structure, E + A·C^−α; the largest size predicted "
     "from the others with a 90 % interval; compute at the lowest loss that both curves reach where "
     "they were measured, with a 95 % interval over seeds; share of pairs whose order at a size is "
     "that at the largest"

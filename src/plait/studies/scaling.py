@@ -1,4 +1,4 @@
-"""What a study on a ladder of sizes found: curves, the largest size foretold, compute saved."""
+"""What a study on a ladder of sizes found: curves, the largest size predicted, compute saved."""
 
 import math
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Rung:
 class Climb:
     """One structure over its finished sizes.
 
-    `foretelling` is the curve through all sizes but the largest, from which `held_out` comes; both
+    `smaller` is the curve through all sizes but the largest, from which `held_out` comes; both
     are None with fewer than four sizes finished by a seed. `speed_up` is the baseline's compute ÷
     its own at a loss of `at_loss` nats per token; None for the baseline, and where the two curves
     reach no common loss where they were measured.
@@ -47,7 +47,7 @@ class Climb:
 
     structure: str
     rungs: tuple[Rung, ...]
-    foretelling: Curve | None = None
+    smaller: Curve | None = None
     held_out: HeldOut[str] | None = None
     speed_up: Estimate | None = None
     at_loss: float | None = None
@@ -108,9 +108,9 @@ def _climb(
 ) -> Climb:
     if ladder is None:
         return Climb(structure=structure, rungs=rungs)
-    foretelling = held_out = None
+    smaller = held_out = None
     if len(ladder.sizes) > 3:
-        foretelling = fit_curve(ladder.compute_N[:-1], ladder.losses_SN.mean(0)[:-1])
+        smaller = fit_curve(ladder.compute_N[:-1], ladder.losses_SN.mean(0)[:-1])
         held_out = ladder.held_out()
     saved = at_loss = None
     if reference is not None:
@@ -120,7 +120,7 @@ def _climb(
     return Climb(
         structure=structure,
         rungs=rungs,
-        foretelling=foretelling,
+        smaller=smaller,
         held_out=held_out,
         speed_up=saved,
         at_loss=None if saved is None else at_loss,

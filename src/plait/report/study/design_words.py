@@ -10,14 +10,14 @@ from plait.studies.results import StudyResults
 
 
 def study_headline(study: StudyResults) -> Headline:
-    """What is decided; then a sentence for each main effect, decided interaction and question.
+    """What is decided; then a sentence for each main effect, interaction found and question.
 
-    The interactions that are open stand in the table of effects.
+    All interactions stand in the table of effects.
     """
     found = effects(study)
     if found is None or not study.runs:
         return headline(study, answers(study))
-    told = [one for one in found.findings if len(one.levels) == 1 or one.decided]
+    told = [one for one in found.findings if len(one.levels) == 1 or one.moves]
     sentences = [*map(sentence, told), *map(sentence, answers(study))]
     return Headline(_title(found), tuple(sentences))
 

@@ -58,18 +58,18 @@ def effect_words(finding: EffectFinding) -> str:
 
 
 def ladder_table(found: Scaling) -> Table:
-    """A row for each structure: the largest size foretold, and compute saved at equal loss."""
+    """A row for each structure: the largest size predicted, and compute saved at equal loss."""
     held_out = next((climb.held_out for climb in found.climbs if climb.held_out), None)
     where = "largest size" if held_out is None else held_out.size
     table = _table()
     table.add_column("structure")
-    table.add_column(f"{where} foretold [90 %]", justify="right")
+    table.add_column(f"{where} predicted [90 %]", justify="right")
     table.add_column("observed", justify="right")
     table.add_column("inside", justify="left")
     table.add_column(f"{found.baseline}’s compute ÷ its own [95 %]", justify="right")
     table.add_column("at nats/token", justify="right")
     for climb in found.climbs:
-        table.add_row(Text(climb.structure), *_foretold(climb.held_out), *_saved(climb, found))
+        table.add_row(Text(climb.structure), *_predicted(climb.held_out), *_saved(climb, found))
     return table
 
 
@@ -87,7 +87,7 @@ def ranking_table(found: Scaling) -> Table:
     return table
 
 
-def _foretold(held_out: HeldOut[str] | None) -> tuple[Text, str, str]:
+def _predicted(held_out: HeldOut[str] | None) -> tuple[Text, str, str]:
     if held_out is None:
         return Text("–"), "–", "–"
     bounds = ""
