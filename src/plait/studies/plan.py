@@ -10,7 +10,7 @@ from plait.config import TrainConfig
 from plait.config.files import to_dict
 from plait.data.corpora import open_corpus
 from plait.storage.run_folder import CORPUS, RunFolder, run_folder
-from plait.studies.registration import plan_of, register
+from plait.studies.registration import design_of, plan_of, register
 from plait.studies.results import STUDY
 from plait.studies.study import Study
 from plait.studies.tuning import TuningCurve, at_rate, next_rates, tuning_config, tuning_curve
@@ -133,6 +133,7 @@ def write_plan(study: Study, root: Path, runs: Sequence[PlannedRun] | None = Non
             for run in tuning
         ],
         "plan": plan_of(study),
+        **design_of(study),
         "runs": [
             {"variant": run.variant, "seed": run.seed, "folder": run.folder.name} for run in runs
         ],

@@ -7,9 +7,8 @@ from typing import Any
 
 import yaml
 
-from plait.config import TrainConfig
 from plait.reading import quoted
-from plait.studies.changes import changed
+from plait.studies.changes import changed, with_tokens
 from plait.studies.study import Study
 
 LOOKS = 3
@@ -62,27 +61,6 @@ def restated(
     elif looks and len(chosen) != len(study.seeds):
         looks = _looks(len(chosen))
     return dataclasses.replace(study, variants=configs, seeds=chosen, looks=looks)
-
-
-def with_tokens(config: TrainConfig, tokens: int) -> TrainConfig:
-    """Train on so many tokens; warm-up, decay, evaluations and checkpoints keep their share."""
-    share = tokens / config.tokens
-    schedule, evaluation, checkpoint = config.schedule, config.evaluation, config.checkpoint
-    return dataclasses.replace(
-        config,
-        tokens=tokens,
-        schedule=dataclasses.replace(
-            schedule,
-            warmup=round(schedule.warmup * share),
-            decay=max(round(schedule.decay * share), min(schedule.decay, 1)),
-        ),
-        evaluation=dataclasses.replace(
-            evaluation, every=max(round(evaluation.every * share), min(evaluation.every, 1))
-        ),
-        checkpoint=dataclasses.replace(
-            checkpoint, every=max(1, round(checkpoint.every * share))
-        ),
-    )
 
 
 def _of_variants(study: Study, names: Sequence[str]) -> Study:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
+from plait.report.html_table import html_table as table_markup
 from plait.report.page import render
 from plait.report.routing.sections import sections
 from plait.report.terminal.routing_table import routing_table
@@ -33,25 +34,4 @@ def page(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> str:
 
 def html_table(analyses: Sequence[Analysis]) -> Markup:
     """Return the summary table as HTML, everything in it escaped."""
-    columns = routing_table(analyses).columns
-    heads = _joined('<th scope="col">{}</th>', [str(column.header) for column in columns])
-    rows = Markup("")
-    for name, *cells in zip(*[column.cells for column in columns], strict=True):
-        values = Markup("").join(_cell(str(cell)) for cell in cells)
-        rows += Markup('<tr><th scope="row" class="name">{}</th>{}</tr>').format(str(name), values)
-    return Markup(
-        '<div class="scroll" tabindex="0" role="region" aria-label="Routing metrics">'
-        '<table class="plain"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
-    ).format(heads, rows)
-
-
-def _cell(text: str) -> Markup:
-    """A value, its interval and its chance under it in small."""
-    place = text.find(" [") if " [" in text else text.find(" · chance")
-    if place < 0:
-        return Markup("<td>{}</td>").format(text)
-    return Markup("<td>{}<small>{}</small></td>").format(text[:place], text[place:].lstrip(" ·"))
-
-
-def _joined(form: str, texts: Sequence[str]) -> Markup:
-    return Markup("").join(Markup(form).format(text) for text in texts)
+    return table_markup(routing_table(analyses), "Routing metrics")

@@ -28,7 +28,7 @@ def difference_figure(study: StudyResults, rows: Sequence[Row], looks: Sequence[
     """Held-out loss against the baseline: each seed, the mean, its 95 % interval."""
     differences = {row.variant: row.difference for row in rows if row.difference is not None}
     margin = study.margin if any(d.p is not None for d in differences.values()) else None
-    chart = _forest(differences, looks, "held-out loss − baseline (nats per token)", margin)
+    chart = forest(differences, looks, "held-out loss − baseline (nats per token)", margin)
     caption = "Left of the line is better than the baseline. " + (
         f"Line: 95 % interval of the mean paired difference; faint points: single seeds; shaded: "
         f"the ±{study.margin:g} nats that count as no difference."
@@ -42,11 +42,13 @@ def domain_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]
     """Difference to the baseline in bits per byte, a figure for each held-out domain."""
     found = {}
     for domain in study.domains:
-        base = study.measured(study.baseline, domain, "bits_per_byte")
+        bits = {
+            variant: study.measured(variant, domain, "bits_per_byte") for variant in study.variants
+        }
         paired = {
-            variant: paired_difference(study.measured(variant, domain, "bits_per_byte"), base)
+            variant: paired_difference(bits[variant], bits[study.reference(variant)])
             for variant in study.finished_variants
-            if variant != study.baseline
+            if variant != study.reference(variant)
         }
         found[domain] = {name: d for name, d in paired.items() if d is not None}
     extent = _extent([d for differences in found.values() for d in differences.values()])
@@ -55,7 +57,7 @@ def domain_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]
         Figure(
             f"domain-{index}",
             domain,
-            _forest(differences, looks, "difference in bits per byte", None, extent),
+            forest(differences, looks, "difference in bits per byte", None, extent),
             span=span,
         )
         for index, (domain, differences) in enumerate(found.items())
@@ -192,13 +194,14 @@ def tokens_axis() -> alt.X:
 # ------------------------------------------------------------------ charts
 
 
-def _forest(
+def forest(
     differences: Mapping[str, Difference],
     looks: Sequence[Series],
     title: str,
     margin: float | None,
     extent: tuple[float, float] | None = None,
 ) -> Any:
+    """Each difference with its seeds, mean and 95 % interval, above one another beside zero."""
     low, high = extent or _extent(list(differences.values()))
     if margin is not None:
         low, high = min(low, -1.5 * margin), max(high, 1.5 * margin)
@@ -211,7 +214,7 @@ def _forest(
         "variant:N",
         title=None,
         sort=list(differences),
-        axis=alt.Axis(ticks=False, domain=False, labelColor=INK),
+        axis=alt.Axis(ticks=False, domain=False, labelColor=INK, labelLimit=280),
     )
     by_colour = colour(looks, "variant").legend(None)
     by_shape = shape(looks, "variant").legend(None)
@@ -349,10 +352,11 @@ def _gaps(
         return {seed: of[tokens] for seed, of in losses.items() if tokens in of}
 
     for variant in study.finished_variants:
-        if variant == study.baseline:
+        against = study.reference(variant)
+        if variant == against:
             continue
         for tokens in sorted({t for run in study.of(variant) for t, _ in evaluations[run.folder]}):
-            difference = paired_difference(at(variant, tokens), at(study.baseline, tokens))
+            difference = paired_difference(at(variant, tokens), at(against, tokens))
             if difference is None or not math.isfinite(difference.estimate.value):
                 continue
             estimate = difference.estimate

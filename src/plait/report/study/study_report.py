@@ -17,7 +17,10 @@ from plait.report.numbers import number, reach, signed
 from plait.report.page import render
 from plait.report.palette import Series, series
 from plait.report.study.configurations import changes
+from plait.report.study.design_words import study_headline
 from plait.report.study.dynamics_figures import dynamics_section
+from plait.report.study.effects_section import effects_section
+from plait.report.study.ladder_section import ladder_section
 from plait.report.study.study_figures import (
     curve_figures,
     difference_figure,
@@ -26,13 +29,19 @@ from plait.report.study.study_figures import (
     size_figure,
 )
 from plait.report.study.topology_section import topology_section
-from plait.report.study.wording import headline, row_words
+from plait.report.study.wording import row_words
 from plait.statistics import Estimate
 from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
 from plait.studies.answers import LEAST_SEEDS, answers
 from plait.studies.results import StudyResults, read_study
-from plait.studies.tables import Row, comparison_table, contrast_records, records
+from plait.studies.tables import (
+    Row,
+    comparison_table,
+    contrast_records,
+    design_records,
+    records,
+)
 
 
 def write_report(
@@ -59,7 +68,7 @@ def write_report(
     output = output or study_folder / "report.html"
     rows = comparison_table(study)
     looks = series(study.finished_variants, study.baseline)
-    said = headline(study, answers(study))
+    said = study_headline(study)
     shown = [*_sections(study, rows, looks), *sections]
     configs = {name: to_dict(study.of(name)[0].config) for name in study.finished_variants}
     base_config = configs.get(study.baseline, {})
@@ -100,6 +109,8 @@ def _sections(study: StudyResults, rows: Sequence[Row], looks: Sequence[Series])
         differences.append(difference_figure(study, rows, looks))
     first = "" if len(study.seeds) == 1 else f" Shown for seed {study.seeds[0]}."
     sections = [
+        effects_section(study),
+        ladder_section(study),
         Section("How far apart", figures=[*differences, size_figure(rows, looks)]),
         Section("While training", figures=curve_figures(study, looks)),
         Section(
@@ -246,7 +257,7 @@ def _corpus(path: Path) -> dict[str, Any]:
 def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> None:
     table = records(rows)
     found = answers(study)
-    said = headline(study, found)
+    said = study_headline(study)
     report = {
         "study": study.name,
         "baseline": study.baseline,
@@ -257,6 +268,7 @@ def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> No
         "plan": study.plan,
         "deviations": study.deviations,
         "contrasts": contrast_records(found),
+        **design_records(study),
         "rows": table,
         "results": {run.folder.name: file_sha256(run.folder / RESULT) for run in study.runs},
     }

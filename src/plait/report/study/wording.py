@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from plait.report.numbers import interval, number, p_value, signed
 from plait.studies.answers import LEAST_SEEDS, Answer, Verdict
+from plait.studies.effects import EffectFinding
 from plait.studies.results import StudyResults
 from plait.studies.tables import Row
 
@@ -69,9 +70,9 @@ def _decision(answer: Answer) -> str:
     return f"{variant} is {answer.verdict} than {against} by {gap} nats per token"
 
 
-def sentence(answer: Answer) -> str:
+def sentence(answer: Answer | EffectFinding) -> str:
     """One question: estimate, interval, verdict, and what holds it back."""
-    name = answer.contrast.name
+    name = answer.name
     if answer.difference is None:
         return f"{name}: they share no finished seed."
     estimate = answer.difference.estimate
