@@ -1,7 +1,7 @@
 """Effects of a factorial study: a table, a forest of them, and how pairs of factors interact."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations, product
 from typing import Any
 
@@ -75,21 +75,47 @@ def _interaction_figures(study: StudyResults, found: Effects) -> Iterator[Figure
         cell: math.fsum(study.measured(name)[seed] for seed in found.seeds) / len(found.seeds)
         for name, cell in study.factorial.cells.items()
     }
-    for number, ((i, along), (j, by)) in enumerate(combinations(enumerate(factors), 2)):
-        rows = []
-        for x, line in product(factors[along], factors[by]):
-            alike = [loss for cell, loss in losses.items() if (cell[i], cell[j]) == (x, line)]
-            rows.append({"x": x, "line": line, "loss": math.fsum(alike) / len(alike)})
+    pairs = list(combinations(enumerate(factors), 2))
+    if not pairs:
+        return
+    rows: list[list[dict[str, Any]]] = [
+        [
+            {"x": x, "line": line, "loss": _mean_at(losses, {i: x, j: line})}
+            for x, line in product(factors[along], factors[by])
+        ]
+        for (i, along), (j, by) in pairs
+    ]
+    ends = [row["loss"] for of_pair in rows for row in of_pair]
+    air = 0.1 * (max(ends) - min(ends)) or 0.01
+    for number, (((_, along), (_, by)), of_pair) in enumerate(zip(pairs, rows, strict=True)):
         yield Figure(
             f"interaction-{number}",
             f"{along} × {by}",
-            _lines(rows, along, by, series(factors[by], factors[by][0])),
+            _lines(
+                of_pair,
+                along,
+                by,
+                series(factors[by], factors[by][0]),
+                (min(ends) - air, max(ends) + air),
+            ),
             "Means over seeds and the other factors. Parallel lines: no interaction.",
             span="third",
         )
 
 
-def _lines(rows: list[dict[str, Any]], along: str, by: str, looks: tuple[Series, ...]) -> Any:
+def _mean_at(losses: Mapping[tuple[str, ...], float], levels: Mapping[int, str]) -> float:
+    """Mean over the cells that have these levels, by the place of their factor."""
+    alike = [v for cell, v in losses.items() if all(cell[i] == of for i, of in levels.items())]
+    return math.fsum(alike) / len(alike)
+
+
+def _lines(
+    rows: list[dict[str, Any]],
+    along: str,
+    by: str,
+    looks: tuple[Series, ...],
+    extent: tuple[float, float],
+) -> Any:
     base = alt.Chart(chart_data(rows)).encode(
         x=alt.X(
             "x:N",
@@ -101,7 +127,7 @@ def _lines(rows: list[dict[str, Any]], along: str, by: str, looks: tuple[Series,
         y=alt.Y(
             "loss:Q",
             title="held-out loss (nats per token)",
-            scale=alt.Scale(zero=False, padding=12),
+            scale=alt.Scale(domain=extent, nice=False),
             axis=alt.Axis(tickCount=5),
         ),
         color=colour(looks, "line").title(by),

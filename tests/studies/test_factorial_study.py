@@ -248,6 +248,17 @@ def test_what_a_half_does_not_tell_apart_is_said(tmp_path: Path) -> None:
     assert "a=1" in said.getvalue()
 
 
+def test_one_factor_has_effects_and_no_interactions(tmp_path: Path) -> None:
+    cells = {"base": ["x"], "a-y": ["y"], "a-z": ["z"]}
+    design = {"factors": {"a": ["x", "y", "z"]}, "cells": cells}
+    offsets = {"base": [0.0, 0.1, 0.2], "a-y": [0.1, 0.2, 0.301], "a-z": [0.0, 0.1, 0.201]}
+    folder = write_study(tmp_path, offsets, design={"factorial": design})
+    found = effects(read_study(folder))
+    assert found is not None
+    assert [one.verdict for one in found.findings] == ["worse", "equivalent"]
+    assert "Effects of the factors" in write_report(folder).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "factorial",
     [
@@ -304,6 +315,8 @@ def test_killed_and_resumed_it_is_the_uninterrupted_one(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
+    # else MKL adds in an order that hangs on where memory lies, which differs between processes
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     base = TrainConfig(
         model=ModelConfig(
             vocab_size=512, depth=2, width=32, context=64, experts=ExpertConfig(count=4, width=32)
