@@ -315,8 +315,6 @@ def test_killed_and_resumed_it_is_the_uninterrupted_one(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
-    # else MKL adds in an order that hangs on where memory lies, which differs between processes
-    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     base = TrainConfig(
         model=ModelConfig(
             vocab_size=512, depth=2, width=32, context=64, experts=ExpertConfig(count=4, width=32)
