@@ -23,7 +23,7 @@ def test_one_seed_makes_no_headline(tmp_path: Path) -> None:
     assert said.title == "Nothing is decided: a verdict needs 3 seeds"
     assert said.sentences == (
         "tied − plain: −0.250 nats per token; no verdict: one seed says what happened once, and "
-        "3 are needed.",
+        "3 are needed; 2 more seeds, 14 minutes, would make it 3.",
     )
     assert [answer.verdict for answer in found] == ["too few seeds"]
     assert all(value is None for key, value in records(rows)[1].items() if key.endswith("95"))

@@ -61,7 +61,7 @@ def answers(study: StudyResults) -> tuple[Answer, ...]:
     p_equivalence = _corrected(
         [_equivalence(d, c) for d, c in zip(enough, study.contrasts, strict=True)]
     )
-    learned = {variant: _has_learned(study, variant) for variant in study.variants}
+    learned = {variant: has_learned(study, variant) for variant in study.variants}
     return tuple(
         Answer(
             contrast=contrast,
@@ -72,6 +72,13 @@ def answers(study: StudyResults) -> tuple[Answer, ...]:
         )
         for i, (contrast, difference) in enumerate(zip(study.contrasts, differences, strict=True))
     )
+
+
+def has_learned(study: StudyResults, variant: str) -> bool:
+    """Whether a variant's mean loss lies below that of the bigram, or nobody counted."""
+    losses = list(study.measured(variant).values())
+    bigram = study.floor("bigram")
+    return bigram is None or not losses or sum(losses) / len(losses) < bigram
 
 
 def _equivalence(difference: Difference | None, contrast: Contrast) -> float | None:
@@ -85,13 +92,6 @@ def _corrected(values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction over all questions; one that is not answered yet counts as one of them."""
     adjusted = holm([1.0 if value is None else value for value in values])
     return [None if old is None else new for old, new in zip(values, adjusted, strict=True)]
-
-
-def _has_learned(study: StudyResults, variant: str) -> bool:
-    """Whether its mean loss lies below that of the bigram, or nobody counted."""
-    losses = list(study.measured(variant).values())
-    bigram = study.floor("bigram")
-    return bigram is None or not losses or sum(losses) / len(losses) < bigram
 
 
 def _verdict(

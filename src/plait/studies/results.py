@@ -104,13 +104,15 @@ class StudyResults:
         """Seed → the measure on the test split."""
         return {run.seed: run.held_out(domain, measure) for run in self.of(variant)}
 
-    def floor(self, kind: Floor, domain: str = "all") -> float | None:
-        """Nats per token that counting scores, mean over runs; None where no run has it.
+    def floor(self, kind: Floor, domain: str = "all", measure: str = "loss") -> float | None:
+        """The measure that counting scores on the test split, mean over runs; None: no run has it.
 
         See `plait.evaluation.floors`. Runs differ in it only by the order of their text.
         """
         counted = [
-            run.result.floors[kind][domain]["loss"] for run in self.runs if run.result.floors
+            run.result.floors[kind][domain][measure]
+            for run in self.runs
+            if run.result.floors and domain in run.result.floors[kind]
         ]
         return math.fsum(counted) / len(counted) if counted else None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.statistics import Difference, Estimate, mean_interval, paired_difference
-from plait.studies.answers import Answer, answers
+from plait.studies.answers import Answer, answers, has_learned
 from plait.studies.results import StudyResults
 
 
@@ -18,7 +18,8 @@ class Row:
     held-out nats per token on the test split; `bits_per_byte` is by domain, pooled under "all";
     `gate_mass` is the mean sum of a token's gates. `difference` is variant − baseline in nats per
     token, None for the baseline and where no seed is shared; `answer` is the study's question about
-    it, None where the study does not ask and the difference is for orientation only.
+    it, None where the study does not ask and the difference is for orientation only. `learned`:
+    its loss lies below that of the bigram, or nobody counted.
     """
 
     variant: str
@@ -35,6 +36,7 @@ class Row:
     bits_per_byte: Mapping[str, Estimate]
     difference: Difference | None = None
     answer: Answer | None = None
+    learned: bool = True
 
     @property
     def perplexity(self) -> Estimate:
@@ -76,6 +78,7 @@ def _row(study: StudyResults, variant: str, answer: Answer | None) -> Row:
         if variant == study.baseline
         else paired_difference(study.measured(variant), study.measured(study.baseline)),
         answer=answer,
+        learned=has_learned(study, variant),
     )
 
 
