@@ -115,8 +115,11 @@ def test_charts_follow_the_page_but_their_data_does_not() -> None:
     assert themed(spec) == {**spec, "color": "var(--series-1)"}
 
 
-def test_looks_tell_many_variants_apart_without_colour() -> None:
+def test_looks_tell_many_variants_apart_by_symbol_and_colour_and_without_colour() -> None:
     looks = series([str(i) for i in range(15)], baseline="0")
+    assert len({look.colour for look in looks[:10]}) == 10
+    assert len({look.shape for look in looks[:10]}) == 10
+    assert len({(look.colour, look.shape) for look in looks}) == 15
     assert len({(look.colour, look.dash) for look in looks}) == 15
     assert len({(look.shape, look.dash) for look in looks}) >= 14
 
