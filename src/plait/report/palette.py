@@ -73,6 +73,8 @@ SHAPES = (
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
 SEQUENTIAL: Literal["viridis"] = "viridis"
 """for heatmaps: even steps for the eye, in grey, and with any colour vision"""
+DIVERGING = ("#2166ac", "#e4e4df", "#b35806")
+"""for heatmaps that part at a neutral value: below, at it, above"""
 
 _OUTLINES = {
     "circle": "M-.82 0a.82.82 0 1 0 1.64 0a.82.82 0 1 0-1.64 0Z",
