@@ -38,7 +38,9 @@ def heatmap(
     low = extent[0] if extent[0] is not None else min(known, default=0.0)
     high = extent[1] if extent[1] is not None else max(known, default=1.0)
     rows = len({cell[y[0]] for cell in cells})
-    colours: Any = {"scheme": scheme} if isinstance(scheme, str) else {"range": list(scheme)}
+    colours: Any = {"scheme": scheme}
+    if not isinstance(scheme, str):
+        colours = {"range": list(scheme), "interpolate": "lab"}
     domain = [low, high] if middle is None else [low, middle, high]
     scale: Any = alt.Scale(domain=domain, clamp=True, **colours)
 

@@ -12,6 +12,7 @@ from plait.report.encodings import FOCUS, colour, dash, focused, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.numbers import number
 from plait.report.palette import MUTED, Series
+from plait.report.study.differences import left_behind, without
 from plait.statistics import paired_difference
 from plait.studies.results import FLOORS, FinishedRun, Floor, StudyResults
 
@@ -40,7 +41,8 @@ def curve_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
                     " Point at a variant in the key for its 95 % interval."
                     if "low" in gaps[-1]
                     else ""
-                ),
+                )
+                + without(left_behind(study)),
                 key=True,
             )
         )
@@ -177,8 +179,9 @@ def _gaps(
         losses = {run.seed: dict(evaluations[run.folder]) for run in study.of(variant)}
         return {seed: of[tokens] for seed, of in losses.items() if tokens in of}
 
+    behind = left_behind(study)
     for variant in study.finished_variants:
-        if variant == study.baseline:
+        if variant == study.baseline or variant in behind:
             continue
         for tokens in sorted({t for run in study.of(variant) for t, _ in evaluations[run.folder]}):
             difference = paired_difference(at(variant, tokens), at(study.baseline, tokens))

@@ -10,7 +10,7 @@ from plait.report.encodings import colour, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.palette import BAND, INK, MUTED, Series
 from plait.statistics import Difference, paired_difference
-from plait.studies.answers import Answer
+from plait.studies.answers import Answer, has_learned
 from plait.studies.results import StudyResults
 from plait.studies.tables import Row
 
@@ -28,8 +28,8 @@ class _Line:
 
 def answer_figure(answers: Sequence[Answer], looks: Sequence[Series]) -> Figure | None:
     """Every question with its seeds, mean, 95 % interval and margin; None: none is answered."""
-    lines = [
-        _Line(
+    known = {
+        answer.contrast.name: _Line(
             answer.contrast.name,
             answer.contrast.variant,
             answer.difference,
@@ -38,11 +38,15 @@ def answer_figure(answers: Sequence[Answer], looks: Sequence[Series]) -> Figure 
         )
         for answer in answers
         if answer.difference is not None
-    ]
-    if not lines:
+    }
+    if not known:
         return None
+    behind = [answer.contrast.name for answer in answers if answer.verdict == "not learned"]
+    lines = [line for line in known.values() if line.name not in behind]
+    if not lines:
+        lines, behind = list(known.values()), []
     chart = _forest(lines, looks, "difference in held-out loss (nats per token)")
-    caption = "Left of the line, the first named is better. " + _reading(lines)
+    caption = "Left of the line, the first named is better. " + _reading(lines) + without(behind)
     return Figure("difference", "The questions asked", chart, caption, key=True)
 
 
@@ -75,15 +79,31 @@ def _reading(lines: Sequence[_Line]) -> str:
     return said + "."
 
 
+def left_behind(study: StudyResults) -> tuple[str, ...]:
+    """Variants above the bigram, which would stretch a scale of differences; none if all are."""
+    others = [variant for variant in study.finished_variants if variant != study.baseline]
+    behind = tuple(variant for variant in others if not has_learned(study, variant))
+    return behind if len(behind) < len(others) else ()
+
+
+def without(behind: Sequence[str]) -> str:
+    """Say in a caption who is not drawn."""
+    return f" Not drawn, not yet below the bigram: {', '.join(behind)}." if behind else ""
+
+
 def domain_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
-    """Difference to the baseline in bits per byte, a figure for each held-out domain."""
+    """Difference to the baseline in bits per byte, a figure for each held-out domain.
+
+    Without variants that have not learned yet, unless there are no others.
+    """
     found = {}
+    behind = left_behind(study)
     for domain in study.domains:
         base = study.measured(study.baseline, domain, "bits_per_byte")
         paired = {
             variant: paired_difference(study.measured(variant, domain, "bits_per_byte"), base)
             for variant in study.finished_variants
-            if variant != study.baseline
+            if variant != study.baseline and variant not in behind
         }
         found[domain] = {name: d for name, d in paired.items() if d is not None}
     extent = _extent([d for differences in found.values() for d in differences.values()])
@@ -98,6 +118,7 @@ def domain_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]
                 "difference in bits per byte",
                 extent,
             ),
+            without(behind).strip(),
             span=span,
         )
         for index, (domain, differences) in enumerate(found.items())

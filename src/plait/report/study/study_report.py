@@ -19,7 +19,7 @@ from plait.report.study.differences import answer_figure, domain_figures, explor
 from plait.report.study.measured import corpus, facts, rules
 from plait.report.study.study_figures import load_figures, load_gist, size_figure
 from plait.report.study.table_lines import floor_lines, interval_note, table_lines
-from plait.report.study.topology_section import topology_section
+from plait.report.study.topology_section import topology_sections
 from plait.report.study.wording import headline
 from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
@@ -114,7 +114,7 @@ def _sections(
             ],
             domain_figures(study, looks),
         ),
-        topology_section(study),
+        *topology_sections(study),
         Section(
             "Load of the experts",
             [
@@ -132,7 +132,7 @@ def _sections(
             gist="on the text that is trained on",
         ),
     ]
-    return [section for section in sections if section is not None and section.figures]
+    return [section for section in sections if section.figures]
 
 
 def _places(shown: Sequence[Section]) -> list[tuple[str, str]]:

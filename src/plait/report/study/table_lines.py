@@ -45,7 +45,7 @@ def table_lines(
                 ),
                 "perplexity": perplexities[index],
                 "bits": [column[index] for column in bits],
-                "p": row.answer and row.answer.p,
+                "p": _p(row),
                 "kind": row.answer.verdict if row.answer else "",
                 "words": row_words(row),
             }
@@ -70,6 +70,13 @@ def floor_lines(study: StudyResults) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _p(row: Row) -> float | None:
+    """The p value that the row's verdict rests on."""
+    if row.answer is None or not row.learned or row.answer.verdict == "not learned":
+        return None
+    return row.answer.p_equivalence if row.answer.verdict == "equivalent" else row.answer.p
 
 
 def _column(estimates: Sequence[Estimate], may: Sequence[bool], digits: int) -> list[_Cell]:

@@ -1,34 +1,62 @@
 """The topologies that collaboration learned, as multiples of what they began as."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from plait.report.figure import Figure, Section
 from plait.report.maps import topology_map, topology_reach, topology_title
 from plait.report.numbers import number, p_value
 from plait.routing.metrics.topology import Topology, stored_topologies
 from plait.routing.metrics.topology_over_seeds import LEVEL, TopologyOverSeeds, over_seeds
+from plait.statistics import holm
 from plait.storage.weights import find_weights, read_weights
 from plait.studies.results import FinishedRun, StudyResults
 
+TITLE = "Collaboration: who listens to whom"
 SHOWN = 8
-"""banks shown for a variant: evenly spread where it has more, those that differ first"""
+"""banks shown for a variant: evenly spread where it has more"""
 
 
-def topology_section(study: StudyResults) -> Section | None:
-    """Maps of S of each collaborating variant, mean over its seeds; None where there is none.
+def topology_sections(study: StudyResults) -> list[Section]:
+    """Maps of S of each collaborating variant, mean over its seeds; empty where there is none.
 
-    Folded unless one of them differs from the untrained S beyond chance.
+    Those that differ from the untrained S beyond chance lie open, the others in a folded section.
     """
     found = {
         variant: banks for variant in study.finished_variants if (banks := _banks(study, variant))
     }
-    shown = [bank for banks in found.values() for bank in banks if bank.trained]
     if not found:
-        return None
+        return []
+    found = _corrected(found)
+    shown = [bank for banks in found.values() for bank in banks if bank.trained]
     reach = max((topology_reach(bank.mean_EE, bank.neutral) for bank in shown), default=None)
-    figures = [
+    seeds = max(len(study.of(variant)) for variant in found)
+    sections: list[Section] = []
+    for differing in (True, False):
+        part = {
+            variant: [bank for bank in of if bank.differs == differing]
+            for variant, of in found.items()
+        }
+        inside = [bank for of in part.values() for bank in of]
+        if inside:
+            sections.append(
+                Section(
+                    TITLE if differing or not sections else f"{TITLE}, within chance",
+                    [_reading(seeds)] if not sections else [],
+                    _figures(part, reach, "differs" if differing else "rest"),
+                    folded=not differing,
+                    gist=_gist(inside, shown, differing, seeds),
+                )
+            )
+    return sections
+
+
+def _figures(
+    banks: Mapping[str, Sequence[TopologyOverSeeds]], reach: float | None, part: str
+) -> list[Figure]:
+    return [
         Figure(
-            f"topology-{index}-{bank.bank}",
+            f"topology-{part}-{index}-{bank.bank}",
             f"{variant}, bank {bank.bank}",
             topology_map(
                 bank.mean_EE, topology_title(bank.neighbours, bank.signed), bank.neutral, reach
@@ -36,18 +64,9 @@ def topology_section(study: StudyResults) -> Section | None:
             _caption(bank),
             "quarter",
         )
-        for index, (variant, banks) in enumerate(found.items())
-        for bank in _spread(banks)
+        for index, (variant, of) in enumerate(banks.items())
+        for bank in _spread(of)
     ]
-    differing = [bank for bank in shown if bank.differs]
-    seeds = max(len(study.of(variant)) for variant in found)
-    return Section(
-        "Collaboration: who listens to whom",
-        [_reading(seeds)],
-        figures,
-        folded=not differing,
-        gist=_gist(shown, differing, seeds),
-    )
 
 
 def _reading(seeds: int) -> str:
@@ -61,23 +80,27 @@ def _reading(seeds: int) -> str:
     return text + (
         "Mean over seeds, which number their experts each for itself: what the mean keeps is what "
         "they share. It differs beyond chance where its farthest entry does from the scatter over "
-        f"seeds, pooled over all entries: t test, p < {LEVEL:g} after Bonferroni’s correction over "
-        "the entries."
+        f"seeds, pooled over all entries: t test of log S, p < {LEVEL:g} corrected for the number "
+        "of entries (Bonferroni) and of banks (Holm)."
     )
 
 
 def _gist(
-    shown: Sequence[TopologyOverSeeds], differing: Sequence[TopologyOverSeeds], seeds: int
+    inside: Sequence[TopologyOverSeeds],
+    trained: Sequence[TopologyOverSeeds],
+    differing: bool,
+    seeds: int,
 ) -> str:
     """One line beside the title, read also where the section is folded."""
-    if not shown:
-        return "never trained"
     if differing:
-        return f"{len(differing)} of {len(shown)} banks differ from the untrained S beyond chance"
-    farthest = number(max(bank.largest.value for bank in shown), 2)
-    what = "S" if shown[0].signed else "S as a multiple of the untrained one"
+        banks = f"{len(inside)} of {len(trained)} banks"
+        return f"{banks} differ from the untrained S beyond chance"
+    moved = [bank.largest.value for bank in inside if bank.trained]
+    if not moved:
+        return "never trained"
+    what = "S" if inside[0].signed else "S as a multiple of the untrained one"
     why = "one seed: no scatter to compare with" if seeds < 2 else "none beyond chance"
-    return f"{what} moved by up to {farthest}; {why}"
+    return f"{what} moved by up to {number(max(moved), 2)}; {why}"
 
 
 def _caption(bank: TopologyOverSeeds) -> str:
@@ -118,8 +141,20 @@ def _topologies(run: FinishedRun) -> list[Topology]:
     return stored_topologies(run.config.model, raw)
 
 
-def _spread(banks: list[TopologyOverSeeds]) -> list[TopologyOverSeeds]:
-    banks = sorted(banks, key=lambda bank: not bank.differs)
+def _corrected(
+    found: Mapping[str, Sequence[TopologyOverSeeds]],
+) -> dict[str, list[TopologyOverSeeds]]:
+    """The banks with their p values after Holm's correction over all of them."""
+    tested = [bank for banks in found.values() for bank in banks if bank.p is not None]
+    adjusted = holm([bank.p for bank in tested if bank.p is not None])
+    p = {id(bank): value for bank, value in zip(tested, adjusted, strict=True)}
+    return {
+        variant: [replace(bank, p=p.get(id(bank))) for bank in banks]
+        for variant, banks in found.items()
+    }
+
+
+def _spread(banks: Sequence[TopologyOverSeeds]) -> Sequence[TopologyOverSeeds]:
     if len(banks) <= SHOWN:
         return banks
     return [banks[round(i * (len(banks) - 1) / (SHOWN - 1))] for i in range(SHOWN)]

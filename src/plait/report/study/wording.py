@@ -126,8 +126,7 @@ def in_words(answer: Answer, ahead: Outlook | None = None) -> Said:
     assert answer.p_equivalence is not None
     reason = p_value(answer.p)
     if answer.verdict == "equivalent":
-        words += f" within ±{answer.margin:g}"
-        reason = f"TOST, {p_value(answer.p_equivalence)}"
+        reason = f"within ±{answer.margin:g}: TOST, {p_value(answer.p_equivalence)}"
     claim = {None: "", True: "as claimed", False: "against the claim"}[answer.as_expected]
     return Said(answer, name, numbers, words, reason, decides, claim)
 
