@@ -49,7 +49,7 @@ def test_seeds_that_agree_decide_and_seeds_that_do_not_leave_it_open(tmp_path: P
     )
     assert said.sentences[0].startswith("better − plain: −0.200 nats per token, 95 % interval")
     assert "over 4 seeds: better (p" in said.sentences[0]
-    assert "equivalent within ±0.01 (TOST, p" in said.sentences[2]
+    assert "equivalent (within ±0.01: TOST, p" in said.sentences[2]
     rows = comparison_table(study)
     assert [row.answer for row in rows] == [None, *found]
 

@@ -45,7 +45,7 @@ def answer_figure(answers: Sequence[Answer], looks: Sequence[Series]) -> Figure 
     lines = [line for line in known.values() if line.name not in behind]
     if not lines:
         lines, behind = list(known.values()), []
-    chart = _forest(lines, looks, "difference in held-out loss (nats per token)")
+    chart = _forest(lines, looks, "difference (nats per token)")
     caption = "Left of the line, the first named is better. " + _reading(lines) + without(behind)
     return Figure("difference", "The questions asked", chart, caption, key=True)
 
@@ -59,7 +59,7 @@ def exploratory_figure(rows: Sequence[Row], looks: Sequence[Series]) -> Figure |
     ]
     if not lines:
         return None
-    chart = _forest(lines, looks, "held-out loss − baseline (nats per token)")
+    chart = _forest(lines, looks, "difference (nats per token)")
     caption = (
         "Differences to the baseline that the study’s plan does not ask about: for orientation, "
         "without verdict or correction. Left of the line is better than the baseline. "

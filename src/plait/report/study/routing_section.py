@@ -61,4 +61,11 @@ def study_section(folder: Path, tokens: int = 20_000, device: str | None = None)
         html_table(found),
         Markup("").join(Markup('<p class="under">{}</p>').format(said) for said in below),
     )
-    return Section("Routing", text, comparison_figures(found, looks), html)
+    return Section(
+        "Routing",
+        text,
+        comparison_figures(found, looks),
+        html,
+        folded=True,
+        gist=f"paths, load and specialisation of {len(found)} variants, one seed of each",
+    )
