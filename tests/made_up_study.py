@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from plait.config import CollaborationConfig, ExpertConfig, ModelConfig, ScheduleConfig, TrainConfig
-from plait.config.files import save_yaml
+from plait.config.files import save_yaml, to_dict
 from plait.sharing import Sharing
+from plait.studies.factorial import Factorial
 
 DEPTH, EXPERTS = 4, 8
 DOMAINS = {"code": 0.35, "encyclopaedia": -0.3}
@@ -27,11 +28,15 @@ def write_study(
     missing: Sequence[str] = (),
     contrasts: Sequence[Mapping[str, Any]] = (),
     bigram: float | None = None,
+    design: Mapping[str, Any] | None = None,
+    flops: Mapping[str, float] | None = None,
 ) -> Path:
     """Write a study whose variants end at 4 + offset nats per token, one offset per seed.
 
     The first variant is the baseline; runs named in `missing` ("variant-s0") have no result.
     `bigram` is the floor in nats per token, None: the runs are of a version that did not count.
+    `design` is what `study.json` says of a factorial design or a ladder; `flops` are for training
+    by variant and token.
     """
     folder = root / name
     folder.mkdir(parents=True)
@@ -40,7 +45,8 @@ def write_study(
         for seed, offset in enumerate(per_seed):
             run = folder / f"run{index}-s{seed}"
             collaboration = variant in collaborating
-            _write_run(run, seed, 4 + offset, domains, index, collaboration, bigram)
+            per_token = 1.08e7 if flops is None else flops[variant]
+            _write_run(run, seed, 4 + offset, domains, index, collaboration, bigram, per_token)
             if f"{variant}-s{seed}" in missing:
                 (run / "result.json").unlink()
             runs.append({"variant": variant, "seed": seed, "folder": run.name})
@@ -50,6 +56,7 @@ def write_study(
         "baseline": next(iter(offsets)),
         "margin": 0.01,
         "contrasts": list(contrasts),
+        **(design or {}),
         "runs": runs,
     }
     (folder / "study.json").write_text(json.dumps(plan))
@@ -71,6 +78,58 @@ def write_study(
     }
     (folder / "corpus.json").write_text(json.dumps(corpus))
     return folder
+
+
+def write_factorial(
+    root: Path,
+    effects: Mapping[tuple[str, ...], float],
+    *,
+    seeds: int = 3,
+    noise: float = 0.002,
+    missing: Sequence[str] = (),
+    bigram: float | None = None,
+) -> Path:
+    """Write a study of router × experts × collaboration whose effects are stated, in nats."""
+    design = Factorial(
+        {
+            "router": {"own": {}, "b4": {}},
+            "experts": {"own": {}, "g4": {}},
+            "collaboration": {"none": {}, "topology": {}},
+        }
+    ).design
+    generator = random.Random(0)
+    offsets: dict[str, list[float]] = {}
+    for name, cell in design.cells.items():
+        levels = {f"{f}={level}" for f, level in zip(design.factors, cell, strict=True)}
+        shift = sum(value for names, value in effects.items() if levels.issuperset(names))
+        offsets[name] = [shift + 0.05 * s + generator.gauss(0, noise) for s in range(seeds)]
+    stored = {"factorial": to_dict(design)}
+    return write_study(root, offsets, name="crossed", design=stored, missing=missing, bigram=bigram)
+
+
+def write_ladder(
+    root: Path,
+    shifts: Mapping[str, float],
+    *,
+    sizes: Sequence[str] = ("s64", "s96", "s128", "s160"),
+    seeds: int = 3,
+    noise: float = 0.002,
+    missing: Sequence[str] = (),
+) -> Path:
+    """Write a study on a ladder: loss 2 + 5·C^−0.3 plus each structure's shift, C from 1 by 4."""
+    generator = random.Random(0)
+    baseline = next(iter(shifts))
+    offsets: dict[str, list[float]] = {f"{baseline}.{sizes[-1]}": []}
+    flops = {}
+    for structure, shift in shifts.items():
+        for rank, size in enumerate(sizes):
+            loss = 2 + 5 * (4.0**rank) ** -0.3 + shift
+            name = f"{structure}.{size}"
+            offsets[name] = [loss - 4 + 0.01 * s + generator.gauss(0, noise) for s in range(seeds)]
+            flops[name] = 1e7 * 4.0**rank
+    rungs = {name: name.split(".") for name in offsets}
+    stored = {"ladder": {"sizes": list(sizes), "baseline": baseline, "rungs": rungs}}
+    return write_study(root, offsets, name="rungs", design=stored, flops=flops, missing=missing)
 
 
 def made_up_config(
@@ -108,6 +167,32 @@ def _evaluation(loss: float, domains: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
+def _routing(step: int, noise: random.Random, *, tied: bool, collaboration: bool) -> dict[str, Any]:
+    """What an evaluation records: load evens out, routers grow sure, paths multiply."""
+
+    def by_depth(value: float) -> list[float]:
+        return [value + noise.gauss(0, 0.02) for _ in range(DEPTH)]
+
+    done = step / 500
+    recorded: dict[str, Any] = {
+        "load_max_over_mean": by_depth(2.2 - done),
+        "dead_experts": [round(2 * (1 - done))] * DEPTH,
+        "router_entropy": by_depth(math.log(EXPERTS) - 0.4 * done),
+        "path_entropy": 4 + done + noise.gauss(0, 0.1),
+        "paths": 300,
+        "path_tokens": 4096,
+        "consistency": 0.26 + 0.2 * done * tied,
+        "consistency_in_blocks": 0.26 + 0.4 * done if tied else None,
+    }
+    if collaboration:
+        even = math.log(EXPERTS - 1)
+        recorded |= {
+            "topology_entropy": [even - 0.1 * done] * DEPTH,
+            "topology_max": [1 / (EXPERTS - 1) + 0.2 * done] * DEPTH,
+        }
+    return recorded
+
+
 def _write_run(
     folder: Path,
     seed: int,
@@ -116,6 +201,7 @@ def _write_run(
     index: int,
     collaboration: bool,
     bigram: float | None,
+    training_flops: float,
 ) -> None:
     noise = random.Random(1000 * index + seed)
     folder.mkdir()
@@ -137,7 +223,14 @@ def _write_run(
             }
         )
         if step % 100 == 0:
-            rows.append({"step": step, "tokens": tokens, "evaluation": _evaluation(now, domains)})
+            rows.append(
+                {
+                    "step": step,
+                    "tokens": tokens,
+                    "evaluation": _evaluation(now, domains),
+                    "routing": _routing(step, noise, tied=index == 1, collaboration=collaboration),
+                }
+            )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loads = []
     for _ in range(DEPTH):
@@ -157,7 +250,7 @@ def _write_run(
             "stored": 3_400_000 if index != 1 else 2_100_000,
             "active": 1_700_000,
         },
-        "flops_per_token": {"forward": 3.6e6, "training": 1.08e7},
+        "flops_per_token": {"forward": training_flops / 3, "training": training_flops},
         "gate_mass": 0.62 * (1.5 if collaboration else 1),
         "floors": bigram
         and {

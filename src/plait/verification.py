@@ -23,7 +23,7 @@ from plait.storage.tensor_files import TensorFiles
 from plait.studies.answers import answers
 from plait.studies.registration import PLAN, registered
 from plait.studies.results import STUDY, read_study
-from plait.studies.tables import comparison_table, contrast_records, records
+from plait.studies.tables import comparison_table, contrast_records, design_records, records
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def _report(path: Path) -> None:
             raise ValueError(f"{result} has changed since the report was made: make it again")
     study = read_study(path)
     found = [records(comparison_table(study)), contrast_records(answers(study))]
-    if [written["rows"], written.get("contrasts")] != json.loads(json.dumps(found)):
+    parts = design_records(study)
+    shown = [written["rows"], written.get("contrasts"), {name: written.get(name) for name in parts}]
+    if shown != json.loads(json.dumps([*found, parts])):
         raise ValueError(f"{path / 'report.json'}: its table is not that of the results")
 
 

@@ -134,7 +134,8 @@ def test_help_shows_every_option_and_no_other(name, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         parse(COMMANDS[name].function(), [*words, "--help"], f"plait {name}")
     printed = capsys.readouterr().out
-    assert max(map(len, printed.splitlines())) <= 80
+    ours = [line for line in printed.splitlines() if not line.startswith("usage:")]
+    assert max(map(len, ours)) <= 80
     lines = [line for line in printed.splitlines() if re.match(r"(│ |  )-", line)]
     shown = set(re.findall(r"--[a-z][a-z0-9.-]*", "\n".join(lines)))
     assert shown == {*shape_of(COMMANDS[name].function()).names, "--help"}

@@ -51,6 +51,10 @@ INSTEAD = {
     "plait study run demo": "plait study run small.py:demo",
     "plait study run demo --jobs 2": "plait study run small.py:demo --jobs 2",
     "plait study run ties.py:ties": "plait study run small.py:ties",
+    "plait study run crossed.py:crossed": "plait study run small.py:crossed",
+    "plait study show crossed.py:crossed": "plait study show small.py:crossed",
+    "plait study run rungs.py:rungs": "plait study run small.py:rungs",
+    "plait study show rungs.py:rungs": "plait study show small.py:rungs",
     "plait bench --shapes A B --precision fp32 bf16 --json bench.json": "plait bench --shapes tiny "
     "--precision fp32 bf16 --json bench.json",
     "torchrun --nproc-per-node 8 --no-python plait train CONFIG.yaml": "torchrun --standalone "

@@ -16,6 +16,8 @@ from plait import recipes
 from plait.config import TrainConfig
 from plait.config.files import save_yaml, to_dict
 from plait.data import corpora
+from plait.studies.designs import ladder_study
+from plait.studies.ladder import Ladder
 from plait.studies.plan import PlannedRun, planned_runs, write_plan
 from plait.studies.study import Study
 
@@ -44,6 +46,14 @@ def demo():
 
 def ties():
     return toys.small_study(recipes.study("ties.py:ties"))
+
+
+def crossed():
+    return toys.small_factorial(recipes.study("crossed.py:crossed"))
+
+
+def rungs():
+    return toys.small_ladder(recipes.study("rungs.py:rungs"))
 """
 SPECIFICATION = """\
 vocab_size: 400
@@ -90,6 +100,30 @@ def small_study(study: Study) -> Study:
     }
     variants = {name: replace(run, model=model) for name, model in models.items()}
     return replace(study, variants=variants, seeds=(0,))
+
+
+def small_factorial(study: Study) -> Study:
+    """All cells of a study on the small run, one seed each."""
+    assert study.factorial is not None
+    return replace(study, variants=study.factorial.variants(small_run()), seeds=(0,))
+
+
+def small_ladder(study: Study) -> Study:
+    """The structures of a study at its first and third size, one seed each, on few tokens."""
+    assert study.ladder is not None
+    assert study.ladder_design is not None
+    run = small_run()
+    sizes = dict(list(study.ladder.sizes.items())[:3:2])
+    ladder = Ladder(sizes, dict(zip(sizes, (run.tokens, 2 * run.tokens), strict=True)))
+    models = {
+        name: study.variants[f"{name}.{next(iter(sizes))}"].model
+        for name in study.ladder_design.structures
+    }
+    structures = {
+        name: replace(run, model=replace(run.model, sharing=model.sharing))
+        for name, model in models.items()
+    }
+    return ladder_study(study.name, structures, ladder, baseline="plain", seeds=(0,))
 
 
 def runs() -> list[PlannedRun]:

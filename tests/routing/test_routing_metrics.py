@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from made_up_traces import by_hand, random
+from plait.evaluation.choices import entropy_of
 from plait.routing import Trace, chance
 from plait.routing.metrics import consistency, load, paths, specialisation, topology
 from plait.statistics import Estimate, Resampler
@@ -153,7 +154,7 @@ def test_chance_by_enumeration(experts: int, top_k: int) -> None:
 
 def test_chance_entropy_and_runs_by_enumeration() -> None:
     draws = np.stack(np.meshgrid(*[range(3)] * 4), axis=-1).reshape(-1, 4)
-    entropies = [paths.entropy_of(np.bincount(draw).astype(float)) for draw in draws]
+    entropies = [entropy_of(np.bincount(draw).astype(float)) for draw in draws]
     assert chance.plug_in_entropy(4, log(3)) == pytest.approx(np.mean(entropies))
     runs = [max(len(list(r)) for r in _runs(draw)) for draw in draws]
     expected = np.bincount(runs, minlength=5) / len(runs)

@@ -1,5 +1,6 @@
 """What would decide an open question: seeds that really would, and the time of their runs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,10 @@ def test_the_sentence_names_seeds_and_time(tmp_path: Path) -> None:
 )
 def test_durations_are_in_the_unit_that_fits(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_study_with_looks_says_when_itself(tmp_path: Path) -> None:
+    study = replace(study_of(tmp_path, [0.05, 0.01, 0.09]), seeds=(0, 1, 2, 3, 4, 5), looks=(4, 6))
+    assert ahead(study) is None
+    [said] = headline(study, answers(study)).sentences
+    assert "3 seeds, and the first look is at more." in said

@@ -45,6 +45,11 @@ def figures(folder):
     ]
 
 
+def held_out_routing(folder):
+    """What the evaluations recorded of routing."""
+    return [row["routing"] for row in read_rows(folder / "metrics.jsonl") if "routing" in row]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"name": "muon", "muon_precision": "fp32"}])
 def test_two_ranks_equal_one_and_one_goes_on_where_two_stopped(
@@ -63,6 +68,11 @@ def test_two_ranks_equal_one_and_one_goes_on_where_two_stopped(
     assert len(figures(tmp_path / "both")) == 3
     train(config, tmp_path / "both", device="cpu")
     expected = figures(tmp_path / "one")
+    [one], [two] = (held_out_routing(tmp_path / run) for run in ("one", "two"))
+    assert two.keys() == one.keys()
+    assert two["path_tokens"] == one["path_tokens"]
+    for name in ("topology_entropy", "topology_max", "router_entropy"):
+        assert two[name] == pytest.approx(one[name], rel=1e-4)
     weights = load_file(tmp_path / "one" / "checkpoints" / "step-6" / "model.safetensors")
     for run in ("two", "both"):
         for got, wanted in zip(figures(tmp_path / run), expected, strict=True):

@@ -5,7 +5,15 @@ from dataclasses import replace
 import pytest
 from training_process import run
 
-from plait.config import BalanceConfig, CheckpointConfig, EvaluationConfig, OptimizerConfig
+from plait.config import (
+    AttentionConfig,
+    BalanceConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
+    OptimizerConfig,
+)
 from plait.storage.metrics_file import read_rows
 from plait.storage.run_folder import run_folder
 from plait.training import Interrupted, train
@@ -47,12 +55,38 @@ def test_it_learns_and_says_what_it_saw(config, undisturbed):
         assert len(steps[0][name]) == config.model.depth
     assert 1 <= steps[0]["load_max_over_mean"][0] <= 4 / 3 + 1e-9  # at the most all K = 3 of E = 4
     assert steps[0]["router_entropy"][0] == pytest.approx(math.log(4), rel=0.05)
+    routing = evaluations[-1]["routing"]
+    for name, value in routing.items():
+        assert not isinstance(value, list) or len(value) == config.model.depth, name
+    assert routing["path_tokens"] == 600  # 300 of each domain
+    assert routing["topology_entropy"] == pytest.approx(steps[-1]["topology_entropy"])
+    assert 0 < routing["consistency"] == routing["consistency_in_blocks"] <= 1  # experts="all"
+    assert 0 < routing["path_entropy"] <= math.log(routing["paths"])
     result = json.loads((undisturbed / "result.json").read_text())
     assert result["study"] == undisturbed.parent.name
     assert result["variant"] == "variant"
     assert set(result["evaluation"]["domains"]) == {"code", "prose", "all"}
     assert [sum(shares) for shares in result["load"]] == pytest.approx([1, 1])
     assert result["environment"]["kernel"] == "cpu"  # 16 wide, which the C++ does not take
+
+
+def test_a_dense_model_has_no_routing_to_record(plain, tmp_path):
+    dense = replace(
+        plain,
+        model=ModelConfig(
+            vocab_size=plain.model.vocab_size,
+            depth=1,
+            width=16,
+            context=32,
+            attention=AttentionConfig(heads=2),
+            experts=ExpertConfig(count=1, width=16, top_k=1),
+        ),
+        tokens=2 * plain.tokens_per_step,
+        evaluation=replace(plain.evaluation, every=2),
+    )
+    train(dense, tmp_path, device="cpu")
+    [row] = [row for row in read_rows(tmp_path / "metrics.jsonl") if "evaluation" in row]
+    assert "routing" not in row
 
 
 def test_a_finished_run_returns_its_result_and_takes_no_other_configuration(config, undisturbed):

@@ -16,6 +16,7 @@ EXTRAS = {
     "jinja2": "report",
     "markupsafe": "report",
     "pyarrow": "report",
+    "pandas": "report",
     "starlette": "explore",
     "uvicorn": "explore",
     "anyio": "explore",

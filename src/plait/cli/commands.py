@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, Command] = {
     "train": Command("train:train", "train one run, or resume it"),
     "study list": Command("studies:study_list", "the studies that have a name"),
     "study run": Command("studies:study_run", "train all runs of a study that are not finished"),
+    "study power": Command("studies:study_power", "what a study can resolve with its seeds"),
     "study show": Command("studies:study_show", "the table of a study, as far as it has come"),
     "study report": Command("studies:study_report", "the report of a study, one HTML file"),
     "runs": Command("disk:list_runs", "the runs on the disk: state, loss, size"),

@@ -16,22 +16,107 @@ def study_list() -> None:
     console.print(studies_table({name: recipes.study(name) for name in recipes.STUDIES}))
 
 
-def study_run(name: str, /, runs: Path = RUNS, jobs: int = 1, device: str | None = None) -> int:
+def study_run(
+    name: str,
+    /,
+    runs: Path = RUNS,
+    jobs: int | None = None,
+    device: str | None = None,
+    set: tuple[str, ...] = (),
+    tokens: float | None = None,
+    seeds: str | None = None,
+    variants: tuple[str, ...] = (),
+    until: Literal["decided"] | None = None,
+    max_seeds: int | None = None,
+    pilot: str | None = None,
+    dry_run: bool = False,
+    yes: bool = False,
+) -> int:
     """Train every run of a study that is not finished yet.
+
+    Before it begins it says how long that takes and, where a pilot is there, what it can resolve.
 
     Args:
         name: a study's name, or FILE.py:FUNCTION.
         runs: folder of all runs.
-        jobs: processes at a time; the processor's threads are divided among them.
+        jobs: processes at a time; the processor's threads are divided among them. None: a few steps
+            tell what is fastest here.
         device: as torch names it; None: CUDA where there is one, else the CPU.
+        set: options of the training configuration for all variants, such as data.batch=8.
+        tokens: of every run; warm-up, decay and evaluations keep their share of it.
+        seeds: 0..5 (both ends included) or 0,1,2; None: those it states.
+        variants: that are kept, the baseline among them.
+        until: decided: look at the seeds three times, and stop where every question is decided.
+        max_seeds: with until: the most seeds.
+        pilot: a study whose finished runs tell the deviation; None: this one's own.
+        dry_run: say what would be done, and do nothing.
+        yes: begin without asking, however long it takes.
     """
     from plait.cli.data import ensure_corpus
+    from plait.report.terminal.forecast import say_forecast
+    from plait.studies.forecast import LONG, forecast
+    from plait.studies.restating import restated
     from plait.studies.runner import run
 
-    study = recipes.study(name)
+    study = restated(
+        recipes.study(name),
+        options=set,
+        tokens=tokens,
+        seeds=seeds,
+        variants=[one for word in variants for one in word.split(",") if one],
+        until_decided=until is not None,
+        max_seeds=max_seeds,
+    )
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
         ensure_corpus(corpus)
-    return run(study, runs, jobs=jobs, device=device, console=console).exit_code
+    expected = forecast(study, runs, cpu=_on_cpu(device))
+    say_forecast(study, expected, runs, pilot, jobs or expected.jobs, console)
+    if dry_run:
+        return 0
+    if (expected.seconds or 0) > LONG and not yes and not _agreed("Begin?"):
+        raise ValueError(
+            "not begun: it would take over a day; say --yes, or make it smaller with --tokens, "
+            "--seeds or --variants"
+        )
+    outcome = run(study, runs, jobs=jobs or expected.jobs, device=device, console=console)
+    return outcome.exit_code
+
+
+def _on_cpu(device: str | None) -> bool:
+    import torch
+
+    return device == "cpu" or (device is None and not torch.cuda.is_available())
+
+
+def _agreed(question: str) -> bool:
+    return console.is_terminal and console.input(f"{question} [y/N] ").strip().lower() == "y"
+
+
+def study_power(
+    name: str,
+    /,
+    runs: Path = RUNS,
+    pilot: str | None = None,
+    seeds: int | None = None,
+    effect: float | None = None,
+) -> None:
+    """Say what a study can resolve: deviation, smallest effect, seeds and minutes per question.
+
+    Args:
+        name: a study's name, or FILE.py:FUNCTION.
+        runs: folder of all runs.
+        pilot: name of the study whose finished runs tell the deviation; None: this one's own.
+        seeds: that the study will have; None: those it states.
+        effect: difference in nats per token to be detected; None: each question's margin.
+    """
+    from plait.report.terminal.power_table import show
+    from plait.studies.planning import resolutions
+    from plait.studies.results import read_study
+
+    study = recipes.study(name)
+    found = read_study(runs / (pilot or study.name))
+    asked = resolutions(found, study.questions, seeds or len(study.seeds), effect)
+    show(asked, f"study {found.name}", console)
 
 
 def study_show(name: str, /, runs: Path = RUNS) -> None:

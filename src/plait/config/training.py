@@ -113,6 +113,8 @@ class EvaluationConfig:
     """tokens of each domain in these evaluations"""
     final_tokens: int = 262_144
     """tokens of each domain of the test split, scored once at the end"""
+    final_split: Literal["test", "validation"] = field(default="test", metadata={"added": True})
+    """split that is scored at the end: validation for runs that choose something, as tuning does"""
     batch: int = 16
     """sequences that go through the model at once"""
 

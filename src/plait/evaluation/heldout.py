@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from plait.data.batches import evaluation_batches
 from plait.data.corpus import Corpus
+from plait.evaluation.path_meter import PathMeter
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.model import LanguageModel
 
@@ -44,11 +45,17 @@ class HeldOut:
     split: str
     scores: dict[str, Score]
     meter: RoutingMeter
+    paths: PathMeter
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """Give each domain's readings, and those of all their tokens together as `all`."""
         domains = {name: score.to_dict() for name, score in self.scores.items()}
         return {**domains, "all": sum(self.scores.values(), Score(0.0, 0, 0)).to_dict()}
+
+    def routing(self) -> dict[str, Any]:
+        """Give what routing did on all its tokens, and the paths of some; empty without routers."""
+        paths = self.paths.figures()
+        return {**self.meter.figures(), **paths} if paths else {}
 
 
 @torch.no_grad()
@@ -85,7 +92,7 @@ def evaluate(
         )
     device = next(model.parameters()).device
     scores: dict[str, Score] = {}
-    meter = RoutingMeter(model.config, device)
+    meter, paths = RoutingMeter(model.config, device), PathMeter(model.config, len(corpus.domains))
     batches = evaluation_batches(corpus, split, sequence_length, batch_size, tokens_per_domain)
     with _in_eval_mode(model):
         for domain, tokens_BS, targets_BS, target_bytes in batches:
@@ -94,10 +101,12 @@ def evaluate(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 out = model(tokens_BS.to(device), targets_BS.to(device), routings=True)
             count = int(keep_T.sum())
-            meter.add(out.routings, None if count == len(keep_T) else keep_T.to(device))
+            keep = None if count == len(keep_T) else keep_T.to(device)
+            meter.add(out.routings, keep)
+            paths.add(domain, out.routings, keep)
             score = Score(float(out.loss) * count, count, int(target_bytes))
             scores[domain] = scores.get(domain, Score(0.0, 0, 0)) + score
-    return HeldOut(split, scores, meter)
+    return HeldOut(split, scores, meter, paths)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Sums over tokens from which each depth's routing figures follow; padding is never in them."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,6 +74,16 @@ class RoutingMeter:
             None if sums is None else float(sums[-2] / sums[-3].clamp_min(1))
             for sums in self._all()
         ]
+
+    def figures(self) -> dict[str, list[Any]]:
+        """Load max/mean, dead experts and router entropy under their names, as JSON has them."""
+        return {
+            "load_max_over_mean": self.load_max_over_mean(),
+            "dead_experts": self.dead_experts(),
+            "router_entropy": [
+                h if h is not None and math.isfinite(h) else None for h in self.router_entropy()
+            ],
+        }
 
     def gate_mass(self) -> float | None:
         """Sum of a token's gates, averaged over tokens and routed depths; None without routers."""

@@ -1,6 +1,8 @@
 """Facts of this processor, found by trying: how float32 products run fastest at full accuracy."""
 
+import contextlib
 import ctypes
+import hashlib
 import logging
 import os
 import platform
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +21,9 @@ log = logging.getLogger(__name__)
 LARGEST_ERROR = 1e-6
 """of a float32 product against float64, relative, by Frobenius norm"""
 WORTHWHILE = 1.5
-"""a setting must be this much faster than torch's own choice to be preferred: so much that noise
-does not decide, for a resumed run must choose alike to repeat bit for bit"""
+"""a setting must be this much faster than torch's own choice to be preferred"""
+ROUNDS = 40
+"""of timing: half a second, spent once for a processor"""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
@@ -35,8 +39,6 @@ class Processor:
 
     fp32_setting: str
     """value of torch.backends.mkldnn.matmul.fp32_precision; "none" is torch's own choice"""
-    speedup: float
-    """of a float32 product under that setting over torch's own choice"""
     error: float
     """of a float32 product under that setting, relative to float64"""
     keeps_memory: bool
@@ -50,32 +52,72 @@ def configure() -> Processor:
     torch's own float32 product leaves half of some processors unused (AMD with AVX-512), where the
     "bf16" setting of oneDNN runs at full speed *and* accuracy; on processors with AMX the same
     setting rounds to bfloat16. So each setting's accuracy is measured here before it may be chosen.
+    Which one is fastest is measured once for a processor, and kept in the cache folder.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384")
     keeps_memory = keep_freed_memory(True)
     candidates: list[str] = []
-    seconds: dict[str, list[float]] = {}
     for name in _settings():
         if name == "none" or _error(name) <= LARGEST_ERROR:
             candidates.append(name)
-    for _ in range(7):
+    chosen = _first_choice()
+    best = chosen if chosen in candidates else _kept_choice(_fastest(candidates))
+    if best not in candidates:
+        best = "none"
+    if best != "none":
+        _products.fp32_precision = best
+    found = Processor(best, _error(best), keeps_memory)
+    log.info(
+        "float32 products: setting %r, relative error %.0e; freed memory %s",
+        *(best, found.error, "is kept" if keeps_memory else "goes back to the system"),
+    )
+    return found
+
+
+def _fastest(candidates: list[str]) -> str:
+    """Time each setting; where another program is in the way, this may come out either way."""
+    seconds: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
         for name in candidates:
             seconds.setdefault(name, []).append(_seconds(name))
     # The least is the time that other processes did not disturb.
     fastest = {name: min(times) for name, times in seconds.items()}
     best = min(fastest, key=fastest.__getitem__)
-    if fastest["none"] < WORTHWHILE * fastest[best]:
-        best = "none"
-    if best != "none":
-        _products.fp32_precision = best
-    speedup = fastest["none"] / fastest[best]
-    found = Processor(best, speedup, _error(best), keeps_memory)
-    log.info(
-        "float32 products: setting %r, %.2f times torch's own choice, relative error %.0e; "
-        "freed memory %s",
-        *(best, speedup, found.error, "is kept" if keeps_memory else "goes back to the system"),
-    )
-    return found
+    return best if fastest["none"] >= WORTHWHILE * fastest[best] else "none"
+
+
+def _choice_file() -> Path:
+    """Where the choice for this processor and this torch is kept."""
+    cache = Path(os.environ.get("PLAIT_CACHE") or Path.home() / ".cache" / "plait")
+    told_apart = hashlib.sha256(f"{torch.__version__} {flags()}".encode()).hexdigest()[:12]
+    return cache / f"float32-products-{told_apart}"
+
+
+def _first_choice() -> str | None:
+    """The choice that a process made here before, or None.
+
+    Timing decides it, so it is made once: a run that is resumed, and the runs of a study, repeat
+    bit for bit only where all make the same.
+    """
+    try:
+        return _choice_file().read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _kept_choice(own: str) -> str:
+    """Keep the choice, unless another process was first: then its choice counts."""
+    path = _choice_file()
+    mine = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text(own, encoding="utf-8")
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)
+        mine.unlink()
+    except OSError:
+        return own  # nothing can be kept here
+    return _first_choice() or own
 
 
 @contextmanager

@@ -52,6 +52,8 @@ RECIPES: dict[str, Recipe] = {
 STUDIES: dict[str, Callable[[], Study]] = {
     "demo": nano.demo_study,
     "nano": nano.nano_study,
+    "nano-factorial": nano.nano_factorial,
+    "nano-ladder": nano.nano_ladder,
     "ct-moe": ct_moe.ablation,
     "expert-tying": expert_tying.tied_study,
     "looped": expert_tying.looped_study,

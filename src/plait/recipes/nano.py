@@ -15,6 +15,9 @@ from plait.config import (
 )
 from plait.recipes.ct_moe import GATE_SCALE, TOPOLOGY
 from plait.sharing import Sharing
+from plait.studies.designs import factorial_study, ladder_study
+from plait.studies.factorial import Factorial
+from plait.studies.ladder import Ladder
 from plait.studies.study import Study
 
 DEMO_TOKENS = 400_000
@@ -103,4 +106,44 @@ def nano_study() -> Study:
         variants={name: training(variant) for name, variant in variants.items()},
         seeds=(0, 1, 2),
         description="Ten structures on the starter corpus, three seeds each: hours on two cores.",
+    )
+
+
+def nano_factorial() -> Study:
+    """All combinations of shared routers, tied experts and collaboration, with 3 seeds."""
+    factorial = Factorial(
+        {
+            "router": {"own": {}, "b4": {"model.sharing.router": "blocks(4)"}},
+            "experts": {"own": {}, "g4": {"model.sharing.experts": "groups(4, skip=2)"}},
+            "collaboration": {"none": {}, "topology": {"model.collaboration": TOPOLOGY}},
+        }
+    )
+    return factorial_study(
+        "nano-factorial",
+        training(model()),
+        factorial,
+        description="Routers shared over blocks of four × experts tied over groups of four × "
+        "collaboration: eight cells, whose effects and interactions are what is asked.",
+    )
+
+
+def nano_ladder() -> Study:
+    """Shared routers and tied experts beside plain at four sizes, tokens as parameters grow."""
+    structures = {name: training(_woven(model())[name]) for name in ("plain", "path-b4", "tied-g4")}
+    sizes = {
+        f"w{width}": {
+            "model.width": width,
+            "model.attention.heads": width // 32,
+            "model.experts.width": width // 2,
+        }
+        for width in (64, 96, 128, 160)
+    }
+    tokens = {"w64": 1_000_000, "w96": 2_250_000, "w128": 4_000_000, "w160": 6_250_000}
+    return ladder_study(
+        "nano-ladder",
+        structures,
+        Ladder(sizes, tokens),
+        baseline="plain",
+        description="Three structures at four widths and one learning rate, the largest with "
+        "twenty times the compute of the smallest: does what small models say hold for larger?",
     )

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from plait.atomic import new_file
 from plait.config.files import from_dict
+from plait.evaluation.choices import shared_labels
 from plait.reading import parse_json
 from plait.sharing import Plan
 
@@ -78,11 +79,7 @@ class TraceInfo:
     @property
     def shared_labels_LL(self) -> npt.NDArray[np.bool_]:
         """Whether expert i means the same at two depths: same expert bank, router or decision."""
-        same = np.zeros((len(self.routed), len(self.routed)), dtype=bool)
-        for part in ("expert", "router", "decision"):
-            banks = np.asarray(self.banks(part))
-            same |= banks[:, None] == banks[None, :]
-        return same
+        return shared_labels(*map(self.banks, ("expert", "router", "decision")))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "TraceInfo":

@@ -39,24 +39,6 @@ class WatchedModel(Protocol):
         ...
 
 
-def ranked(routing: Routing) -> Routing:
-    """Order each token's experts by router logit, best first; equal logits by index.
-
-    The top-1 expert is thereby the same whatever order a top-k, a selection bias or a
-    collaboration's gates gave.
-    """
-    ids_TK, by_id = routing.expert_ids_TK.sort(dim=-1)
-    weights_TK = routing.weights_TK.gather(-1, by_id)
-    chosen_TK = routing.logits_TE.gather(-1, ids_TK)
-    order = chosen_TK.argsort(dim=-1, descending=True, stable=True)
-    return Routing(
-        routing.logits_TE,
-        routing.probs_TE,
-        ids_TK.gather(-1, order),
-        weights_TK.gather(-1, order),
-    )
-
-
 def vocabulary(model: nn.Module) -> int:
     """Return how many tokens a model knows, ours or any other."""
     return next(m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding))

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from plait.model import LanguageModel, Routing
 from plait.model.collaboration import reweight
-from plait.model.routing import choose
+from plait.model.routing import choose, ranked
 from plait.routing.trace import TraceInfo
-from plait.routing.watched_model import Decide, evaluating, ranked
+from plait.routing.watched_model import Decide, evaluating
 
 
 class WatchedPlait:

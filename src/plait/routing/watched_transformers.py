@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from plait.config import RouterConfig
 from plait.model import Routing
-from plait.model.routing import choose
+from plait.model.routing import choose, ranked
 from plait.routing.trace import TraceInfo
-from plait.routing.watched_model import Decide, evaluating, ranked
+from plait.routing.watched_model import Decide, evaluating
 
 _ROUTER_CLASS = re.compile(r"(Router|Gate|Gating)$")
 _ROUTER_NAME = re.compile(r"(^|\.)(gate|router|wg|router_gate|gating)$")

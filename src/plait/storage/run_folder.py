@@ -7,6 +7,7 @@ tokenizer.json    its tokenizer, so that the folder can be used where the corpus
 metrics.jsonl     one row for each step that is logged, and for each evaluation
 checkpoints/      see `plait.storage.checkpoint`
 log.txt           what the process of a study's run printed
+diverged.json     why the run gave up, where it did
 result.json       written last: it marks the run as finished
 """
 
@@ -25,6 +26,7 @@ from plait.storage.metrics_file import read_rows
 from plait.storage.result import RESULT, Result
 
 CONFIG, METRICS, CHECKPOINTS, LOG = "config.yaml", "metrics.jsonl", "checkpoints", "log.txt"
+DIVERGED = "diverged.json"
 CORPUS, TOKENIZER = "corpus.json", "tokenizer.json"
 LOCK = ".lock"
 
@@ -43,6 +45,11 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the run wrote its result, which it does last and in one step."""
         return (self.path / RESULT).is_file()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run gave up, since its losses were not finite."""
+        return (self.path / DIVERGED).is_file() and not self.finished
 
     @property
     def held(self) -> bool:

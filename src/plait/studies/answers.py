@@ -1,10 +1,18 @@
 """What the seeds say to each question of a study, and whether they say enough."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
-from plait.statistics import Difference, equivalence, holm, paired_difference
+from plait.statistics import (
+    Difference,
+    Looks,
+    equivalence,
+    holm,
+    paired_difference,
+    sequential_test,
+)
 from plait.studies.contrasts import Contrast
 from plait.studies.results import StudyResults
 
@@ -17,15 +25,14 @@ LEAST_SEEDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """One contrast and what is known of it.
+class Finding:
+    """What is known of one question.
 
     `difference` is in nats per token, None where no seed is shared; `p` its two-sided p value and
-    `p_equivalence` that of the two one-sided tests within the contrast's margin, both after Holm's
-    correction over all contrasts of the study, None where there are fewer than 3 seeds.
+    `p_equivalence` that of the two one-sided tests within the question's margin, both after Holm's
+    correction over all questions that were asked together, None where there are fewer than 3 seeds.
     """
 
-    contrast: Contrast
     difference: Difference | None
     p: float | None
     p_equivalence: float | None
@@ -34,7 +41,24 @@ class Answer:
     @property
     def decided(self) -> bool:
         """Whether it is better, worse or equivalent."""
-        return self.verdict in ("better", "worse", "equivalent")
+        return self.moves or self.verdict == "equivalent"
+
+    @property
+    def moves(self) -> bool:
+        """Whether it is better or worse."""
+        return self.verdict in ("better", "worse")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Finding):
+    """One contrast and what is known of it; p values are corrected over the study's contrasts."""
+
+    contrast: Contrast
+
+    @property
+    def name(self) -> str:
+        """What the question is called."""
+        return self.contrast.name
 
     @property
     def margin(self) -> float:
@@ -52,40 +76,84 @@ class Answer:
 
 def answers(study: StudyResults) -> tuple[Answer, ...]:
     """Answer every contrast of a study, in its order, as far as its runs are finished."""
-    differences = [
-        paired_difference(study.measured(c.variant), study.measured(c.against))
-        for c in study.contrasts
-    ]
-    enough = [d if d is not None and len(d.by_seed) >= LEAST_SEEDS else None for d in differences]
-    p = _corrected([None if d is None else d.p for d in enough])
-    p_equivalence = _corrected(
-        [_equivalence(d, c) for d, c in zip(enough, study.contrasts, strict=True)]
-    )
     learned = {variant: has_learned(study, variant) for variant in study.variants}
+    found = findings(
+        [_asked(study, c, learned[c.variant] and learned[c.against]) for c in study.contrasts]
+    )
     return tuple(
-        Answer(
-            contrast=contrast,
-            difference=difference,
+        Answer(contrast=contrast, **vars(finding))
+        for contrast, finding in zip(study.contrasts, found, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a finding is made of: a paired difference, its p values before any correction."""
+
+    difference: Difference | None
+    p: float | None
+    p_equivalence: float | None
+    learned: bool
+    """whether all in it score below the bigram"""
+
+    @classmethod
+    def of(cls, difference: Difference | None, margin: float | None, learned: bool) -> "Question":
+        """Test a difference, once, and whether it lies within the margin."""
+        if difference is None or margin is None or difference.estimate.n < LEAST_SEEDS:
+            return cls(difference, None, None, learned)
+        tost = equivalence(list(difference.by_seed.values()), margin)
+        return cls(difference, difference.p, None if tost is None else tost.p, learned)
+
+    @classmethod
+    def at_looks(
+        cls,
+        difference: Difference,
+        seeds: Sequence[int],
+        looks: Looks,
+        margin: float,
+        learned: bool,
+    ) -> "Question":
+        """Test it at the looks taken; one counts when all seeds up to it, in order, are there."""
+        in_order = list(takewhile(difference.by_seed.__contains__, seeds))
+        values = {seed: difference.by_seed[seed] for seed in in_order}
+        test = sequential_test(list(values.values()), looks, margin)
+        if test is None or test.equivalence is None:
+            return cls(difference, None, None, learned)
+        seen = {seed: values[seed] for seed in in_order[: test.seeds]}
+        at_look = paired_difference(seen, dict.fromkeys(seen, 0.0))
+        return cls(at_look, test.p, test.equivalence.p, learned)
+
+
+def _asked(study: StudyResults, contrast: Contrast, learned: bool) -> Question:
+    difference = paired_difference(
+        study.measured(contrast.variant), study.measured(contrast.against)
+    )
+    if study.looks and difference is not None and contrast.margin is not None:
+        looks = Looks(study.looks)
+        return Question.at_looks(difference, study.seeds, looks, contrast.margin, learned)
+    return Question.of(difference, contrast.margin, learned)
+
+
+def findings(questions: Sequence[Question]) -> list[Finding]:
+    """Judge questions that are asked together; each counts in Holm's correction of the others."""
+    p = _corrected([question.p for question in questions])
+    p_equivalence = _corrected([question.p_equivalence for question in questions])
+    return [
+        Finding(
+            difference=question.difference,
             p=p[i],
             p_equivalence=p_equivalence[i],
-            verdict=_verdict(contrast, difference, p[i], p_equivalence[i], learned),
+            verdict=_verdict(question, p[i], p_equivalence[i]),
         )
-        for i, (contrast, difference) in enumerate(zip(study.contrasts, differences, strict=True))
-    )
+        for i, question in enumerate(questions)
+    ]
 
 
 def has_learned(study: StudyResults, variant: str) -> bool:
-    """Whether a variant's mean loss lies below that of the bigram, or nobody counted."""
+    """Whether its mean loss lies below that of the bigram, or nobody counted."""
     losses = list(study.measured(variant).values())
-    bigram = study.floor("bigram")
+    bigram = study.floor("bigram", variant=variant)
     return bigram is None or not losses or sum(losses) / len(losses) < bigram
-
-
-def _equivalence(difference: Difference | None, contrast: Contrast) -> float | None:
-    if difference is None or contrast.margin is None:
-        return None
-    found = equivalence(list(difference.by_seed.values()), contrast.margin)
-    return None if found is None else found.p
 
 
 def _corrected(values: Sequence[float | None]) -> list[float | None]:
@@ -94,21 +162,15 @@ def _corrected(values: Sequence[float | None]) -> list[float | None]:
     return [None if old is None else new for old, new in zip(values, adjusted, strict=True)]
 
 
-def _verdict(
-    contrast: Contrast,
-    difference: Difference | None,
-    p: float | None,
-    p_equivalence: float | None,
-    learned: Mapping[str, bool],
-) -> Verdict:
-    if difference is None:
+def _verdict(question: Question, p: float | None, p_equivalence: float | None) -> Verdict:
+    if question.difference is None:
         return "unpaired"
-    if not (learned[contrast.variant] and learned[contrast.against]):
+    if not question.learned:
         return "not learned"
     if p is None:
         return "too few seeds"
     if p < LEVEL:
-        return "better" if difference.estimate.value < 0 else "worse"
+        return "better" if question.difference.estimate.value < 0 else "worse"
     if p_equivalence is not None and p_equivalence < LEVEL:
         return "equivalent"
     return "undecided"

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plait.reading import quoted
+from plait.studies.factorial import FactorialDesign
+from plait.studies.ladder import LadderDesign
 
 Expected = Literal["lower", "equal"]
 
@@ -34,10 +36,21 @@ class Contrast:
             )
 
 
-def against_baseline(baseline: str, variants: tuple[str, ...]) -> tuple[Contrast, ...]:
-    """Return the questions that a study asks where it states none: each variant − the baseline."""
+def default_contrasts(
+    baseline: str,
+    variants: tuple[str, ...],
+    factorial: FactorialDesign | None,
+    ladder: LadderDesign | None,
+) -> tuple[Contrast, ...]:
+    """Return the questions that a study asks where it states none: each variant − the baseline.
+
+    On a ladder only those of the baseline's size; none of a factorial design, whose effects are
+    asked for.
+    """
+    if factorial is not None:
+        return ()
     return tuple(
         Contrast(f"{variant} − {baseline}", variant, baseline)
         for variant in variants
-        if variant != baseline
+        if variant != baseline and (ladder is None or ladder.same_size(variant) == baseline)
     )

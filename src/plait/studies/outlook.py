@@ -29,8 +29,11 @@ def outlook(study: StudyResults, answer: Answer) -> Outlook | None:
 
     The seeds are the fewest that give a chance of 80 % to find the difference seen so far, or to
     claim the margin where it lies inside, at the level of Holm's first step. The deviation behind
-    them comes from the seeds there are: with few it is a guess.
+    them comes from the seeds there are: with few it is a guess. None as well in a study that is
+    looked at before its last seed: its plan says when it is looked at next.
     """
+    if study.looks:
+        return None
     if answer.verdict not in ("undecided", "too few seeds") or answer.difference is None:
         return None
     differences = list(answer.difference.by_seed.values())

@@ -24,12 +24,36 @@ ANALYSIS = (
     "two one-sided tests of equivalence after Holm's correction over all contrasts; at least 3 "
     "seeds for a verdict, none for a variant above the bigram"
 )
+EFFECTS_ANALYSIS = (
+    "main effects and two-way interactions by least squares over all cells within each seed that "
+    "finished them all; Student's t over seeds, 95 % intervals; p values and two one-sided tests "
+    "of equivalence after Holm's correction over all effects; at least 3 seeds for a verdict, none "
+    "where a cell is above the bigram"
+)
+LADDER_ANALYSIS = (
+    "loss against training FLOPs × tokens by structure, E + A·C^−α; the largest size predicted "
+    "from the others with a 90 % interval; compute at the lowest loss that both curves reach where "
+    "they were measured, with a 95 % interval over seeds; share of pairs whose order at a size is "
+    "that at the largest"
+)
 _DAMAGED = "put it back, or delete it and the study has no plan"
+
+
+def design_of(study: Study) -> dict[str, Any]:
+    """The names of a study's factorial design or ladder; nothing where it has neither."""
+    if study.factorial_design is not None:
+        return {"factorial": to_dict(study.factorial_design)}
+    return {} if study.ladder_design is None else {"ladder": to_dict(study.ladder_design)}
 
 
 def plan_of(study: Study) -> dict[str, Any]:
     """What is written down: only what the runs and their analysis depend on."""
-    return {
+    design = design_of(study)
+    if "factorial" in design:
+        design["factorial"] |= {"margin": study.margin, "analysis": EFFECTS_ANALYSIS}
+    elif "ladder" in design:
+        design["ladder"] |= {"analysis": LADDER_ANALYSIS}
+    plan: dict[str, Any] = {
         "variants": {
             name: config_hash(dataclasses.replace(config, seed=0))
             for name, config in study.variants.items()
@@ -41,7 +65,13 @@ def plan_of(study: Study) -> dict[str, Any]:
             for contrast in study.questions
         ],
         "analysis": ANALYSIS,
+        **design,
     }
+    if study.looks:
+        plan["looks"] = list(study.looks)
+    if study.tuning is not None:
+        plan["tuning"] = to_dict(study.tuning)
+    return plan
 
 
 def register(study: Study, folder: Path) -> None:
@@ -94,7 +124,10 @@ def _deviations(plan: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
             yield f"contrast {name}: {', '.join(what)} changed"
     for key in sorted({*plan, *now} - {"variants", "seeds", "contrasts"}):
         if plan.get(key) != now.get(key):
-            yield f"{key} changed: {plan.get(key)} before, {now.get(key)} now"
+            if isinstance(plan.get(key), dict) or isinstance(now.get(key), dict):
+                yield f"{key} design {_how(plan.get(key), now.get(key))}"
+            else:
+                yield f"{key} changed: {plan.get(key)} before, {now.get(key)} now"
 
 
 def _moved(what: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[str]:
@@ -104,3 +137,9 @@ def _moved(what: str, before: Sequence[Any], after: Sequence[Any]) -> Iterator[s
         yield f"{what} added: {', '.join(added)}"
     if dropped:
         yield f"{what} dropped: {', '.join(dropped)}"
+
+
+def _how(before: object, after: object) -> str:
+    if before is None:
+        return "added"
+    return "dropped" if after is None else "changed"

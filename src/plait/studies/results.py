@@ -9,21 +9,27 @@ from typing import Any, Literal
 from plait.config import TrainConfig
 from plait.config.files import load_json
 from plait.reading import quoted
+from plait.statistics import Looks
 from plait.storage.result import Result
 from plait.storage.run_folder import RunFolder
-from plait.studies.contrasts import Contrast, against_baseline
+from plait.studies.contrasts import Contrast, default_contrasts
+from plait.studies.factorial import FactorialDesign
+from plait.studies.ladder import LadderDesign
 from plait.studies.registration import deviations, digest, registered
+from plait.studies.run_rows import data_frame, differing_options, run_measures
+from plait.studies.tuning import Tuning, TuningCurve, tuning_curve
 
 STUDY = "study.json"
 Floor = Literal["unigram", "bigram"]
 FLOORS: tuple[Floor, ...] = ("unigram", "bigram")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Planned:
     variant: str
     seed: int
     folder: str
+    learning_rate: float = 0.0
 
     def __post_init__(self) -> None:
         plain = Path(self.folder).name == self.folder and "\0" not in self.folder
@@ -40,19 +46,39 @@ class _Header:
     baseline: str
     margin: float
     runs: tuple[_Planned, ...]
+    variants: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    looks: tuple[int, ...] = ()
     contrasts: tuple[Contrast, ...] = ()
+    tuning: Tuning | None = None
+    tuning_runs: tuple[_Planned, ...] = ()
     plan: dict[str, Any] = field(default_factory=dict)
+    factorial: FactorialDesign | None = None
+    ladder: LadderDesign | None = None
 
     def __post_init__(self) -> None:
-        if self.baseline not in {run.variant for run in self.runs}:
-            raise ValueError(f"the baseline {quoted(self.baseline)} has no run")
+        if self.baseline not in self.all_variants:
+            raise ValueError(f"the baseline {quoted(self.baseline)} is not among the variants")
         if not 0 < self.margin < math.inf:
             raise ValueError(f"the margin is {self.margin}")
-        variants = {run.variant for run in self.runs}
         for contrast in self.contrasts:
             for variant in (contrast.variant, contrast.against):
-                if variant not in variants:
-                    raise ValueError(f"contrast {quoted(contrast.name)}: {quoted(variant)} not run")
+                if variant not in self.all_variants:
+                    raise ValueError(f"contrast {quoted(contrast.name)}: no {quoted(variant)}")
+        if self.looks:
+            Looks(self.looks)
+        variants = set(self.all_variants)
+        if self.factorial is not None and set(self.factorial.cells) != variants:
+            raise ValueError("the cells of the factorial design are not the study's variants")
+        if self.ladder is not None:
+            others = {self.ladder.same_size(name) for name in self.ladder.rungs}
+            if set(self.ladder.rungs) != variants or not others <= variants:
+                raise ValueError("the rungs of the ladder are not the study's variants")
+
+    @property
+    def all_variants(self) -> tuple[str, ...]:
+        """In order; an earlier version wrote the runs only."""
+        return self.variants or tuple(dict.fromkeys(run.variant for run in self.runs))
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,23 @@ class StudyResults:
     """SHA-256 of the plan that was written before the first run; None: none was"""
     deviations: tuple[str, ...] = ()
     """where the study departs from that plan"""
+    looks: tuple[int, ...] = ()
+    """numbers of seeds at which it stops where all is decided; none: it is not looked at before"""
+    tuning: tuple[TuningCurve, ...] = ()
+    """how each variant's learning rate was chosen; none: it was not"""
+    factorial: FactorialDesign | None = None
+    """factors, levels and cells of a factorial study"""
+    ladder: LadderDesign | None = None
+    """sizes and rungs of a study on a ladder"""
+
+    def reference(self, variant: str) -> str:
+        """The variant that this one is compared with: the baseline, on a ladder of its size."""
+        return self.baseline if self.ladder is None else self.ladder.same_size(variant)
+
+    @property
+    def compared_with(self) -> str:
+        """What `reference` is, in words."""
+        return self.baseline if self.ladder is None else f"{self.ladder.baseline}, same size"
 
     def of(self, variant: str) -> tuple[FinishedRun, ...]:
         """The variant's finished runs, by seed."""
@@ -104,17 +147,59 @@ class StudyResults:
         """Seed → the measure on the test split."""
         return {run.seed: run.held_out(domain, measure) for run in self.of(variant)}
 
-    def floor(self, kind: Floor, domain: str = "all", measure: str = "loss") -> float | None:
+    def floor(
+        self,
+        kind: Floor,
+        domain: str = "all",
+        measure: str = "loss",
+        variant: str | None = None,
+    ) -> float | None:
         """The measure that counting scores on the test split, mean over runs; None: no run has it.
 
-        See `plait.evaluation.floors`. Runs differ in it only by the order of their text.
+        See `plait.evaluation.floors`. Runs of one length differ in it only by the order of their
+        text. `variant`: of its runs alone.
         """
+        runs = self.runs if variant is None else self.of(variant)
         counted = [
             run.result.floors[kind][domain][measure]
-            for run in self.runs
+            for run in runs
             if run.result.floors and domain in run.result.floors[kind]
         ]
         return math.fsum(counted) / len(counted) if counted else None
+
+    def records(self) -> list[dict[str, Any]]:
+        """A flat row for each finished run, in the order of variants and seeds.
+
+        Variant and seed; the level of each factor, or structure and size, where the study has such
+        a design; what was measured, with units in the names; and the options that differ between
+        runs, by their dotted path.
+        """
+        runs = [run for variant in self.finished_variants for run in self.of(variant)]
+        options = differing_options([run.config for run in runs])
+        return [
+            {"variant": run.variant, "seed": run.seed}
+            | self._place(run.variant)
+            | run_measures(run.result)
+            | differing
+            for run, differing in zip(runs, options, strict=True)
+        ]
+
+    def frame(self) -> Any:
+        """`records` as a pandas DataFrame: a row for each finished run.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed; the message names the extra.
+        """
+        return data_frame(self.records())
+
+    def _place(self, variant: str) -> dict[str, str]:
+        """Where a variant stands in the study's design."""
+        if self.factorial is not None:
+            levels = zip(self.factorial.factors, self.factorial.cells[variant], strict=True)
+            return {f"factor_{factor}": level for factor, level in levels}
+        if self.ladder is not None:
+            return dict(zip(("structure", "size"), self.ladder.rungs[variant], strict=True))
+        return {}
 
     @property
     def finished_variants(self) -> tuple[str, ...]:
@@ -140,8 +225,10 @@ def read_study(folder: Path) -> StudyResults:
         )
     header = load_json(_Header, path, "delete it and run again")
     plan = registered(folder)
-    variants = tuple(dict.fromkeys(planned.variant for planned in header.runs))
-    asked = header.contrasts or against_baseline(header.baseline, variants)
+    variants = header.all_variants
+    asked = header.contrasts or default_contrasts(
+        header.baseline, variants, header.factorial, header.ladder
+    )
     runs, missing = [], []
     for planned in header.runs:
         run = RunFolder(folder / planned.folder)
@@ -160,10 +247,31 @@ def read_study(folder: Path) -> StudyResults:
         baseline=header.baseline,
         margin=header.margin,
         variants=variants,
-        seeds=tuple(dict.fromkeys(planned.seed for planned in header.runs)),
+        seeds=header.seeds or tuple(dict.fromkeys(planned.seed for planned in header.runs)),
         runs=tuple(runs),
         contrasts=tuple(replace(c, margin=c.margin or header.margin) for c in asked),
         missing=tuple(missing),
         plan=None if plan is None else digest(plan),
         deviations=() if plan is None else deviations(plan, header.plan),
+        looks=header.looks,
+        tuning=_curves(folder, header),
+        factorial=header.factorial,
+        ladder=header.ladder,
+    )
+
+
+def _curves(folder: Path, header: _Header) -> tuple[TuningCurve, ...]:
+    if header.tuning is None:
+        return ()
+    return tuple(
+        tuning_curve(
+            variant,
+            header.tuning,
+            [
+                (run.learning_rate, run.seed, RunFolder(folder / run.folder))
+                for run in header.tuning_runs
+                if run.variant == variant
+            ],
+        )
+        for variant in header.all_variants
     )

@@ -26,8 +26,10 @@ from rich.progress import (
 from plait.config.files import save_yaml
 from plait.storage.metrics_file import NewRows
 from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
-from plait.studies.plan import PlannedRun, planned_runs, write_plan
+from plait.studies.plan import PlannedRun
+from plait.studies.stages import ALL, next_stage
 from plait.studies.study import Study
+from plait.studies.throughput import threads
 from plait.studies.worker import HELD
 
 POLL_SECONDS = 0.2
@@ -81,58 +83,76 @@ def run(
         raise ValueError(f"jobs is {jobs}: at least one run at a time")
     console = console or Console()
     command = command or partial(worker_command, device=device)
-    write_plan(study, root)
     outcome = Outcome()
-    waiting = []
-    for planned in planned_runs(study, root):
-        if RunFolder(planned.folder).finished:
-            outcome.skipped.append(planned.folder.name)
-        else:
-            waiting.append(planned)
-    if outcome.skipped:
-        console.print(f"{len(outcome.skipped)} runs were finished before, {len(waiting)} to do")
-    active: list[_Active] = []
-    elsewhere: list[PlannedRun] = []  # in the hands of another launcher
-    with _Stop() as stop, _bars(console) as bars:
-        overall = bars.add_task(f"study {escape(study.name)}", total=_tokens(waiting), status="")
-        gone = 0  # tokens of the runs that have ended, whether well or not
-        while active or ((waiting or elsewhere) and not stop.asked):
-            while waiting and len(active) < jobs and not stop.asked:
-                planned = waiting.pop(0)
-                if RunFolder(planned.folder).held:
-                    _leave(planned, elsewhere, bars)
-                else:
-                    active.append(_Active(planned, jobs, command, bars))
-            if stop.take_request():
-                console.print("stopping: the runs save their checkpoints (again to kill them)")
-                for run_ in active:
-                    run_.interrupt(kill=stop.asked > 1)
-            time.sleep(POLL_SECONDS)
-            for run_ in list(active):
-                run_.follow(bars)
-                if run_.process.poll() is None:
-                    continue
-                active.remove(run_)
-                if run_.process.returncode == HELD:
-                    run_.close(bars)
-                    _leave(run_.planned, elsewhere, bars)
-                    continue
-                gone += run_.planned.tokens
-                _report_end(run_, stop, outcome, bars)
-            for planned in list(elsewhere):
-                if RunFolder(planned.folder).held:
-                    continue
-                elsewhere.remove(planned)
-                if RunFolder(planned.folder).finished:
-                    gone += planned.tokens
-                    outcome.skipped.append(planned.folder.name)
-                else:  # whoever had it is gone
-                    waiting.append(planned)
-            bars.update(overall, completed=gone + sum(run_.tokens for run_ in active))
+    met: set[str] = set()  # folders of the stages before
+    with _Stop() as stop:
+        while not stop.asked:
+            stage = next_stage(study, root)
+            new = [planned for planned in stage.runs if planned.folder.name not in met]
+            waiting = [planned for planned in stage.waiting if planned in new]
+            before = [planned.folder.name for planned in new if planned not in waiting]
+            met |= {planned.folder.name for planned in new}
+            outcome.skipped += before
+            if not waiting:
+                break  # all is trained, or what is left has failed
+            if before:
+                console.print(f"{len(before)} runs were finished before, {len(waiting)} to do")
+            title = study.name if stage.name == ALL else f"{study.name}, {stage.name}"
+            with _bars(console) as bars:
+                _train(waiting, jobs, command, stop, outcome, bars, escape(title))
     outcome.interrupted = bool(stop.asked)
     if outcome.interrupted:
         console.print(f"interrupted: `plait study run {escape(study.name)}` goes on from here")
     return outcome
+
+
+def _train(
+    waiting: list[PlannedRun],
+    jobs: int,
+    command: Callable[[Path], list[str]],
+    stop: "_Stop",
+    outcome: Outcome,
+    bars: Progress,
+    title: str,
+) -> None:
+    """Train runs that need nothing of one another."""
+    active: list[_Active] = []
+    elsewhere: list[PlannedRun] = []  # in the hands of another launcher
+    overall = bars.add_task(f"study {title}", total=_tokens(waiting), status="")
+    gone = 0  # tokens of the runs that have ended, whether well or not
+    while active or ((waiting or elsewhere) and not stop.asked):
+        while waiting and len(active) < jobs and not stop.asked:
+            planned = waiting.pop(0)
+            if RunFolder(planned.folder).held:
+                _leave(planned, elsewhere, bars)
+            else:
+                active.append(_Active(planned, jobs, command, bars))
+        if stop.take_request():
+            bars.console.print("stopping: the runs save their checkpoints (again to kill them)")
+            for run_ in active:
+                run_.interrupt(kill=stop.asked > 1)
+        time.sleep(POLL_SECONDS)
+        for run_ in list(active):
+            run_.follow(bars)
+            if run_.process.poll() is None:
+                continue
+            active.remove(run_)
+            if run_.process.returncode == HELD:
+                run_.close(bars)
+                _leave(run_.planned, elsewhere, bars)
+                continue
+            gone += run_.planned.tokens
+            _report_end(run_, stop, outcome, bars)
+        for planned in list(elsewhere):
+            if RunFolder(planned.folder).held:
+                continue
+            elsewhere.remove(planned)
+            if RunFolder(planned.folder).finished:
+                gone += planned.tokens
+                outcome.skipped.append(planned.folder.name)
+            else:  # whoever had it is gone
+                waiting.append(planned)
+        bars.update(overall, completed=gone + sum(run_.tokens for run_ in active))
 
 
 class _Active:
@@ -152,7 +172,7 @@ class _Active:
         self._rows = NewRows(folder / METRICS)
         folder.mkdir(parents=True, exist_ok=True)
         save_yaml(planned.config, folder / CONFIG)
-        threads = str(max(1, _threads() // jobs))
+        each = str(max(1, threads() // jobs))
         with (folder / LOG).open("ab") as log:
             self._log_start = log.tell()
             self.process = subprocess.Popen(
@@ -160,7 +180,7 @@ class _Active:
                 stdin=subprocess.PIPE,  # closes when we die: the worker's sign to stop
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                env=os.environ | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each},
                 start_new_session=True,  # the terminal's Ctrl-C reaches it through us, once
             )
         self.bar: TaskID = bars.add_task(
@@ -266,11 +286,3 @@ def _bars(console: Console) -> Progress:
 
 def _tokens(runs: list[PlannedRun]) -> int:
     return sum(planned.tokens for planned in runs)
-
-
-def _threads() -> int:
-    """Threads that this process may use: OMP_NUM_THREADS where set, else its processors."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    if chosen.isdigit() and int(chosen):
-        return int(chosen)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

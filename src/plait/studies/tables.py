@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.statistics import Difference, Estimate, mean_interval, paired_difference
-from plait.studies.answers import Answer, answers, has_learned
+from plait.studies.answers import Answer, Finding, answers, has_learned
+from plait.studies.effects import Effects, effects
 from plait.studies.results import StudyResults
+from plait.studies.scaling import Scaling, scaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +19,9 @@ class Row:
     Parameters are counts; FLOPs are for training (forward and backward) per token; `loss` is
     held-out nats per token on the test split; `bits_per_byte` is by domain, pooled under "all";
     `gate_mass` is the mean sum of a token's gates. `difference` is variant − baseline in nats per
-    token, None for the baseline and where no seed is shared; `answer` is the study's question about
-    it, None where the study does not ask and the difference is for orientation only. `learned`:
-    its loss lies below that of the bigram, or nobody counted.
+    token (on a ladder the baseline of its size), None for a baseline and where no seed is shared;
+    `answer` is the study's question about it, None where the study does not ask and the difference
+    is for orientation only. `learned`: its loss lies below that of the bigram, or nobody counted.
     """
 
     variant: str
@@ -47,20 +49,22 @@ class Row:
 
 def comparison_table(study: StudyResults) -> tuple[Row, ...]:
     """Rows of every variant with a finished run, in the study's order."""
-    asked = {a.contrast.variant: a for a in answers(study) if a.contrast.against == study.baseline}
-    return tuple(
-        _row(study, variant, asked.get(variant) if variant != study.baseline else None)
-        for variant in study.finished_variants
-    )
+    asked = {
+        a.contrast.variant: a
+        for a in answers(study)
+        if a.contrast.against == study.reference(a.contrast.variant)
+    }
+    return tuple(_row(study, name, asked.get(name)) for name in study.finished_variants)
 
 
 def _row(study: StudyResults, variant: str, answer: Answer | None) -> Row:
     runs = study.of(variant)
+    against = study.reference(variant)
     first = runs[0].result  # counts are functions of the configuration: equal for every seed
     masses = [run.result.gate_mass for run in runs if run.result.gate_mass is not None]
     return Row(
         variant=variant,
-        baseline=variant == study.baseline,
+        baseline=variant == against,
         seeds=tuple(run.seed for run in runs),
         stored=first.parameters["stored"],
         total=first.parameters["total"],
@@ -75,8 +79,8 @@ def _row(study: StudyResults, variant: str, answer: Answer | None) -> Row:
             for domain in (*study.domains, "all")
         },
         difference=None
-        if variant == study.baseline
-        else paired_difference(study.measured(variant), study.measured(study.baseline)),
+        if variant == against
+        else paired_difference(study.measured(variant), study.measured(against)),
         answer=answer,
         learned=has_learned(study, variant),
     )
@@ -132,10 +136,73 @@ def contrast_records(found: tuple[Answer, ...]) -> list[dict[str, Any]]:
     ]
 
 
+def design_records(study: StudyResults) -> dict[str, list[dict[str, Any]]]:
+    """What the study's design found, as flat records: "effects", or "ladder" and "ranking".
+
+    Nothing for a study that is neither factorial nor on a ladder.
+    """
+    if (found := effects(study)) is not None:
+        return {"effects": _effect_records(found)}
+    if (scaled := scaling(study)) is not None:
+        return {"ladder": _ladder_records(scaled), "ranking": _ranking_records(scaled)}
+    return {}
+
+
+def _effect_records(found: Effects) -> list[dict[str, Any]]:
+    return [
+        {
+            "effect": finding.name,
+            "seeds": len(found.seeds),
+            **_columns(
+                "effect_nats_per_token",
+                finding.difference.estimate if finding.difference else None,
+            ),
+            **_judged(finding, finding.margin),
+        }
+        for finding in found.findings
+    ]
+
+
+def _ladder_records(found: Scaling) -> list[dict[str, Any]]:
+    return [
+        {
+            "structure": climb.structure,
+            "baseline": climb.structure == found.baseline,
+            "rungs": [
+                {
+                    "size": one.size,
+                    "training_flops": one.compute,
+                    **_columns("loss_nats_per_token", one.loss),
+                }
+                for one in climb.rungs
+            ],
+            "held_out_size": climb.held_out and climb.held_out.size,
+            "observed_nats_per_token": climb.held_out and climb.held_out.observed,
+            "predicted_nats_per_token": climb.held_out and climb.held_out.predicted,
+            "predicted_nats_per_token_low90": climb.held_out and climb.held_out.low,
+            "predicted_nats_per_token_high90": climb.held_out and climb.held_out.high,
+            "speed_up_at_nats_per_token": climb.at_loss,
+            **_columns("speed_up", climb.speed_up),
+        }
+        for climb in found.climbs
+    ]
+
+
+def _ranking_records(found: Scaling) -> list[dict[str, Any]]:
+    return [
+        {"size": size, "pairs": share.n, **_columns("share_of_pairs_as_at_the_largest", share)}
+        for size, share in found.accuracy.items()
+    ]
+
+
 def _answered(answer: Answer | None) -> dict[str, Any]:
+    return _judged(answer, answer.margin if answer else None)
+
+
+def _judged(answer: Finding | None, margin: float | None) -> dict[str, Any]:
     return {
         "p_holm": answer and answer.p,
-        "equivalence_margin_nats": answer and answer.margin,
+        "equivalence_margin_nats": margin,
         "equivalence_p_holm": answer and answer.p_equivalence,
         "verdict": answer and answer.verdict,
     }

@@ -13,6 +13,7 @@ import torch
 from plait.atomic import new_file, write_json
 from plait.config import TrainConfig
 from plait.data.corpus import Corpus
+from plait.evaluation.floors import floors
 from plait.model.experts import kernel_name
 from plait.parallel import World, whole
 from plait.storage.run_folder import CORPUS, TOKENIZER
@@ -39,6 +40,19 @@ def bytes_per_token(corpus: Corpus) -> float:
     weights = corpus.weights or {name: entry["tokens"] for name, entry in domains.items()}
     mean = sum(w * domains[name]["bytes"] / domains[name]["tokens"] for name, w in weights.items())
     return float(mean / sum(weights.values()))
+
+
+def counted_floors(config: TrainConfig, corpus: Corpus) -> dict[str, dict[str, dict[str, float]]]:
+    """What counting the training tokens of the run scores on the tokens that it is scored on."""
+    counted = floors(
+        corpus,
+        sequence_length=config.data.sequence_length,
+        training_tokens=config.steps * config.tokens_per_step,
+        tokens_per_domain=config.evaluation.final_tokens,
+        split=config.evaluation.final_split,
+        seed=config.seed,
+    )
+    return counted.to_dict()
 
 
 @torch.no_grad()

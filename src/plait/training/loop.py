@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from plait import kernels
+from plait.atomic import write_json
 from plait.config import TrainConfig
 from plait.config.counts import count
 from plait.config.files import config_hash, to_dict
 from plait.data.corpora import open_corpus
 from plait.data.corpus import Corpus
-from plait.evaluation.floors import floors
 from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
@@ -29,6 +29,7 @@ from plait.storage.metrics_file import JsonLines, Row
 from plait.storage.result import Result
 from plait.storage.run_folder import (
     CHECKPOINTS,
+    DIVERGED,
     METRICS,
     RunFolder,
     claim,
@@ -36,6 +37,7 @@ from plait.storage.run_folder import (
 )
 from plait.training.facts import (
     bytes_per_token,
+    counted_floors,
     environment,
     finite,
     keep_corpus_facts,
@@ -220,9 +222,7 @@ class _Run:
             "tokens_per_second": config.tokens_per_step / (now - started),
             "balance_loss": finite(switch),
             "z_loss": finite(z),
-            "load_max_over_mean": meter.load_max_over_mean(),
-            "dead_experts": meter.dead_experts(),
-            "router_entropy": [h if h is None else finite(h) for h in meter.router_entropy()],
+            **meter.figures(),
             **topology(state),
             **({"loss_spike": True} if spike else {}),
         }
@@ -263,6 +263,8 @@ class _Run:
             precision=self.config.precision,
         )
         row = {"step": counters.step, "tokens": counters.tokens, "evaluation": held_out.to_dict()}
+        if routing := held_out.routing():
+            row["routing"] = {**routing, **topology(self.state)}
         self._log(row)
 
     def _log(self, row: Row) -> None:
@@ -320,23 +322,27 @@ class _Run:
     def _give_up(self) -> None:
         turns = len(self.state.counters.recoveries)
         gone_back = f" after going back {turns} times" if turns else ""
-        raise Diverged(
+        message = (
             f"{self.state.counters.skipped_in_a_row} steps in a row, up to step "
             f"{self.state.counters.step}, had a loss or gradient that is not finite{gone_back}; "
             f"{self._last_good()}. Lower the learning rate or lengthen the warm-up"
         )
+        if self.world.is_main:
+            reason = {"step": self.state.counters.step, "message": message}
+            write_json(self.folder / DIVERGED, reason)
+        raise Diverged(message)
 
     def _last_good(self) -> str:
         newest = self.checkpoints.newest()
         return f"the last good checkpoint is {newest}" if newest else "there was no checkpoint yet"
 
     def finish(self) -> Result:
-        """Score the test split, once, and write the result."""
+        """Score the test split (or the one that is set), once, and write the result."""
         config, state, counters = self.config, self.state, self.state.counters
         held_out = evaluate(
             state.model,
             state.corpus,
-            "test",
+            config.evaluation.final_split,
             sequence_length=config.data.sequence_length,
             tokens_per_domain=config.evaluation.final_tokens,
             batch_size=config.evaluation.batch,
@@ -354,7 +360,7 @@ class _Run:
             steps=counters.step,
             tokens=counters.tokens,
             skipped_steps=counters.skipped_steps,
-            evaluation={"split": "test", "domains": held_out.to_dict()},
+            evaluation={"split": held_out.split, "domains": held_out.to_dict()},
             parameters={
                 "total": counts.total,
                 "stored": counts.stored,
@@ -369,7 +375,7 @@ class _Run:
             environment=environment(self.world, self.config),
             recoveries=counters.recoveries,
             loss_spikes=counters.loss_spikes,
-            floors=self._floors() if self.world.is_main else None,
+            floors=counted_floors(config, state.corpus) if self.world.is_main else None,
             checkpoint=self.checkpoints.hash_of(counters.step) if self.world.is_main else None,
         )
         if self.world.is_main:
@@ -377,17 +383,6 @@ class _Run:
         self.checkpoints.prune(keep=1)
         self.world.barrier()
         return result
-
-    def _floors(self) -> dict[str, dict[str, dict[str, float]]]:
-        """What counting the same training tokens scores on the same held-out ones."""
-        counted = floors(
-            self.state.corpus,
-            sequence_length=self.config.data.sequence_length,
-            training_tokens=self.state.counters.tokens,
-            tokens_per_domain=self.config.evaluation.final_tokens,
-            seed=self.config.seed,
-        )
-        return counted.to_dict()
 
     def close(self) -> None:
         """Close the sinks."""

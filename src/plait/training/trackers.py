@@ -1,6 +1,7 @@
 """Where metrics go beside `metrics.jsonl`: TensorBoard, Weights & Biases, Trackio on request.
 
 A row is a flat or nested mapping with a `step`; lists run over depths, None stands at dense ones.
+Of a list they get mean, least and largest, so that a deep model has no more names than a flat one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,13 +76,17 @@ def open_trackers(names: Sequence[Tracker], folder: Path, config: Row) -> list[S
 
 
 def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Flatten a row to (path, number): `load_max_over_mean/3`, `evaluation/code/loss`."""
+    """Flatten a row to (path, number): `evaluation/code/loss`, `load_max_over_mean/mean`."""
     for name, value in row.items():
         if name == "step" and not prefix:
             continue
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{name}/")
         elif isinstance(value, list | tuple):
-            yield from scalars({str(i): v for i, v in enumerate(value)}, f"{prefix}{name}/")
+            numbers = [number for number in value if number is not None]
+            if numbers:
+                yield f"{prefix}{name}/mean", sum(numbers) / len(numbers)
+                yield f"{prefix}{name}/min", min(numbers)
+                yield f"{prefix}{name}/max", max(numbers)
         elif isinstance(value, int | float):
             yield f"{prefix}{name}", value

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 import torch
 from markupsafe import Markup
 
-from made_up_study import write_study
+from made_up_study import BYTES_PER_TOKEN, write_factorial, write_ladder, write_study
 from plait.parallel import World
 from plait.report.figure import Figure, Section, chart_data
 from plait.report.palette import SERIES, series, themed
 from plait.report.study.configurations import changes
+from plait.report.study.curves import curve_figures
+from plait.report.study.differences import domain_figures
 from plait.report.study.study_report import write_report
 from plait.storage.checkpoint import Checkpoints
+from plait.studies.results import read_study
 
 HOSTILE = "<script>document.title='owned'</script>"
 
@@ -210,3 +214,29 @@ def test_changes_name_the_option_by_its_path() -> None:
         ("model.collaboration", "none", "strength 0.5"),
         ("seed", "0", "1"),
     ]
+
+
+def test_a_design_comes_before_what_nobody_asked_and_after_the_questions(tmp_path: Path) -> None:
+    crossed = write_report(write_factorial(tmp_path, {("router=b4",): -0.05}))
+    rungs = write_report(write_ladder(tmp_path, {"plain": 0.0, "tied": -0.03}))
+    page = crossed.read_text(encoding="utf-8")
+    assert page.index("<h2>Effects of the factors") < page.index("<h2>How far apart")
+    assert '<span class="question">router=b4</span>' in page
+    page = rungs.read_text(encoding="utf-8")
+    assert page.index("<h2>How far apart") < page.index("<h2>Over sizes")
+    assert "Differences to the baseline of the same size" in page
+
+
+def test_on_a_ladder_gaps_and_domains_are_to_the_baseline_of_the_size(tmp_path: Path) -> None:
+    study = read_study(write_ladder(tmp_path, {"plain": 0.0, "tied": -0.03}, noise=0))
+    looks = series(study.finished_variants, study.baseline)
+    [gaps, _] = curve_figures(study, looks)
+    domains = domain_figures(study, looks)
+    for figure, scale in ((gaps, 1), (domains[0], math.log(2) * BYTES_PER_TOKEN)):
+        spec: Any = figure.chart.to_dict()
+        rows = [row for of in spec["layer"] if "data" in of for row in of["data"]["values"]]
+        means = {row["variant"]: row for row in rows if "variant" in row}
+        assert set(means) == {"tied.s64", "tied.s96", "tied.s128", "tied.s160"}
+        for row in means.values():
+            found = row.get("difference", row.get("mean"))
+            assert found * scale == pytest.approx(-0.03, abs=1e-6)

@@ -12,7 +12,7 @@ from plait.report.encodings import FOCUS, colour, dash, focused, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.numbers import number
 from plait.report.palette import MUTED, Series
-from plait.report.study.differences import left_behind, without
+from plait.report.study.differences import compared_with, left_behind, without
 from plait.statistics import paired_difference
 from plait.studies.results import FLOORS, FinishedRun, Floor, StudyResults
 
@@ -35,8 +35,8 @@ def curve_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
                 "difference-curve",
                 "Difference to the baseline while training",
                 _gap_lines(gaps, looks),
-                "Validation loss minus the baseline’s at the same number of tokens, paired by "
-                "seed; below zero is better."
+                f"Validation loss minus that of {compared_with(study)} at the same number of "
+                "tokens, paired by seed; below zero is better."
                 + (
                     " Point at a variant in the key for its 95 % interval."
                     if "low" in gaps[-1]
@@ -86,7 +86,8 @@ def _floors(levels: Mapping[Floor, float], drawn: Mapping[Floor, float]) -> str:
     return said
 
 
-def _tokens_axis() -> alt.X:
+def tokens_axis() -> alt.X:
+    """Tokens seen, from where the data begins."""
     return alt.X(
         "tokens:Q",
         title="tokens seen (millions)",
@@ -103,7 +104,7 @@ def _lines(
 ) -> Any:
     y = alt.Y("loss:Q", title=title, scale=alt.Scale(zero=False))
     base = alt.Chart(chart_data(rows)).encode(
-        x=_tokens_axis(), y=y, color=colour(looks, "variant"), detail="seed:N"
+        x=tokens_axis(), y=y, color=colour(looks, "variant"), detail="seed:N"
     )
     line = base.mark_line(strokeWidth=1.6).encode(
         strokeDash=dash(looks, "variant"), opacity=focused(0.9)
@@ -120,7 +121,7 @@ def _lines(
 
 def _gap_lines(rows: list[dict[str, Any]], looks: Sequence[Series]) -> Any:
     title = "validation loss − baseline (nats per token)"
-    base = alt.Chart(chart_data(rows)).encode(x=_tokens_axis(), color=colour(looks, "variant"))
+    base = alt.Chart(chart_data(rows)).encode(x=tokens_axis(), color=colour(looks, "variant"))
     values = [0.0, *(row["difference"] for row in rows)]
     air = 0.08 * (max(values) - min(values)) or 0.01
     scale = alt.Scale(domain=[min(values) - air, max(values) + air], nice=False)
@@ -181,10 +182,11 @@ def _gaps(
 
     behind = left_behind(study)
     for variant in study.finished_variants:
-        if variant == study.baseline or variant in behind:
+        against = study.reference(variant)
+        if variant == against or variant in behind:
             continue
         for tokens in sorted({t for run in study.of(variant) for t, _ in evaluations[run.folder]}):
-            difference = paired_difference(at(variant, tokens), at(study.baseline, tokens))
+            difference = paired_difference(at(variant, tokens), at(against, tokens))
             if difference is None or not math.isfinite(difference.estimate.value):
                 continue
             estimate = difference.estimate

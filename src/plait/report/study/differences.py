@@ -16,7 +16,7 @@ from plait.studies.tables import Row
 
 
 @dataclass(frozen=True)
-class _Line:
+class Line:
     """A row of a forest plot; `variant` gives it its look."""
 
     name: str
@@ -29,7 +29,7 @@ class _Line:
 def answer_figure(answers: Sequence[Answer], looks: Sequence[Series]) -> Figure | None:
     """Every question with its seeds, mean, 95 % interval and margin; None: none is answered."""
     known = {
-        answer.contrast.name: _Line(
+        answer.contrast.name: Line(
             answer.contrast.name,
             answer.contrast.variant,
             answer.difference,
@@ -45,29 +45,31 @@ def answer_figure(answers: Sequence[Answer], looks: Sequence[Series]) -> Figure 
     lines = [line for line in known.values() if line.name not in behind]
     if not lines:
         lines, behind = list(known.values()), []
-    chart = _forest(lines, looks, "difference (nats per token)")
+    chart = forest(lines, looks, "difference (nats per token)")
     caption = "Left of the line, the first named is better. " + _reading(lines) + without(behind)
     return Figure("difference", "The questions asked", chart, caption, key=True)
 
 
-def exploratory_figure(rows: Sequence[Row], looks: Sequence[Series]) -> Figure | None:
+def exploratory_figure(
+    study: StudyResults, rows: Sequence[Row], looks: Sequence[Series]
+) -> Figure | None:
     """Differences to the baseline that no question is about; None where there are none."""
     lines = [
-        _Line(row.variant, row.variant, row.difference)
+        Line(row.variant, row.variant, row.difference)
         for row in rows
         if row.answer is None and row.difference is not None
     ]
     if not lines:
         return None
-    chart = _forest(lines, looks, "difference (nats per token)")
+    chart = forest(lines, looks, "difference (nats per token)")
     caption = (
-        "Differences to the baseline that the study’s plan does not ask about: for orientation, "
-        "without verdict or correction. Left of the line is better than the baseline. "
+        f"Differences to {compared_with(study)} that the study’s plan does not ask about: for "
+        "orientation, without verdict or correction. Left of the line is better than the baseline. "
     )
     return Figure("not-asked", "Not asked", chart, caption + _reading(lines), key=True)
 
 
-def _reading(lines: Sequence[_Line]) -> str:
+def _reading(lines: Sequence[Line]) -> str:
     """How the marks are read, as far as they occur."""
     margins = any(line.margin is not None for line in lines)
     if all(line.difference.estimate.low is None for line in lines):
@@ -79,9 +81,14 @@ def _reading(lines: Sequence[_Line]) -> str:
     return said + "."
 
 
+def compared_with(study: StudyResults) -> str:
+    """What differences that are not asked about are to, in a caption."""
+    return "the baseline" if study.ladder is None else "the baseline of the same size"
+
+
 def left_behind(study: StudyResults) -> tuple[str, ...]:
     """Variants above the bigram, which would stretch a scale of differences; none if all are."""
-    others = [variant for variant in study.finished_variants if variant != study.baseline]
+    others = [v for v in study.finished_variants if v != study.reference(v)]
     behind = tuple(variant for variant in others if not has_learned(study, variant))
     return behind if len(behind) < len(others) else ()
 
@@ -99,11 +106,13 @@ def domain_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]
     found = {}
     behind = left_behind(study)
     for domain in study.domains:
-        base = study.measured(study.baseline, domain, "bits_per_byte")
+        bits = {
+            variant: study.measured(variant, domain, "bits_per_byte") for variant in study.variants
+        }
         paired = {
-            variant: paired_difference(study.measured(variant, domain, "bits_per_byte"), base)
+            variant: paired_difference(bits[variant], bits[study.reference(variant)])
             for variant in study.finished_variants
-            if variant != study.baseline and variant not in behind
+            if variant != study.reference(variant) and variant not in behind
         }
         found[domain] = {name: d for name, d in paired.items() if d is not None}
     extent = _extent([d for differences in found.values() for d in differences.values()])
@@ -112,8 +121,8 @@ def domain_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]
         Figure(
             f"domain-{index}",
             domain,
-            _forest(
-                [_Line(name, name, d) for name, d in differences.items()],
+            forest(
+                [Line(name, name, d) for name, d in differences.items()],
                 looks,
                 "difference in bits per byte",
                 extent,
@@ -126,12 +135,18 @@ def domain_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]
     ]
 
 
-def _forest(
-    lines: Sequence[_Line],
+def forest(
+    lines: Sequence[Line],
     looks: Sequence[Series],
     title: str,
     extent: tuple[float, float] | None = None,
+    label: int = 220,
 ) -> Any:
+    """Each difference with its seeds, mean and 95 % interval, above one another beside zero.
+
+    `extent` is the range of the axis, the narrowest that holds all where None; `label` is how many
+    pixels a name may take.
+    """
     margins = [line.margin for line in lines if line.margin is not None]
     low, high = extent or _extent([line.difference for line in lines])
     if margins:
@@ -145,7 +160,7 @@ def _forest(
         "name:N",
         title=None,
         sort=[line.name for line in lines],
-        axis=alt.Axis(ticks=False, domain=False, labelColor=INK, labelLimit=220),
+        axis=alt.Axis(ticks=False, domain=False, labelColor=INK, labelLimit=label),
     )
     by_colour = colour(looks, "variant").legend(None)
     by_shape = shape(looks, "variant").legend(None)
@@ -200,7 +215,7 @@ def _forest(
     return alt.layer(*layers).properties(height=max(60, 30 * len(lines)))
 
 
-def _mean(line: _Line) -> dict[str, Any]:
+def _mean(line: Line) -> dict[str, Any]:
     estimate = line.difference.estimate
     return {
         "name": line.name,

@@ -15,17 +15,31 @@ from plait.report.page import render
 from plait.report.palette import Series, series
 from plait.report.study.configurations import changes
 from plait.report.study.curves import curve_figures, training_curve
-from plait.report.study.differences import answer_figure, domain_figures, exploratory_figure
+from plait.report.study.design_words import study_headline
+from plait.report.study.differences import (
+    answer_figure,
+    compared_with,
+    domain_figures,
+    exploratory_figure,
+)
+from plait.report.study.dynamics_figures import dynamics_section
+from plait.report.study.effects_section import effects_section
+from plait.report.study.ladder_section import ladder_section
 from plait.report.study.measured import corpus, facts, rules
 from plait.report.study.study_figures import load_figures, load_gist, size_figure
 from plait.report.study.table_lines import floor_lines, interval_note, table_lines
 from plait.report.study.topology_section import topology_sections
-from plait.report.study.wording import headline
 from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
 from plait.studies.answers import Answer, answers
 from plait.studies.results import StudyResults, read_study
-from plait.studies.tables import Row, comparison_table, contrast_records, records
+from plait.studies.tables import (
+    Row,
+    comparison_table,
+    contrast_records,
+    design_records,
+    records,
+)
 
 
 def write_report(
@@ -52,9 +66,8 @@ def write_report(
     output = output or study_folder / "report.html"
     rows = comparison_table(study)
     looks = series(study.finished_variants, study.baseline)
-    found = answers(study)
-    said = headline(study, found)
-    shown = [*_sections(study, found, rows, looks), *sections]
+    said = study_headline(study)
+    shown = [*_sections(study, answers(study), rows, looks), *sections]
     configs = {name: to_dict(study.of(name)[0].config) for name in study.finished_variants}
     base_config = configs.get(study.baseline, {})
     lines = table_lines(study, rows, looks)
@@ -97,20 +110,13 @@ def _sections(
     """The study's own sections, what says most first; one without anything to show is left out."""
     first = "" if len(study.seeds) == 1 else f" Shown for seed {study.seeds[0]}."
     sections = [
-        Section(
-            "How far apart",
-            figures=_made(
-                answer_figure(found, looks),
-                size_figure(rows, looks),
-                exploratory_figure(rows, looks),
-            ),
-        ),
+        *_foremost(study, found, rows, looks),
         Section("While training", figures=curve_figures(study, looks)),
         Section(
             "Held-out text by domain",
             [
-                "Difference to the baseline in each domain, in bits per byte, which do not "
-                "depend on the tokenizer. Left of the line is better."
+                f"Difference to {compared_with(study)} in each domain, in bits per byte, which do "
+                "not depend on the tokenizer. Left of the line is better."
             ],
             domain_figures(study, looks),
         ),
@@ -131,8 +137,22 @@ def _sections(
             folded=True,
             gist="on the text that is trained on",
         ),
+        dynamics_section(study, looks),
     ]
-    return [section for section in sections if section.figures]
+    return [section for section in sections if section is not None and section.figures]
+
+
+def _foremost(
+    study: StudyResults, found: Sequence[Answer], rows: Sequence[Row], looks: Sequence[Series]
+) -> list[Section | None]:
+    """What answers the study's questions: asked of pairs, or of what its design varies."""
+    asked = answer_figure(found, looks)
+    apart = Section(
+        "How far apart",
+        figures=_made(asked, size_figure(rows, looks), exploratory_figure(study, rows, looks)),
+    )
+    designs = [effects_section(study), ladder_section(study)]
+    return [apart, *designs] if asked else [*designs, apart]
 
 
 def _places(shown: Sequence[Section]) -> list[tuple[str, str]]:
@@ -149,7 +169,7 @@ def _made(*figures: Figure | None) -> list[Figure]:
 def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> None:
     table = records(rows)
     found = answers(study)
-    said = headline(study, found)
+    said = study_headline(study)
     report = {
         "study": study.name,
         "baseline": study.baseline,
@@ -160,6 +180,7 @@ def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> No
         "plan": study.plan,
         "deviations": study.deviations,
         "contrasts": contrast_records(found),
+        **design_records(study),
         "rows": table,
         "results": {run.folder.name: file_sha256(run.folder / RESULT) for run in study.runs},
     }

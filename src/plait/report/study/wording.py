@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from plait.report.numbers import duration, interval, number, p_value, signed
 from plait.studies.answers import LEAST_SEEDS, Answer, Verdict
+from plait.studies.effects import EffectFinding
 from plait.studies.outlook import MOST_SEEDS, Outlook, outlook
 from plait.studies.results import StudyResults
 from plait.studies.tables import Row
@@ -28,13 +29,18 @@ class Said:
     what would decide an open question, `claim` how the claim came out. Empty: nothing to say.
     """
 
-    answer: Answer
+    answer: Answer | EffectFinding
     name: str
     numbers: str
     verdict: str
     reason: str
     decides: str = ""
     claim: str = ""
+
+    @property
+    def stated(self) -> str:
+        """The claim behind the question; empty where it states none, as an effect does."""
+        return self.answer.contrast.claim if isinstance(self.answer, Answer) else ""
 
     @property
     def sentence(self) -> str:
@@ -109,16 +115,17 @@ def _decision(answer: Answer) -> str:
     return f"{variant} is {answer.verdict} than {against} by {gap} nats per token"
 
 
-def in_words(answer: Answer, ahead: Outlook | None = None) -> Said:
+def in_words(answer: Answer | EffectFinding, ahead: Outlook | None = None) -> Said:
     """One question: estimate, interval, verdict, what holds it back and what would decide it."""
-    name, words = answer.contrast.name, WORDS[answer.verdict]
+    name, words = answer.name, WORDS[answer.verdict]
     if answer.difference is None:
         return Said(answer, name, "", words, "they share no finished seed")
     numbers, decides = _numbers(answer), "" if ahead is None else _decides(ahead)
     if answer.verdict == "too few seeds":
         have = answer.difference.estimate.n
         one = "one seed says what happened once" if have == 1 else f"{have} seeds"
-        return Said(answer, name, numbers, words, f"{one}, and {LEAST_SEEDS} are needed", decides)
+        needed = f"{LEAST_SEEDS} are needed" if have < LEAST_SEEDS else "the first look is at more"
+        return Said(answer, name, numbers, words, f"{one}, and {needed}", decides)
     if answer.verdict == "not learned":
         reason = "counting pairs of tokens scores as well (the bigram)"
         return Said(answer, name, numbers, words, reason)
@@ -131,7 +138,7 @@ def in_words(answer: Answer, ahead: Outlook | None = None) -> Said:
     return Said(answer, name, numbers, words, reason, decides, claim)
 
 
-def _numbers(answer: Answer) -> str:
+def _numbers(answer: Answer | EffectFinding) -> str:
     assert answer.difference is not None
     estimate = answer.difference.estimate
     said = f"{signed(estimate.value)} nats per token"

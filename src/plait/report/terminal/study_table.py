@@ -7,9 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from plait.report.numbers import number, p_value, quantity, reach, signed
-from plait.report.study.wording import headline, row_words
+from plait.report.study.design_words import study_headline
+from plait.report.study.wording import row_words
+from plait.report.terminal.design_tables import design_tables
 from plait.statistics import Estimate
-from plait.studies.answers import LEAST_SEEDS, answers
+from plait.studies.answers import LEAST_SEEDS
 from plait.studies.results import FLOORS, read_study
 from plait.studies.tables import Row, comparison_table
 
@@ -38,7 +40,7 @@ def show(study_folder: Path, console: Console | None = None) -> None:
     console = console or Console()
     study = read_study(study_folder)
     rows = comparison_table(study)
-    said = headline(study, answers(study))
+    said = study_headline(study)
     console.print(Text(f"\n{said.title}", style="bold"))
     for sentence in said.sentences:
         console.print(Text(sentence))
@@ -48,7 +50,7 @@ def show(study_folder: Path, console: Console | None = None) -> None:
         table.add_column("\nvariant", overflow="fold")
         for title in _MEASURED + (_WIDE if wide else ()):
             table.add_column(title, justify="right")
-        table.add_column(f"against\n{study.baseline}")
+        table.add_column(f"against\n{study.compared_with}")
         lowest = min(row.loss.value for row in rows)
         for row in rows:
             best = "bold" if row.loss.value == lowest and len(row.seeds) >= LEAST_SEEDS else ""
@@ -76,6 +78,8 @@ def show(study_folder: Path, console: Console | None = None) -> None:
         console.print(table)
         if any(row.loss.low is not None for row in rows):
             console.print(Text("± is half the 95 % interval over seeds.", style="dim"))
+        for more in design_tables(study):
+            console.print(more)
     if study.plan is None:
         console.print(Text("No plan was written before the first run.", style="dim"))
     for said_so in study.deviations:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from plait.evaluation.choices import bit_sets, jaccard
 from plait.routing import chance
 from plait.routing.metrics.paths import mean_of
 from plait.routing.trace import Trace
@@ -65,8 +66,7 @@ def consistency(trace: Trace, resampler: Resampler) -> Consistency:
         block_N = resampler.block_N[rows]
         for a in range(routed):
             for b in range(a, routed):
-                common = np.bitwise_count(masks_NLW[:, a] & masks_NLW[:, b]).sum(axis=-1)
-                index_N = common / (2.0 * top_k - common)
+                index_N = jaccard(masks_NLW[:, a], masks_NLW[:, b], top_k)
                 sums_LLG[a, b] += np.bincount(block_N, weights=index_N, minlength=resampler.blocks)
     means_RLL = resampler.totals(sums_LLG.transpose(2, 0, 1))
     means_RLL /= resampler.token_totals()[:, None, None]
@@ -182,20 +182,10 @@ def agreement(trace: Trace, resampler: Resampler) -> dict[tuple[int, ...], Estim
 
 
 def _bit_sets(trace: Trace) -> Iterator[tuple[slice, npt.NDArray[np.uint64]]]:
-    """Expert sets as bits, (n, L, words), for chunks of tokens: overlaps become a few ANDs."""
-    words = -(-max(trace.info.experts) // 64)
+    """Expert sets as bits, (n, L, words), for chunks of tokens."""
     for start in range(0, len(trace), CHUNK):
         rows = slice(start, min(start + CHUNK, len(trace)))
-        ids = trace.expert_ids_NLK[rows].astype(np.uint64)
-        bits = np.uint64(1) << (ids & np.uint64(63))
-        masks = np.stack(
-            [
-                np.bitwise_or.reduce(np.where(ids >> np.uint64(6) == word, bits, 0), axis=2)
-                for word in range(words)
-            ],
-            axis=2,
-        )
-        yield rows, masks.astype(np.uint64)
+        yield rows, bit_sets(trace.expert_ids_NLK[rows], max(trace.info.experts))
 
 
 def _mutual_information(

@@ -6,8 +6,8 @@ from math import comb, log
 import numpy as np
 import numpy.typing as npt
 
+from plait.evaluation.choices import entropy_of
 from plait.routing import chance
-from plait.routing.metrics.paths import entropy_of
 from plait.routing.trace import Trace
 from plait.statistics import Estimate, Resampler
 

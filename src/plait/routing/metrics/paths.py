@@ -11,6 +11,7 @@ from math import exp, log, log1p
 import numpy as np
 import numpy.typing as npt
 
+from plait.evaluation.choices import entropy_of, label
 from plait.routing import chance
 from plait.routing.trace import Trace
 from plait.statistics import Estimate, Resampler
@@ -40,31 +41,6 @@ class Coverage:
     paths_for: dict[float, Estimate]
     curve: npt.NDArray[np.float64]
     chance_curve: npt.NDArray[np.float64]
-
-
-def label(top1_NW: npt.NDArray[np.integer], experts: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Number the distinct paths: one label per token, 0 … P−1, whatever the number of depths.
-
-    Args:
-        top1_NW: experts of each token over W depths.
-        experts: number of experts at each of them.
-    """
-    code_N = np.zeros(len(top1_NW), dtype=np.int64)
-    radix = 1
-    for column_N, count in zip(top1_NW.T, experts, strict=True):
-        if radix * count >= 2**62:
-            code_N = np.unique(code_N, return_inverse=True)[1].astype(np.int64)
-            radix = int(code_N.max()) + 1
-        code_N = code_N * count + column_N
-        radix *= count
-    return np.unique(code_N, return_inverse=True)[1].astype(np.int64)
-
-
-def entropy_of(counts: npt.NDArray[np.floating]) -> float:
-    """Plug-in entropy, nats, of a histogram."""
-    positive = counts[counts > 0]
-    total = positive.sum()
-    return float(np.log(total) - (positive * np.log(positive)).sum() / total)
 
 
 def entropy(trace: Trace, resampler: Resampler, depths: slice | None = None) -> Entropy:

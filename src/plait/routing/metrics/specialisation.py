@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from plait.evaluation.choices import entropy_of, label
 from plait.routing.metrics.load import count_by_block
-from plait.routing.metrics.paths import entropy_of, label
 from plait.routing.trace import Trace
 from plait.statistics import Estimate, Resampler
 

@@ -1,0 +1,124 @@
+"""How many runs at a time are fastest here: N of one thread each, or one of N. A few steps tell.
+
+`python -m plait.studies.throughput CONFIG.yaml` trains a few steps and prints its tokens per
+second; `measure` starts it once with all threads, then once for each thread at the same time.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plait.atomic import write_json
+from plait.config import TrainConfig
+from plait.config.files import config_hash, load_yaml, save_yaml
+from plait.reading import read_json
+
+WARM_UP, SECONDS, LEAST_STEPS = 3, 4.0, 3
+FILE = "throughput.json"
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Tokens per second of one run with all threads, and of a run per thread together."""
+
+    threads: int
+    alone: float
+    together: float
+
+    @property
+    def jobs(self) -> int:
+        """Runs at a time that are fastest; one where they hardly differ, since it ends sooner."""
+        return self.threads if self.together > 1.05 * self.alone else 1
+
+    @property
+    def best(self) -> float:
+        """Tokens per second of the whole machine, so divided."""
+        return max(self.alone, self.together) if self.jobs > 1 else self.alone
+
+
+def threads() -> int:
+    """Threads that this process may use: OMP_NUM_THREADS where set, else its processors."""
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen.isdigit() and int(chosen):
+        return int(chosen)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measure(config: TrainConfig, folder: Path) -> Throughput:
+    """Measure on this machine, once for each configuration: the answer is kept in `folder`."""
+    count = threads()
+    path, key = folder / FILE, f"{config_hash(config)} {count}"
+    known: dict[str, Any] = {}
+    if path.is_file():
+        known = read_json(path, "delete it")
+    kept = known.get(key)
+    if isinstance(kept, dict) and {*kept} == {"alone", "together"}:
+        return Throughput(count, **kept)
+    with tempfile.TemporaryDirectory() as place:
+        configuration = Path(place) / "config.yaml"
+        save_yaml(config, configuration)
+        alone = _tokens_per_second(configuration, processes=1, each=count)
+        together = _tokens_per_second(configuration, processes=count, each=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**known, key: {"alone": alone, "together": together}})
+    return Throughput(count, alone, together)
+
+
+def _tokens_per_second(configuration: Path, processes: int, each: int) -> float:
+    """Sum over processes that run at the same time.
+
+    Raises:
+        ValueError: one of them failed; its last line says why.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(each), "MKL_NUM_THREADS": str(each)}
+    command = [sys.executable, "-m", "plait.studies.throughput", str(configuration)]
+    running = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        for _ in range(processes)
+    ]
+    said = [process.communicate() for process in running]
+    for process, (_, trouble) in zip(running, said, strict=True):
+        if process.returncode:
+            raise ValueError(trouble.strip().splitlines()[-1] if trouble.strip() else "no message")
+    return sum(float(output) for output, _ in said)
+
+
+class _Enough(Exception):
+    """Thrown out of the loop, so that no checkpoint is written."""
+
+
+def main(configuration: Path) -> None:
+    """Train a few steps and print tokens per second."""
+    from plait.training import train
+
+    config = load_yaml(TrainConfig, configuration)
+    began: list[float] = []
+
+    def progress(row: Any) -> None:
+        if "tokens_per_second" not in row:
+            return
+        began.append(time.perf_counter())
+        steps = len(began) - WARM_UP
+        if steps >= LEAST_STEPS and began[-1] - began[WARM_UP - 1] > SECONDS:
+            raise _Enough
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_Enough):
+        train(config, Path(folder) / "run", progress=progress, device="cpu")
+    warm = min(WARM_UP, len(began)) - 1  # a run may be shorter than that
+    steps, seconds = len(began) - 1 - warm, began[-1] - began[warm]
+    print(steps * config.tokens_per_step / seconds if steps else 1.0)
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
