@@ -101,6 +101,22 @@ def test_a_finished_run_returns_its_result_and_takes_no_other_configuration(conf
         train(other, undisturbed)
 
 
+def test_a_request_to_stop_while_the_final_score_is_taken_is_obeyed(plain, tmp_path):
+    plain = replace(plain, evaluation=replace(plain.evaluation, batch=1))
+    asked = []
+
+    def stop():
+        asked.append(None)
+        return len(asked) > 10 + 2  # the ten steps, then two batches of the final score
+
+    with pytest.raises(Interrupted, match="after step 10 of 10"):
+        train(plain, tmp_path / "stopped", device="cpu", stop=stop)
+    assert not (tmp_path / "stopped" / "result.json").exists()
+    resumed = train(plain, tmp_path / "stopped", device="cpu")
+    whole = train(plain, tmp_path / "whole", device="cpu")
+    assert resumed.evaluation == whole.evaluation
+
+
 def test_only_one_process_trains_in_a_folder(config, processes, tmp_path):
     second = processes.Process(target=run, args=(config, tmp_path))
 
