@@ -23,7 +23,7 @@ def test_one_seed_makes_no_headline(tmp_path: Path) -> None:
     assert said.title == "Nothing is decided: a verdict needs 3 seeds"
     assert said.sentences == (
         "tied − plain: −0.250 nats per token; no verdict: one seed says what happened once, and "
-        "3 are needed.",
+        "3 are needed; 2 more seeds, 14 minutes, would make it 3.",
     )
     assert [answer.verdict for answer in found] == ["too few seeds"]
     assert all(value is None for key, value in records(rows)[1].items() if key.endswith("95"))
@@ -49,7 +49,7 @@ def test_seeds_that_agree_decide_and_seeds_that_do_not_leave_it_open(tmp_path: P
     )
     assert said.sentences[0].startswith("better − plain: −0.200 nats per token, 95 % interval")
     assert "over 4 seeds: better (p" in said.sentences[0]
-    assert "equivalent within ±0.01 (TOST, p" in said.sentences[2]
+    assert "equivalent (within ±0.01: TOST, p" in said.sentences[2]
     rows = comparison_table(study)
     assert [row.answer for row in rows] == [None, *found]
 

@@ -7,6 +7,14 @@ import altair as alt
 
 from plait.report.palette import MUTED, Series
 
+FOCUS = alt.param(name="focus", value="")
+"""the variant that the page's key points at; the others fade"""
+
+
+def focused(shown: float = 1.0) -> Any:
+    """Opacity of marks with a field `variant`, for a chart that has the parameter `FOCUS`."""
+    return alt.condition("focus == '' || datum.variant == focus", alt.value(shown), alt.value(0.1))
+
 
 def colour(looks: Sequence[Series], field: str = "model", *, chance: bool = False) -> Any:
     """Colour by a field that holds the looks' names; with `chance`, that too."""

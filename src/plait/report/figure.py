@@ -38,12 +38,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: plain text paragraphs (escaped), figures, then trusted markup."""
+    """A part of a report: plain text paragraphs (escaped), figures, then trusted markup.
+
+    `gist` says in a line beside the title what is inside; a page on a screen shows no more of a
+    `folded` section until it is opened. On paper all are open.
+    """
 
     title: str
     text: Sequence[str] = ()
     figures: Sequence[Figure] = ()
     html: Markup = field(default_factory=Markup)
+    folded: bool = False
+    gist: str = ""
 
 
 def chart_data(rows: Iterable[dict[str, Any]]) -> alt.Data:

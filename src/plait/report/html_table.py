@@ -9,7 +9,7 @@ from rich.table import Table
 def html_table(table: Table, label: str) -> Markup:
     """Return a table as HTML, everything in it escaped; its first column names the rows.
 
-    What a cell has in brackets, or says of chance, stands below it in small.
+    What a cell has in brackets stands below it in small.
     """
     first, *others = table.columns
     classes = ["words" if column.justify == "left" else "" for column in others]
@@ -35,9 +35,9 @@ def _heads(texts: Sequence[str], classes: Sequence[str]) -> Markup:
 
 
 def _cell(text: str, kind: str) -> Markup:
-    place = text.find(" [") if " [" in text else text.find(" · chance")
+    place = text.find(" [")
     opened = Markup('<td class="{}">').format(kind) if kind else Markup("<td>")
     if place < 0:
         return opened + Markup("{}</td>").format(text)
-    value, small = text[:place], text[place:].lstrip(" ·")
+    value, small = text[:place], text[place + 1 :]
     return opened + Markup("{}<small>{}</small></td>").format(value, small)

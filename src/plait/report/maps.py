@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.report.figure import chart_data
-from plait.report.palette import SEQUENTIAL
+from plait.report.palette import DIVERGING, SEQUENTIAL
 
 Extent = tuple[float | None, float | None]
 """least and greatest value of a colour scale; None takes the data's"""
@@ -21,6 +21,7 @@ def heatmap(
     value: tuple[str, str],
     extent: Extent = (0.0, None),
     scheme: Any = SEQUENTIAL,
+    middle: float | None = None,
 ) -> Any:
     """Draw cells as colours.
 
@@ -30,13 +31,18 @@ def heatmap(
         y: field down and the axis' title; whole numbers.
         value: field of the colour and the legend's title.
         extent: ends of the colour scale; what lies beyond is drawn as the end.
-        scheme: name of Vega's colour scheme.
+        scheme: name of Vega's colour scheme, or colours between which it is interpolated.
+        middle: value at which a diverging scheme turns.
     """
     known = [cell[value[0]] for cell in cells if np.isfinite(cell[value[0]])]
     low = extent[0] if extent[0] is not None else min(known, default=0.0)
     high = extent[1] if extent[1] is not None else max(known, default=1.0)
     rows = len({cell[y[0]] for cell in cells})
-    scale: Any = alt.Scale(scheme=scheme, domain=[low, high], clamp=True)
+    colours: Any = {"scheme": scheme}
+    if not isinstance(scheme, str):
+        colours = {"range": list(scheme), "interpolate": "lab"}
+    domain = [low, high] if middle is None else [low, middle, high]
+    scale: Any = alt.Scale(domain=domain, clamp=True, **colours)
 
     def axis(field: tuple[str, str]) -> alt.Axis:
         values = sorted({cell[field[0]] for cell in cells})
@@ -100,27 +106,48 @@ def load_map(
     return heatmap(cells, *axes, ("load", "load / mean"), (0.0, highest))
 
 
-def topology_map(values_EE: npt.NDArray[np.floating], title: str, extent: Extent) -> Any:
+def topology_map(
+    values_EE: npt.NDArray[np.floating],
+    title: str,
+    neutral: float,
+    reach: float | None = None,
+    blank_diagonal: bool = True,
+) -> Any:
     """Draw a topology: entry (i, j) is how much expert i (down) listens to expert j (across).
 
-    An empty diagonal, which no expert uses, and what is not finite are left blank.
+    The colours part at the neutral value: what is grey is as it was before training. What is not
+    finite is left blank.
+
+    Args:
+        values_EE: S as a multiple of uniform, see `Topology.relative_EE`, or another E × E of it.
+        title: of the legend.
+        neutral: value of every entry where nothing was learned.
+        reach: distance from it at which the colours end; None: the values' own.
+        blank_diagonal: leave out a diagonal of zeros, which no expert uses.
     """
     cells = [
         {"listener": i, "heard": j, "weight": float(weight)}
         for (i, j), weight in np.ndenumerate(values_EE)
-        if np.isfinite(weight) and (i != j or weight)
+        if np.isfinite(weight) and (i != j or weight or not blank_diagonal)
     ]
     axes = ("heard", "expert heard"), ("listener", "expert that listens")
-    return heatmap(cells, *axes, ("weight", title), extent)
+    far = reach if reach is not None else topology_reach(values_EE, neutral)
+    low = max(0.0, neutral - far) if neutral > 0 else neutral - far
+    return heatmap(cells, *axes, ("weight", title), (low, neutral + far), DIVERGING, middle=neutral)
 
 
-def topology_extent(*topologies: npt.NDArray[np.floating]) -> tuple[float, float]:
-    """Return a scale over the entries of all, an empty diagonal left out."""
-    entries = np.concatenate([_entries(values_EE) for values_EE in topologies])
-    return min(0.0, float(np.nanmin(entries))), float(np.nanmax(entries))
+def topology_title(neighbours: int, signed: bool) -> str:
+    """What a map of S shows: S as a multiple of uniform, or a signed S as it is."""
+    return "S, 0 untrained" if signed else f"S × {neighbours}, 1 untrained"
 
 
-def _entries(values_EE: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+LEAST_REACH = 0.05
+"""of a scale of S, times uniform: closer to it, all is drawn as nearly neutral"""
+
+
+def topology_reach(values_EE: npt.NDArray[np.floating], neutral: float) -> float:
+    """Return the largest distance from the neutral value, an empty diagonal left out."""
     diagonal = np.eye(len(values_EE), dtype=bool) & ~(np.nan_to_num(values_EE) != 0)
-    entries: npt.NDArray[np.floating] = values_EE[~diagonal]
-    return entries
+    distances = np.abs(values_EE[~diagonal] - neutral)
+    known = distances[np.isfinite(distances)]
+    return max(LEAST_REACH, float(known.max(initial=0.0)))

@@ -45,6 +45,17 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def duration(seconds: float) -> str:
+    """Time that work takes, in the unit that fits: 40 seconds, 6 minutes, 2.5 hours, 3 days."""
+    for unit, length, until in (("second", 1, 90), ("minute", 60, 90), ("hour", 3600, 48)):
+        count = seconds / length
+        if count < until:
+            text = f"{count:.1f}" if unit == "hour" and 1.05 < count < 9.95 else f"{count:.0f}"
+            text = text.removesuffix(".0") if text != "0" else "1"
+            return f"{text} {unit}" + ("" if text == "1" else "s")
+    return f"{seconds / 86400:.0f} days"
+
+
 def quantity(value: float) -> str:
     """A large count with its decimal prefix and three figures: 3.41 M, 12.5 B."""
     for scale, prefix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):

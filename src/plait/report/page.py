@@ -49,8 +49,16 @@ def render(template: str, sections: Sequence[Section], **context: Any) -> str:
     return environment.get_template(template).render(
         **context,
         sections=[
-            {"title": s.title, "text": s.text, "html": s.html, "figures": figures}
-            for s, figures in zip(sections, numbered, strict=True)
+            {
+                "id": f"section-{i}",
+                "title": section.title,
+                "text": section.text,
+                "html": section.html,
+                "figures": numbered[i],
+                "folded": section.folded,
+                "gist": section.gist,
+            }
+            for i, section in enumerate(sections)
         ],
         specs={id_: embedded(figure) for figures in numbered for figure, id_ in figures},
         vega=Markup(vega),

@@ -13,7 +13,17 @@ MUTED = "#59636e"
 RULE = "#dde0dd"
 BAND = "#eceeea"
 BASELINE = "#6a737d"
-SERIES = ("#0068b3", "#c96a00", "#00805c", "#b0508e", "#3d9fd6", "#c23b17", "#8a7d00")
+SERIES = (
+    "#0068b3",
+    "#c96a00",
+    "#00805c",
+    "#b0508e",
+    "#3d9fd6",
+    "#c23b17",
+    "#8a7d00",
+    "#6a4fb3",
+    "#7a4a2b",
+)
 
 DARK = {
     INK: "#e6e8ea",
@@ -24,7 +34,17 @@ DARK = {
     **dict(
         zip(
             SERIES,
-            ("#5aaee8", "#f0a13c", "#3cc39b", "#e08fc0", "#a5d8f7", "#ff8363", "#d6c84a"),
+            (
+                "#5aaee8",
+                "#f0a13c",
+                "#3cc39b",
+                "#e08fc0",
+                "#a5d8f7",
+                "#ff8363",
+                "#d6c84a",
+                "#b39df0",
+                "#cfa07c",
+            ),
             strict=True,
         )
     ),
@@ -37,10 +57,35 @@ VARIABLES = {
     BASELINE: "--baseline",
     **{colour: f"--series-{i}" for i, colour in enumerate(SERIES)},
 }
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+BASELINE_SHAPE = "circle"
+SHAPES = (
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "triangle-right",
+    "M-1-.5-.5-1 0-.5.5-1 1-.5.5 0 1 .5.5 1 0 .5-.5 1-1 .5-.5 0Z",
+    "triangle-left",
+    "M0-1 .25-.31 .95-.31 .38.12 .59.81 0 .4-.59.81-.38.12-.95-.31-.25-.31Z",
+)
+"""symbols of the variants as Vega takes them: by name, or as a path between −1 and 1"""
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
 SEQUENTIAL: Literal["viridis"] = "viridis"
 """for heatmaps: even steps for the eye, in grey, and with any colour vision"""
+DIVERGING = ("#2166ac", "#e4e4df", "#b35806")
+"""for heatmaps that part at a neutral value: below, at it, above"""
+
+_OUTLINES = {
+    "circle": "M-.82 0a.82.82 0 1 0 1.64 0a.82.82 0 1 0-1.64 0Z",
+    "square": "M-.76-.76H.76V.76H-.76Z",
+    "triangle-up": "M0-.9 .95.8H-.95Z",
+    "triangle-down": "M0 .9 .95-.8H-.95Z",
+    "triangle-right": "M.9 0-.8.95V-.95Z",
+    "triangle-left": "M-.9 0 .8.95V-.95Z",
+    "diamond": "M0-1 1 0 0 1-1 0Z",
+    "cross": "M-1-.33H-.33V-1H.33V-.33H1V.33H.33V1H-.33V.33H-1Z",
+}
 
 
 @dataclass(frozen=True)
@@ -57,18 +102,27 @@ class Series:
         """The colour as a CSS value that follows light and dark."""
         return f"var({VARIABLES[self.colour]})"
 
+    @property
+    def outline(self) -> str:
+        """The symbol as an SVG path between −1 and 1, for what is no chart."""
+        return _OUTLINES.get(self.shape, self.shape)
+
 
 def series(variants: Sequence[str], baseline: str) -> tuple[Series, ...]:
-    """A look for each variant: the baseline grey, then colours; dashes from the second round."""
+    """A look for each variant: the baseline a grey circle and unbroken, then all three change.
+
+    Up to ten variants have a colour and a symbol each of their own; later ones repeat them in other
+    pairs, all different up to 82.
+    """
     looks = []
     position = 0
     for name in variants:
         if name == baseline:
-            looks.append(Series(name, BASELINE, "circle", DASHES[0]))
+            looks.append(Series(name, BASELINE, BASELINE_SHAPE, DASHES[0]))
             continue
         turn, colour = divmod(position, len(SERIES))
-        shape = SHAPES[(position + 1) % len(SHAPES)]
-        looks.append(Series(name, SERIES[colour], shape, DASHES[turn % len(DASHES)]))
+        shape = SHAPES[(position + turn) % len(SHAPES)]
+        looks.append(Series(name, SERIES[colour], shape, DASHES[(position + turn) % len(DASHES)]))
         position += 1
     return tuple(looks)
 

@@ -147,14 +147,24 @@ class StudyResults:
         """Seed → the measure on the test split."""
         return {run.seed: run.held_out(domain, measure) for run in self.of(variant)}
 
-    def floor(self, kind: Floor, domain: str = "all", variant: str | None = None) -> float | None:
-        """Nats per token that counting scores, mean over runs; None where no run has it.
+    def floor(
+        self,
+        kind: Floor,
+        domain: str = "all",
+        measure: str = "loss",
+        variant: str | None = None,
+    ) -> float | None:
+        """The measure that counting scores on the test split, mean over runs; None: no run has it.
 
         See `plait.evaluation.floors`. Runs of one length differ in it only by the order of their
         text. `variant`: of its runs alone.
         """
         runs = self.runs if variant is None else self.of(variant)
-        counted = [run.result.floors[kind][domain]["loss"] for run in runs if run.result.floors]
+        counted = [
+            run.result.floors[kind][domain][measure]
+            for run in runs
+            if run.result.floors and domain in run.result.floors[kind]
+        ]
         return math.fsum(counted) / len(counted) if counted else None
 
     def records(self) -> list[dict[str, Any]]:

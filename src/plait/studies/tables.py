@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plait.statistics import Difference, Estimate, mean_interval, paired_difference
-from plait.studies.answers import Answer, Finding, answers
+from plait.studies.answers import Answer, Finding, answers, has_learned
 from plait.studies.effects import Effects, effects
 from plait.studies.results import StudyResults
 from plait.studies.scaling import Scaling, scaling
@@ -21,7 +21,7 @@ class Row:
     `gate_mass` is the mean sum of a token's gates. `difference` is variant − baseline in nats per
     token (on a ladder the baseline of its size), None for a baseline and where no seed is shared;
     `answer` is the study's question about it, None where the study does not ask and the difference
-    is for orientation only.
+    is for orientation only. `learned`: its loss lies below that of the bigram, or nobody counted.
     """
 
     variant: str
@@ -38,6 +38,7 @@ class Row:
     bits_per_byte: Mapping[str, Estimate]
     difference: Difference | None = None
     answer: Answer | None = None
+    learned: bool = True
 
     @property
     def perplexity(self) -> Estimate:
@@ -81,6 +82,7 @@ def _row(study: StudyResults, variant: str, answer: Answer | None) -> Row:
         if variant == against
         else paired_difference(study.measured(variant), study.measured(against)),
         answer=answer,
+        learned=has_learned(study, variant),
     )
 
 

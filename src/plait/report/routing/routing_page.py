@@ -5,11 +5,16 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
-from plait.report.html_table import html_table as table_markup
 from plait.report.page import render
 from plait.report.routing.sections import sections
-from plait.report.terminal.routing_table import routing_table
+from plait.report.terminal.routing_table import (
+    Reading,
+    reading_number,
+    readings,
+    routing_table,
+)
 from plait.routing.analysis import Analysis, notes
+from plait.statistics import Estimate
 
 
 def page(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> str:
@@ -33,5 +38,48 @@ def page(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> str:
 
 
 def html_table(analyses: Sequence[Analysis]) -> Markup:
-    """Return the summary table as HTML, everything in it escaped."""
-    return table_markup(routing_table(analyses), "Routing metrics")
+    """Return the summary table as HTML, everything in it escaped.
+
+    A row for each metric, a column for each model: the value and under it its interval. Chance has
+    a column of its own, and stands in the cells where it differs between the models.
+    """
+    heads = ["metric", "chance", *[found.info.model for found in analyses]]
+    rows = Markup("")
+    for name, values in readings(analyses):
+        by_chance = {_chance(value) for value in values if value is not None}
+        same = by_chance.pop() if len(by_chance) == 1 else ""
+        cells = _joined("{}", [_cell(value, with_chance=not same) for value in values])
+        rows += Markup('<tr><th scope="row" class="name">{}</th><td>{}</td>{}</tr>').format(
+            name, same, cells
+        )
+    return Markup(
+        '<div class="scroll" tabindex="0" role="region" aria-label="Routing metrics">'
+        '<table class="plain metrics"><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(
+        Markup('<th scope="col" class="name">{}</th>').format(heads[0])
+        + _joined('<th scope="col">{}</th>', heads[1:]),
+        rows,
+    )
+
+
+def _chance(value: Reading) -> str:
+    if not isinstance(value, Estimate) or value.chance is None:
+        return ""
+    return reading_number(value.chance)
+
+
+def _cell(value: Reading, with_chance: bool) -> Markup:
+    """A value, under it in small its interval and, where it is asked for, its chance."""
+    if not isinstance(value, Estimate):
+        return Markup("<td>{}</td>").format("–" if value is None else value)
+    small = []
+    if value.low is not None and value.high is not None:
+        small.append(f"[{reading_number(value.low)}, {reading_number(value.high)}]")
+    if with_chance and _chance(value):
+        small.append(f"chance {_chance(value)}")
+    lines = _joined("<small>{}</small>", small)
+    return Markup("<td>{}{}</td>").format(reading_number(value.value), lines)
+
+
+def _joined(form: str, texts: Sequence[str]) -> Markup:
+    return Markup("").join(Markup(form).format(text) for text in texts)

@@ -84,4 +84,8 @@ def comparison_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) ->
         *load_figures(analyses, looks),
         domain_figure(analyses, looks),
     ]
-    return [replace(f, name=f"routing-{f.name}", key=True) for f in made if f is not None]
+    return [
+        replace(figure, name=f"routing-{figure.name}", key=True, span="third")
+        for figure in made
+        if figure is not None
+    ]

@@ -1,4 +1,4 @@
-"""Figures of S beside the untrained S, of what it does to gates, and of its spectrum."""
+"""Figures of S against the untrained S, of what it does to gates, and of its spectrum."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 
 from plait.report.figure import Figure, chart_data
-from plait.report.maps import topology_extent, topology_map
+from plait.report.maps import topology_map, topology_title
 from plait.report.palette import MUTED, SERIES
 from plait.routing.analysis import Analysis
 from plait.routing.metrics.topology import Topology
@@ -16,7 +16,7 @@ SHOWN = 4
 
 
 def topology_figures(analyses: Sequence[Analysis]) -> list[Figure]:
-    """S, untrained S and effective re-weighting of some banks, and the spectra of all."""
+    """S and effective re-weighting of some banks, and the spectra of all."""
     made = []
     for number, found in enumerate(analyses):
         if not found.topologies:
@@ -29,30 +29,32 @@ def topology_figures(analyses: Sequence[Analysis]) -> list[Figure]:
 
 
 def _maps(found: Analysis, topology: Topology, number: int) -> list[Figure]:
-    """S trained and untrained on one scale, and the mean re-weighting on a scale of its own."""
-    extent = topology_extent(topology.s_EE, topology.untrained_EE)
+    """S and the mean re-weighting, each on a scale of its own around what is untrained."""
     where = f"bank {topology.bank}, depths {', '.join(map(str, topology.depths))}"
-    states = [
-        ("trained", topology.s_EE, topology.row_entropy),
-        ("untrained", topology.untrained_EE, topology.untrained_row_entropy),
-    ]
+    state = "" if topology.trained else " Never trained."
     maps = [
         Figure(
-            f"topology-{number}-{topology.bank}-{state}",
-            f"S {state}, bank {topology.bank}: {found.info.model}",
-            topology_map(s_EE, "S", extent),
-            f"Row entropy {entropy:.3f} nats of at most {topology.entropy_ceiling:.3f}; {where}.",
+            f"topology-{number}-{topology.bank}",
+            f"S, bank {topology.bank}: {found.info.model}",
+            topology_map(
+                topology.relative_EE,
+                topology_title(topology.neighbours, topology.signed),
+                topology.neutral,
+            ),
+            f"Row entropy {topology.row_entropy:.3f} nats, untrained "
+            f"{topology.untrained_row_entropy:.3f}, at most {topology.entropy_ceiling:.3f}; "
+            f"{where}.{state} A row listens, a column is heard; grey is untrained.",
             span="third",
         )
-        for state, s_EE, entropy in states
     ]
     effective = topology.effective_EE
     if effective is not None and np.isfinite(effective).any():
+        neutral = topology.effective_neutral
         maps.append(
             Figure(
                 f"topology-{number}-{topology.bank}-effective",
                 f"Mean re-weighting, bank {topology.bank}: {found.info.model}",
-                topology_map(effective.T, "mean Ŝ", topology_extent(effective)),
+                topology_map(effective.T, f"mean Ŝ, {neutral:.3g} untrained", neutral),
                 "How much the expert that listens takes of the one it hears, which is what its "
                 "gate gives away: mean over the tokens that chose both; blank where none did.",
                 span="third",

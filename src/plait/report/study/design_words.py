@@ -3,23 +3,24 @@
 from collections.abc import Sequence
 
 from plait.report.numbers import number
-from plait.report.study.wording import Headline, headline, sentence
+from plait.report.study.wording import Headline, headline, in_words
 from plait.studies.answers import LEAST_SEEDS, answers
 from plait.studies.effects import EffectFinding, Effects, effects
+from plait.studies.outlook import outlook
 from plait.studies.results import StudyResults
 
 
 def study_headline(study: StudyResults) -> Headline:
-    """What is decided; then a sentence for each main effect, interaction found and question.
+    """What is decided; then each main effect, interaction found and question in words.
 
     All interactions stand in the table of effects.
     """
-    found = effects(study)
+    found, asked = effects(study), answers(study)
     if found is None or not study.runs:
-        return headline(study, answers(study))
+        return headline(study, asked)
     told = [one for one in found.findings if len(one.levels) == 1 or one.moves]
-    sentences = [*map(sentence, told), *map(sentence, answers(study))]
-    return Headline(_title(found), tuple(sentences))
+    said = [in_words(answer, outlook(study, answer)) for answer in asked]
+    return Headline(_title(found), (*map(in_words, told), *said))
 
 
 def _title(found: Effects) -> str:

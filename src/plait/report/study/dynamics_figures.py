@@ -10,10 +10,10 @@ import altair as alt
 
 from plait.config import ModelConfig
 from plait.evaluation.path_meter import TOKENS
-from plait.report.encodings import colour, dash, shape
+from plait.report.encodings import FOCUS, colour, dash, focused, shape
 from plait.report.figure import Figure, Section, chart_data
 from plait.report.palette import MUTED, Series
-from plait.report.study.study_figures import FOCUS, focused, tokens_axis
+from plait.report.study.curves import tokens_axis
 from plait.routing import chance
 from plait.studies.results import FinishedRun, StudyResults
 
@@ -149,7 +149,8 @@ def dynamics_section(study: StudyResults, looks: Sequence[Series]) -> Section | 
         "evenly over domains. Each seed’s curve is an exponential average with weight "
         f"{SMOOTHING:g} on what came before; {seeds}."
     )
-    return Section("Training dynamics", [text], figures)
+    gist = "load, entropies and consistency against tokens"
+    return Section("Training dynamics", [text], figures, folded=True, gist=gist)
 
 
 def smoothed(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:

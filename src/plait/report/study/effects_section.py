@@ -12,7 +12,7 @@ from plait.report.encodings import colour, dash, shape
 from plait.report.figure import Figure, Section, chart_data
 from plait.report.html_table import html_table
 from plait.report.palette import DASHES, SERIES, Series, series
-from plait.report.study.study_figures import forest
+from plait.report.study.differences import Line, forest
 from plait.report.terminal.design_tables import effects_table
 from plait.studies.effects import Effects, effects
 from plait.studies.results import StudyResults
@@ -48,22 +48,25 @@ def effects_section(study: StudyResults) -> Section | None:
 
 
 def _forest_figure(study: StudyResults, found: Effects) -> Figure:
-    differences = {one.name: one.difference for one in found.findings if one.difference is not None}
+    several = len(found.seeds) > 1
+    lines = [
+        Line(one.name, one.name, one.difference, one.margin if several else None, one.decided)
+        for one in found.findings
+        if one.difference is not None
+    ]
     looks = [
         Series(one.name, SERIES[0], "circle", DASHES[0])
         if len(one.levels) == 1
         else Series(one.name, SERIES[1], "diamond", DASHES[0])
         for one in found.findings
     ]
-    several = len(found.seeds) > 1
-    margin = study.margin if several else None
     caption = "Circles: main effects; diamonds: interactions. " + (
-        "Line: 95 % interval over seeds; faint points: single seeds; shaded: the "
-        f"±{study.margin:g} nats that count as no effect."
+        "Line: 95 % interval over seeds; faint points: single seeds; filled: decided; "
+        f"shaded: the ±{study.margin:g} nats that count as no effect."
         if several
         else "One seed: points without an interval, since none is known."
     )
-    chart = forest(differences, looks, "effect on held-out loss (nats per token)", margin)
+    chart = forest(lines, looks, "effect on held-out loss (nats per token)", label=280)
     return Figure("effects", "Effects on held-out loss", chart, caption, span="full")
 
 

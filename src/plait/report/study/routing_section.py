@@ -51,9 +51,21 @@ def study_section(folder: Path, tokens: int = 20_000, device: str | None = None)
     looks = [look for look in series(study.finished_variants, study.baseline) if look.name in names]
     seed = study.of(names[0])[0].seed
     text = [
-        f"Where {found[0].tokens:,} held-out tokens went, seed {seed} of each variant: value, 95 % "
-        "interval over documents, and what independent uniform choice gives.",
+        f"Where {found[0].tokens:,} held-out tokens went, seed {seed} of each variant. Intervals "
+        "are over documents, chance is independent uniform choice.",
     ]
     below = [*[f"{names}: {note}" for names, note in notes(found)], *missing]
-    html = html_table(found) + Markup("").join(Markup("<p>{}</p>").format(said) for said in below)
-    return Section("Routing", text, comparison_figures(found, looks), html)
+    html = Markup(
+        '<details class="more"><summary>All metrics as a table</summary>{}</details>{}'
+    ).format(
+        html_table(found),
+        Markup("").join(Markup('<p class="under">{}</p>').format(said) for said in below),
+    )
+    return Section(
+        "Routing",
+        text,
+        comparison_figures(found, looks),
+        html,
+        folded=True,
+        gist=f"paths, load and specialisation of {len(found)} variants, one seed of each",
+    )

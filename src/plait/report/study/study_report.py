@@ -2,38 +2,36 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 import plait
 from plait.atomic import write_json, write_text
-from plait.config.files import load_json, to_dict
+from plait.config.files import to_dict
 from plait.data.corpus import file_sha256
-from plait.report.figure import Format, Section, write_figures
-from plait.report.numbers import number, reach, signed
+from plait.report.figure import Figure, Format, Section, write_figures
 from plait.report.page import render
 from plait.report.palette import Series, series
 from plait.report.study.configurations import changes
+from plait.report.study.curves import curve_figures, training_curve
 from plait.report.study.design_words import study_headline
+from plait.report.study.differences import (
+    answer_figure,
+    compared_with,
+    domain_figures,
+    exploratory_figure,
+)
 from plait.report.study.dynamics_figures import dynamics_section
 from plait.report.study.effects_section import effects_section
 from plait.report.study.ladder_section import ladder_section
-from plait.report.study.study_figures import (
-    curve_figures,
-    difference_figure,
-    domain_figures,
-    load_figures,
-    size_figure,
-)
-from plait.report.study.topology_section import topology_section
-from plait.report.study.wording import row_words
-from plait.statistics import Estimate
+from plait.report.study.measured import corpus, facts, rules
+from plait.report.study.study_figures import load_figures, load_gist, size_figure
+from plait.report.study.table_lines import floor_lines, interval_note, table_lines
+from plait.report.study.topology_section import topology_sections
 from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
-from plait.studies.answers import LEAST_SEEDS, answers
+from plait.studies.answers import Answer, answers
 from plait.studies.results import StudyResults, read_study
 from plait.studies.tables import (
     Row,
@@ -69,9 +67,10 @@ def write_report(
     rows = comparison_table(study)
     looks = series(study.finished_variants, study.baseline)
     said = study_headline(study)
-    shown = [*_sections(study, rows, looks), *sections]
+    shown = [*_sections(study, answers(study), rows, looks), *sections]
     configs = {name: to_dict(study.of(name)[0].config) for name in study.finished_variants}
     base_config = configs.get(study.baseline, {})
+    lines = table_lines(study, rows, looks)
     page = render(
         "study.html.j2",
         shown,
@@ -79,12 +78,15 @@ def write_report(
         study=study,
         headline=said,
         domains=study.domains,
-        lines=_lines(study, rows, looks),
+        places=_places(shown),
+        lines=lines,
+        marked=any(line["loss"].best for line in lines),
+        floors=floor_lines(study),
         looks=looks,
-        interval_note=_interval_note(study),
-        rules=_rules(study),
-        facts=_facts(study),
-        **_corpus(study.folder / CORPUS),
+        interval_note=interval_note(study),
+        rules=rules(study),
+        facts=facts(study),
+        **corpus(study.folder / CORPUS),
         base_config=yaml.safe_dump(base_config, sort_keys=False, allow_unicode=True),
         configurations=[
             (name, changes(base_config, config))
@@ -102,25 +104,23 @@ def write_report(
     return output
 
 
-def _sections(study: StudyResults, rows: Sequence[Row], looks: Sequence[Series]) -> list[Section]:
-    """The study's own sections; one whose figures have nothing to show is left out."""
-    differences = []
-    if any(row.difference for row in rows):
-        differences.append(difference_figure(study, rows, looks))
+def _sections(
+    study: StudyResults, found: Sequence[Answer], rows: Sequence[Row], looks: Sequence[Series]
+) -> list[Section]:
+    """The study's own sections, what says most first; one without anything to show is left out."""
     first = "" if len(study.seeds) == 1 else f" Shown for seed {study.seeds[0]}."
     sections = [
-        effects_section(study),
-        ladder_section(study),
-        Section("How far apart", figures=[*differences, size_figure(rows, looks)]),
+        *_foremost(study, found, rows, looks),
         Section("While training", figures=curve_figures(study, looks)),
         Section(
             "Held-out text by domain",
             [
-                "Difference to the baseline in each domain, in bits per byte, which do not "
-                "depend on the tokenizer. Left of the line is better."
+                f"Difference to {compared_with(study)} in each domain, in bits per byte, which do "
+                "not depend on the tokenizer. Left of the line is better."
             ],
             domain_figures(study, looks),
         ),
+        *topology_sections(study),
         Section(
             "Load of the experts",
             [
@@ -128,130 +128,42 @@ def _sections(study: StudyResults, rows: Sequence[Row], looks: Sequence[Series])
                 "equal share: 1 is balanced, 0 is an expert that nobody chooses." + first
             ],
             load_figures(study),
+            folded=True,
+            gist=load_gist(study),
+        ),
+        Section(
+            "Training loss",
+            figures=_made(training_curve(study, looks)),
+            folded=True,
+            gist="on the text that is trained on",
         ),
         dynamics_section(study, looks),
-        topology_section(study),
     ]
     return [section for section in sections if section is not None and section.figures]
 
 
-@dataclass(frozen=True)
-class _Cell:
-    text: str
-    interval: str = ""
-    best: bool = False
-
-
-def _lines(
-    study: StudyResults, rows: Sequence[Row], looks: Sequence[Series]
-) -> list[dict[str, Any]]:
-    """Table lines: cells as they are printed, the lowest of each column marked."""
-    domains = ("all", *study.domains)
-    losses = _column([row.loss for row in rows], 3)
-    perplexities = _column([row.perplexity for row in rows], 2)
-    bits = [_column([row.bits_per_byte[domain] for row in rows], 3) for domain in domains]
-    lines = []
-    for index, (row, look) in enumerate(zip(rows, looks, strict=True)):
-        d = row.difference
-        lines.append(
-            {
-                "row": row,
-                "look": look,
-                "loss": losses[index],
-                "difference": _Cell(
-                    "–" if d is None else signed(d.estimate.value), reach(d.estimate if d else None)
-                ),
-                "perplexity": perplexities[index],
-                "bits": [column[index] for column in bits],
-                "p": row.answer and row.answer.p,
-                "verdict": (row.answer and row.answer.verdict) or row_words(row),
-                "words": row_words(row),
-            }
-        )
-    return lines
-
-
-def _column(estimates: Sequence[Estimate], digits: int) -> list[_Cell]:
-    lowest = min(estimate.value for estimate in estimates)
-    return [
-        _Cell(number(e.value, digits), reach(e, digits), e.value == lowest and e.n >= LEAST_SEEDS)
-        for e in estimates
-    ]
-
-
-def _interval_note(study: StudyResults) -> str:
-    if len(study.seeds) == 1:
-        return "One seed per variant: no interval and no verdict."
-    return (
-        "± is half the 95 % interval over seeds (Student’s t). Better and worse: paired by seed, "
-        "at the 5 % level, p after Holm’s correction. Equivalent: two one-sided tests (TOST) "
-        f"place the difference within ±{study.margin:g} nats per token, p after Holm’s correction. "
-        f"Undecided: the seeds show neither. A verdict needs {LEAST_SEEDS} seeds, and a loss below "
-        "that of counting pairs of tokens (the bigram)."
+def _foremost(
+    study: StudyResults, found: Sequence[Answer], rows: Sequence[Row], looks: Sequence[Series]
+) -> list[Section | None]:
+    """What answers the study's questions: asked of pairs, or of what its design varies."""
+    asked = answer_figure(found, looks)
+    apart = Section(
+        "How far apart",
+        figures=_made(asked, size_figure(rows, looks), exploratory_figure(study, rows, looks)),
     )
+    designs = [effects_section(study), ladder_section(study)]
+    return [apart, *designs] if asked else [*designs, apart]
 
 
-def _rules(study: StudyResults) -> list[str]:
-    counts = {int(run.held_out(measure="tokens")) for run in study.runs}
-    same = len({run.result.corpus_fingerprint for run in study.runs}) == 1
-    seeds = ", ".join(str(seed) for seed in study.seeds)
-    return [
-        "Documents were split by their hash into training, validation and test before anything was "
-        "trained, the tokenizer included; every figure called held-out is on the test split, the "
-        "curves on validation.",
-        f"Every run was scored on the same {counts.pop():,} test tokens."
-        if len(counts) == 1
-        else "Careful: the runs were scored on different numbers of test tokens.",
-        "Runs with the same seed saw the same text in the same order"
-        + (f" (seeds {seeds})." if len(study.seeds) > 1 else f" (one seed: {seeds}).")
-        if same
-        else "Careful: not all runs used the same corpus (their fingerprints differ).",
-        "One seed per variant. A difference between two single runs says what happened once; at "
-        "least 3 seeds are needed to say how sure it is."
-        if len(study.seeds) == 1
-        else "Differences are paired by seed. An interval covers the seeds’ variation only: not "
-        "that of other corpora, sizes or learning rates.",
-    ]
+def _places(shown: Sequence[Section]) -> list[tuple[str, str]]:
+    """The contents: each part's place in the page and its title."""
+    sections = [(f"section-{i}", section.title) for i, section in enumerate(shown)]
+    first, last = ("answers", "Answers"), ("measured", "How it was measured")
+    return [first, ("comparison", "Comparison"), *sections, last]
 
 
-def _facts(study: StudyResults) -> list[tuple[str, str]]:
-    run = study.runs[0]
-    facts = [
-        ("Corpus", run.config.data.corpus),
-        ("Corpus fingerprint", run.result.corpus_fingerprint),
-        ("Runs", f"{len(study.runs)} finished, {len(study.finished_variants)} variants"),
-        ("Tokens per run", f"{run.result.tokens:,} in {run.result.steps:,} steps"),
-        ("Time of all runs", f"{sum(r.result.seconds for r in study.runs) / 60:,.0f} min"),
-    ]
-    return [*facts, *((key, str(value)) for key, value in run.result.environment.items())]
-
-
-@dataclass(frozen=True)
-class _Source:
-    source: str
-    domain: str
-    licence: str
-    documents: int
-    bytes: int
-
-
-@dataclass(frozen=True)
-class _Shard:
-    tokens: int
-
-
-@dataclass(frozen=True)
-class _CorpusFacts:
-    sources: list[_Source]
-    splits: dict[str, dict[str, _Shard]]
-
-
-def _corpus(path: Path) -> dict[str, Any]:
-    """Sources and splits from the copy of the corpus's manifest, nothing where there is none."""
-    if not path.exists():
-        return {"sources": [], "splits": {}}
-    facts = load_json(_CorpusFacts, path, "put the corpus' manifest in its place")
-    return {"sources": facts.sources, "splits": facts.splits}
+def _made(*figures: Figure | None) -> list[Figure]:
+    return [figure for figure in figures if figure is not None]
 
 
 def _write_table(study: StudyResults, rows: tuple[Row, ...], output: Path) -> None:

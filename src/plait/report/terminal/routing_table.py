@@ -23,19 +23,33 @@ def routing_table(analyses: Sequence[Analysis]) -> Table:
     result.add_column("metric")
     for analysed in analyses:
         result.add_column(Text(analysed.info.model), justify="right")
-    columns = [dict(_rows(analysed)) for analysed in analyses]
-    for name in dict.fromkeys(name for column in columns for name in column):
-        cells = [column.get(name) for column in columns]
-        if any(cell is not None for cell in cells):
-            result.add_row(name, *[Text("–" if cell is None else cell) for cell in cells])
+    for name, values in readings(analyses):
+        result.add_row(name, *[Text("–" if value is None else _shown(value)) for value in values])
     return result
 
 
-def _rows(analysed: Analysis) -> list[tuple[str, str | None]]:
+Reading = Estimate | str | None
+"""what a cell holds: a figure with interval and chance, or text; None: the model has none"""
+
+
+def readings(analyses: Sequence[Analysis]) -> list[tuple[str, list[Reading]]]:
+    """Each metric that any of the models has, with its reading of every model."""
+    columns = [dict(_rows(analysed)) for analysed in analyses]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [(name, [column.get(name) for column in columns]) for name in names]
+    return [row for row in rows if any(value is not None for value in row[1])]
+
+
+def reading_number(value: float) -> str:
+    """A figure with three digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _rows(analysed: Analysis) -> list[tuple[str, Reading]]:
     """Rows of one model in the order of the table, None where it has no such figure."""
     info, found = analysed.info, analysed
     same = found.consistency.within_shared is not None
-    rows: list[tuple[str, Estimate | str | None]] = [
+    rows: list[tuple[str, Reading]] = [
         ("experts · top-k · routed depths", _structure(info)),
         ("different paths", f"{found.entropy.distinct:,.0f}"),
         ("path entropy, nats", found.entropy.plug_in),
@@ -86,7 +100,7 @@ def _rows(analysed: Analysis) -> list[tuple[str, str | None]]:
         percent = 100 * (perturbed.perplexity_ratio - 1)
         rise = f"{perturbed.rise:+.3f}{spread} ({percent:+.0f} % PPL)"
         rows.append((f"rise of loss: {perturbed.kind}{setting}, nats", rise))
-    return [(name, None if value is None else _shown(value)) for name, value in rows]
+    return rows
 
 
 def _structure(info: TraceInfo) -> str:
@@ -105,10 +119,6 @@ def _shown(value: Estimate | str) -> str:
         return value
     interval = ""
     if value.low is not None and value.high is not None:
-        interval = f" [{_number(value.low)}, {_number(value.high)}]"
-    by_chance = "" if value.chance is None else f" · chance {_number(value.chance)}"
-    return f"{_number(value.value)}{interval}{by_chance}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        interval = f" [{reading_number(value.low)}, {reading_number(value.high)}]"
+    by_chance = "" if value.chance is None else f" · chance {reading_number(value.chance)}"
+    return f"{reading_number(value.value)}{interval}{by_chance}"

@@ -24,10 +24,13 @@ from plait.routing.trace import Trace
 class Topology:
     """Statistics of one S (E×E), and the same of the untrained S.
 
+    Row i is the expert that listens, column j the one it hears. `neighbours` is how many it could
+    listen to: E − 1, or E with a self-loop; a `signed` S is no distribution over them.
     Rows are normalised in absolute value for the entropy (nats; `entropy_ceiling` = log(E − 1), or
     log E with a self-loop). Spectra are |eigenvalues| of S itself, which is not symmetric after the
     row softmax, largest first. `effective_EE[j, i]` is the mean over tokens that chose both i and j
-    of Ŝ_ij, what expert j's gate receives from i's; NaN where no token did. None without a trace.
+    of Ŝ_ij, what expert j's gate receives from i's: NaN where no token did, and where S is uniform
+    `effective_neutral`. None without a trace.
     """
 
     bank: int
@@ -43,6 +46,24 @@ class Topology:
     spectrum: npt.NDArray[np.float64]
     untrained_spectrum: npt.NDArray[np.float64]
     effective_EE: npt.NDArray[np.float64] | None
+    effective_neutral: float
+    neighbours: int
+    signed: bool
+
+    @property
+    def relative_EE(self) -> npt.NDArray[np.float64]:
+        """S times its neighbours: 1 where it is uniform, as before training; a signed S itself."""
+        return self.s_EE if self.signed else self.s_EE * self.neighbours
+
+    @property
+    def neutral(self) -> float:
+        """What every entry of `relative_EE` is before training, unless S began at random."""
+        return 0.0 if self.signed else 1.0
+
+    @property
+    def trained(self) -> bool:
+        """Whether S is another than it began as."""
+        return not np.array_equal(self.s_EE, self.untrained_EE)
 
 
 def topology(
@@ -53,6 +74,7 @@ def topology(
     *,
     self_loop: bool = False,
     row_normalise: bool = True,
+    signed: bool = False,
     trace: Trace | None = None,
 ) -> Topology:
     """Measure one bank's S.
@@ -64,9 +86,14 @@ def topology(
         untrained_EE: S before it.
         self_loop: an expert may send to itself (moves the ceiling of the entropy).
         row_normalise: S is renormalised over the chosen experts, as for the effective re-weighting.
+        signed: entries are of either sign, 0 before training.
         trace: tokens over which the effective re-weighting is averaged.
     """
     s, untrained = np.asarray(s_EE, np.float64), np.asarray(untrained_EE, np.float64)
+    neighbours = max(1, len(s) - (0 if self_loop else 1))
+    chosen = neighbours
+    if trace is not None and row_normalise:
+        chosen = max(1, trace.info.top_k - (0 if self_loop else 1))
     return Topology(
         bank=bank,
         depths=depths,
@@ -74,13 +101,16 @@ def topology(
         untrained_EE=untrained,
         row_entropy=_row_entropy(s),
         untrained_row_entropy=_row_entropy(untrained),
-        entropy_ceiling=log(len(s) - (0 if self_loop else 1)) if len(s) > 1 else 0.0,
+        entropy_ceiling=log(neighbours),
         largest=float(np.abs(s).max()),
         untrained_largest=float(np.abs(untrained).max()),
         asymmetry=float(np.abs(s - s.T).max()),
         spectrum=_spectrum(s),
         untrained_spectrum=_spectrum(untrained),
         effective_EE=None if trace is None else effective(s, trace, depths, row_normalise),
+        effective_neutral=0.0 if signed else 1 / chosen,
+        neighbours=neighbours,
+        signed=signed,
     )
 
 
@@ -118,6 +148,7 @@ def stored_topologies(
                 topology_of(began_EE, c).cpu().numpy(),
                 self_loop=c.self_loop,
                 row_normalise=c.row_normalise,
+                signed=c.signed,
                 trace=trace,
             )
         )
