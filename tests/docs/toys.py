@@ -140,7 +140,8 @@ def make(folder: Path) -> None:
 
     work = folder / "work"
     work.mkdir()
-    corpus = corpora.tiny(corpora.default_path("starter"))  # only its name is that of `starter`
+    for name in ("starter", "starter-2k"):  # only their names are those of the real ones
+        corpus = corpora.tiny(corpora.default_path(name))
     write_plan(small_study(recipes.study("demo")), work / "runs")
     for planned in runs():
         train(planned.config, work / planned.folder)

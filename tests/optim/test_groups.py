@@ -68,6 +68,16 @@ def test_adamw_runs_divide_only_the_chosen_roles():
     assert rates["topology"] == 1.0
 
 
+@pytest.mark.parametrize(("name", "rate"), [("adamw", 0.02), ("muon", 0.002)])
+def test_embeddings_and_head_may_be_faster_than_the_rest_of_adamw(name, rate):
+    config = OptimizerConfig(name=name, learning_rate=0.02, embedding_factor=5.0)
+    parts = PARTS | {"head": owned("head", 30, 8)}
+    optimizers = build_optimizers(list(parts.values()), config)
+    for part in ("embedding", "head"):
+        assert settings(optimizers, parts[part])[1] == pytest.approx(5 * rate)
+    assert settings(optimizers, parts["router"])[1] == pytest.approx(rate)
+
+
 def test_the_schedule_multiplies_the_peaks_and_not_the_last_rates():
     optimizers = build_optimizers(list(PARTS.values()), OptimizerConfig(learning_rate=0.01))
     set_rates(optimizers, 0.1)

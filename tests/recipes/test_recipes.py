@@ -34,10 +34,10 @@ def test_variants_of_a_study_differ_in_their_model_alone(name):
         )
 
 
-def test_the_demo_has_one_seed_and_three_experts_per_token():
+def test_the_demo_can_decide_and_has_three_experts_per_token():
     study = recipes.study("demo")
-    assert study.seeds == (0,)
-    assert study.variants["ct-moe"].model.experts.top_k == 3
+    assert len(study.seeds) >= 3
+    assert study.variants["all-three"].model.experts.top_k == 3
 
 
 def test_a_study_from_a_file(tmp_path):

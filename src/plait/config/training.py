@@ -47,6 +47,8 @@ class OptimizerConfig:
     """AdamW: floor of the root mean square"""
     adamw_factor: float = 0.1
     """muon: rate of what AdamW trains, as a multiple of learning_rate (Expert Tying: 0.1)"""
+    embedding_factor: float = field(default=1.0, metadata={"added": True})
+    """rate of embeddings and head, as a multiple of AdamW's rate"""
     momentum: float = 0.95
     """muon: decay of the momentum"""
     muon_scale: MuonScale = "original"
@@ -69,7 +71,8 @@ class OptimizerConfig:
                         f"optimizer.{option.name} has no meaning for adamw: "
                         "unset it, or set optimizer.name to muon"
                     )
-        for name in ("learning_rate", "adamw_factor", "topology_factor", "eps"):
+        factors = ("adamw_factor", "embedding_factor", "topology_factor")
+        for name in ("learning_rate", *factors, "eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}: it must be positive")
         if self.weight_decay < 0:

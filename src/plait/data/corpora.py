@@ -1,5 +1,6 @@
 """Corpora by name: plain functions that return specifications, and where they are built."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from plait.data.build import build, cache_folder
@@ -29,6 +30,11 @@ def starter() -> Specification:
     )
 
 
+def starter_2k() -> Specification:
+    """The starter text in 2,048 kinds of token: what a model of a minute can learn to use."""
+    return replace(starter(), name="starter-2k", vocab_size=2048)
+
+
 def papers() -> Specification:
     """Code and arXiv papers, each 25M characters at the most, as CT-MoE was trained on."""
     return Specification(
@@ -50,7 +56,7 @@ def papers() -> Specification:
     )
 
 
-NAMED = {"starter": starter, "papers": papers}
+NAMED = {"starter": starter, "starter-2k": starter_2k, "papers": papers}
 
 
 def specification(name_or_path: str) -> Specification:

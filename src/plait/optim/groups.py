@@ -2,7 +2,8 @@
 
 role                     AdamW run        Muon run
 matrix, expert           AdamW            Muon
-router, embedding, head  AdamW            AdamW at adamw_factor × the rate
+router                   AdamW            AdamW at adamw_factor × the rate
+embedding, head          AdamW at embedding_factor × AdamW's rate in both
 norm, bias               AdamW, no decay  AdamW at adamw_factor × the rate, no decay
 topology (S of CT-MoE)   AdamW at topology_factor × AdamW's rate, no decay
 """
@@ -39,6 +40,8 @@ def build_optimizers(
         rate = config.learning_rate
         if config.name == "muon" and not muon:
             rate *= config.adamw_factor
+        if one.role in ("embedding", "head"):
+            rate *= config.embedding_factor
         if one.role == "topology":
             rate *= config.topology_factor
         if one.role in config.tied_roles:
