@@ -11,6 +11,8 @@ import pytest
 
 from made_up_study import made_up_config, measures
 from plait.data.corpora import tiny
+from plait.report.palette import series
+from plait.report.study.tuning_section import tuning_section
 from plait.storage.result import Result
 from plait.storage.run_folder import DIVERGED, RunFolder
 from plait.studies.answers import answers
@@ -96,6 +98,16 @@ def test_each_variant_gets_the_planted_optimum(corpus: Path, tmp_path: Path) -> 
     assert rates == {"plain": 0.02, "tied": 0.08}
     assert {run.config.evaluation.final_split for run in found.runs} == {"test"}
     assert found.deviations == ()
+
+    section = tuning_section(found, series(found.finished_variants, found.baseline))
+    assert section is not None
+    [figure] = section.figures
+    drawn = figure.chart.to_dict()["data"]["values"]
+    assert {(r["variant"], r["rate"]) for r in drawn if r["chosen"]} == {
+        ("plain", 0.02),
+        ("tied", 0.08),
+    }
+    assert "lowest inside the grid" in section.html
 
 
 def test_tuning_is_scored_on_validation_text_with_seeds_of_its_own(

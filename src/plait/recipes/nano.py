@@ -98,8 +98,8 @@ def demo_study() -> Study:
         variants={name: training(woven[name], tokens=DEMO_TOKENS) for name in names},
         seeds=(0, 1, 2),
         margin=0.05,
-        description="Routers shared over blocks of four, experts tied over groups of four, and both "
-        "together with experts that collaborate.",
+        description="Routers shared over blocks of four, experts tied over groups of four, and "
+        "both together with experts that collaborate.",
     )
 
 

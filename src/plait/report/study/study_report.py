@@ -29,6 +29,7 @@ from plait.report.study.measured import corpus, facts, rules
 from plait.report.study.study_figures import load_figures, load_gist, size_figure
 from plait.report.study.table_lines import floor_lines, interval_note, table_lines
 from plait.report.study.topology_section import topology_sections
+from plait.report.study.tuning_section import tuning_section
 from plait.storage.result import RESULT
 from plait.storage.run_folder import CORPUS
 from plait.studies.answers import Answer, answers
@@ -121,6 +122,7 @@ def _sections(
             domain_figures(study, looks),
         ),
         *topology_sections(study),
+        tuning_section(study, looks),
         Section(
             "Load of the experts",
             [

@@ -10,6 +10,7 @@ from plait.report.numbers import number, p_value, quantity, reach, signed
 from plait.report.study.design_words import study_headline
 from plait.report.study.wording import row_words
 from plait.report.terminal.design_tables import design_tables
+from plait.report.terminal.tuning_table import tuning_table
 from plait.statistics import Estimate
 from plait.studies.answers import LEAST_SEEDS
 from plait.studies.results import FLOORS, read_study
@@ -80,6 +81,8 @@ def show(study_folder: Path, console: Console | None = None) -> None:
             console.print(Text("± is half the 95 % interval over seeds.", style="dim"))
         for more in design_tables(study):
             console.print(more)
+    if study.tuning:
+        console.print(tuning_table(study.tuning))
     if study.plan is None:
         console.print(Text("No plan was written before the first run.", style="dim"))
     for said_so in study.deviations:
