@@ -15,6 +15,9 @@ from plait.studies.results import STUDY
 from plait.studies.study import Study
 from plait.studies.tuning import TuningCurve, at_rate, next_rates, tuning_config, tuning_curve
 
+TUNING = ".tuning"
+"""behind a variant's name in the folders of its tuning runs"""
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -29,6 +32,11 @@ class PlannedRun:
     def name(self) -> str:
         """How the run is called on screen."""
         return f"{self.variant}-s{self.seed}"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether it tries a learning rate, so that diverging is an answer too."""
+        return self.variant.endswith(TUNING)
 
     @property
     def tokens(self) -> int:
@@ -63,7 +71,7 @@ def tuning_runs(study: Study, root: Path) -> tuple[list[PlannedRun], list[Tuning
         rates = list(tuning.learning_rate)
         while rates:
             own += [
-                _planned(study, root, f"{variant}.tuning", tuning_config(config, rate, seed))
+                _planned(study, root, f"{variant}{TUNING}", tuning_config(config, rate, seed))
                 for rate in rates
                 for seed in tuning.seeds
             ]
@@ -125,7 +133,7 @@ def write_plan(study: Study, root: Path, runs: Sequence[PlannedRun] | None = Non
         "tuning": None if study.tuning is None else to_dict(study.tuning),
         "tuning_runs": [
             {
-                "variant": run.variant.removesuffix(".tuning"),
+                "variant": run.variant.removesuffix(TUNING),
                 "learning_rate": run.config.optimizer.learning_rate,
                 "seed": run.seed,
                 "folder": run.folder.name,

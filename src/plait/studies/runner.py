@@ -263,6 +263,10 @@ def _report_end(run_: _Active, stop: _Stop, outcome: Outcome, bars: Progress) ->
         outcome.finished.append(folder.name)
         loss = f"{result.held_out():.4f}"
         bars.print(f"{name}: held-out loss {loss} nats/token, {result.seconds:.0f} s")
+    elif run_.planned.tunes and RunFolder(folder).diverged:
+        outcome.finished.append(folder.name)
+        rate = run_.planned.config.optimizer.learning_rate
+        bars.print(f"{name}: diverged, so its learning rate of {rate:g} is not chosen")
     elif stop.asked:
         bars.print(f"{name}: stopped at {run_.tokens:,} tokens")
     else:

@@ -25,7 +25,7 @@ class Stage:
     @property
     def waiting(self) -> list[PlannedRun]:
         """Those that have neither ended nor diverged in tuning, where that is an answer too."""
-        return [run for run in self.runs if not _is_known(run, tuning=self.name == TUNING)]
+        return [run for run in self.runs if not _is_known(run)]
 
 
 def next_stage(study: Study, root: Path) -> Stage:
@@ -59,6 +59,6 @@ def next_stage(study: Study, root: Path) -> Stage:
     return stage
 
 
-def _is_known(run: PlannedRun, tuning: bool) -> bool:
+def _is_known(run: PlannedRun) -> bool:
     folder = RunFolder(run.folder)
-    return folder.finished or (tuning and folder.diverged)
+    return folder.finished or (run.tunes and folder.diverged)
