@@ -80,5 +80,5 @@ def test_a_mistake_is_named_in_one_line(tmp_path, old, new, message):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="starter or papers"):
+    with pytest.raises(ValueError, match="starter or starter-2k or papers"):
         corpora.specification("staarter")

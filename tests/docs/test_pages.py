@@ -49,7 +49,7 @@ STAND_INS = {
 
 INSTEAD = {
     "plait study run demo": "plait study run small.py:demo",
-    "plait study run demo --jobs 2": "plait study run small.py:demo --jobs 2",
+    "plait study run demo --dry-run": "plait study run small.py:demo --dry-run",
     "plait study run ties.py:ties": "plait study run small.py:ties",
     "plait study run crossed.py:crossed": "plait study run small.py:crossed",
     "plait study show crossed.py:crossed": "plait study show small.py:crossed",
