@@ -35,6 +35,8 @@ def test_a_study_as_planned_departs_in_nothing(corpus: Path, tmp_path: Path) -> 
     assert found.deviations == ()
     assert [c.name for c in found.contrasts] == ["tied − plain"]
     assert found.contrasts[0].margin == 0.01
+    wider = dataclasses.replace(_study(corpus), margin=0.1)
+    assert [question.margin for question in wider.questions] == [0.1], "and not a pilot's"
 
 
 def test_before_the_first_run_a_plan_may_change_and_afterwards_it_is_told(

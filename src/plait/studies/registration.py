@@ -60,10 +60,7 @@ def plan_of(study: Study) -> dict[str, Any]:
         },
         "baseline": study.baseline,
         "seeds": list(study.seeds),
-        "contrasts": [
-            to_dict(contrast) | {"margin": contrast.margin or study.margin}
-            for contrast in study.questions
-        ],
+        "contrasts": [to_dict(contrast) for contrast in study.questions],
         "analysis": ANALYSIS,
         **design,
     }

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from plait.config import TrainConfig
@@ -85,10 +85,11 @@ class Study:
 
     @property
     def questions(self) -> tuple[Contrast, ...]:
-        """The contrasts that are asked, the default ones where none are stated."""
-        return self.contrasts or default_contrasts(
+        """The contrasts that are asked, the default ones where none are stated, with margins."""
+        asked = self.contrasts or default_contrasts(
             self.baseline, tuple(self.variants), self.factorial_design, self.ladder_design
         )
+        return tuple(replace(one, margin=one.margin or self.margin) for one in asked)
 
     @property
     def factorial_design(self) -> FactorialDesign | None:

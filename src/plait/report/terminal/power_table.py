@@ -12,6 +12,10 @@ from plait.studies.planning import Resolution, Seeds
 
 def show(found: Sequence[Resolution], pilot: str, console: Console) -> None:
     """Print a line per contrast, and plainly where the planned seeds cannot answer it."""
+    if not found:
+        console.print(
+            Text("The study asks no contrasts, and effects of a design have no table here.")
+        )
     known = [one for one in found if one.deviation is not None]
     if known:
         table = Table(box=None, header_style="dim", padding=(0, 1), show_edge=False)
