@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from plait.kernels import processor
+from plait.kernels.precision import compute_type
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +72,34 @@ def test_where_nothing_can_be_kept_it_is_chosen_all_the_same(
     processor.configure.cache_clear()
     assert processor.configure().fp32_setting in ("none", "ieee", "bf16")
     processor.configure.cache_clear()
+
+
+def with_flags(monkeypatch: pytest.MonkeyPatch, flags: str, limit: str = "ALL") -> None:
+    monkeypatch.setattr(processor, "flags", lambda: f"flags : {flags}")
+    monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+
+
+AVX512 = "avx2 avx512f avx512dq avx512bw avx512vl"
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "long_vectors", "bf16"),
+    [
+        ("sse4_2 avx2", "ALL", False, False),
+        (AVX512, "ALL", True, False),
+        (f"{AVX512} avx512_bf16", "ALL", True, True),
+        (f"{AVX512} avx512_bf16", "AVX512_CORE", True, False),
+        (f"{AVX512} avx512_bf16 amx_bf16", "DEFAULT", True, True),
+        (f"{AVX512} avx512_bf16 amx_bf16", "AVX2", False, False),
+    ],
+)
+def test_what_a_processor_has_is_read_off_its_flags(
+    monkeypatch: pytest.MonkeyPatch, flags: str, limit: str, long_vectors: bool, bf16: bool
+) -> None:
+    with_flags(monkeypatch, flags, limit)
+    assert processor.has_long_vectors() is long_vectors
+    assert processor.multiplies_bf16() is bf16
+    assert compute_type("cpu", "bf16") == (torch.bfloat16 if bf16 else torch.float32)
+    assert compute_type("cpu", "fp32") == torch.float32
+    assert compute_type("cuda", "bf16") == torch.bfloat16

@@ -54,7 +54,7 @@ class OptimizerConfig:
     muon_scale: MuonScale = "original"
     """muon: rate by shape, original √max(1, rows/columns) or match-adamw 0.2·√max(rows, columns)"""
     muon_precision: Literal["bf16", "fp32"] = "bf16"
-    """muon: of the Newton–Schulz products"""
+    """muon: of the Newton–Schulz products; as with precision, where the processor has bf16"""
     topology_factor: float = 100.0
     """rate of the collaboration topology S, as a multiple of AdamW's rate (CT-MoE: 100)"""
     tied_divisor: Divisor = "none"
@@ -145,7 +145,8 @@ class TrainConfig:
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
-    """of the computation; weights, gradients and optimizer state are fp32 in both"""
+    """of the computation; weights, gradients and optimizer state are fp32 in both. A CPU without
+    units for bf16 computes in fp32, which is faster and more exact there, and the result says so"""
     clip: float | None = 1.0
     """largest norm of the whole gradient; None: as it comes"""
     skip_limit: int = 10

@@ -12,6 +12,7 @@ from plait.data.batches import evaluation_batches
 from plait.data.corpus import Corpus
 from plait.evaluation.path_meter import PathMeter
 from plait.evaluation.routing_meter import RoutingMeter
+from plait.kernels.precision import Precision, autocast
 from plait.model import LanguageModel
 
 
@@ -67,7 +68,7 @@ def evaluate(
     sequence_length: int,
     tokens_per_domain: int,
     batch_size: int = 16,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: Precision = "fp32",
     between: Callable[[], None] = lambda: None,
 ) -> HeldOut:
     """Score the first `tokens_per_domain` tokens of each domain of a split.
@@ -98,7 +99,7 @@ def evaluate(
         for domain, tokens_BS, targets_BS, target_bytes in batches:
             between()
             keep_T = (targets_BS != -100).flatten()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(device.type, precision):
                 out = model(tokens_BS.to(device), targets_BS.to(device), routings=True)
             count = int(keep_T.sum())
             keep = None if count == len(keep_T) else keep_T.to(device)

@@ -142,14 +142,29 @@ def flags() -> str:
         return ""
 
 
-def use_tiles() -> bool:
-    """Whether this process may use matrix units for float32 as well, having asked for them.
+def has_long_vectors() -> bool:
+    """Whether torch has products of blocks (brgemm) here: with AVX-512."""
+    names = set(flags().split())
+    return {"avx512f", "avx512bw", "avx512vl", "avx512dq"} <= names and _may_use("AVX512", "AVX10")
 
-    oneDNN's own limit on what it uses, ONEDNN_MAX_CPU_ISA, holds for us too.
-    """
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has units for products in bfloat16, and so gains by them."""
+    if platform.machine() == "x86_64":
+        long = "avx512_bf16" in flags() and _may_use("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AMX")
+        return long or ("amx_bf16" in flags() and _may_use("AMX"))
+    return " bf16" in flags()
+
+
+def _may_use(*names: str) -> bool:
+    """Whether oneDNN's own limit on what it uses, ONEDNN_MAX_CPU_ISA, allows one of these."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
-    allowed = limit in ("ALL", "DEFAULT") or "AMX" in limit
-    if platform.machine() != "x86_64" or "amx_bf16" not in flags() or not allowed:
+    return limit in ("ALL", "DEFAULT") or any(name in limit for name in names)
+
+
+def use_tiles() -> bool:
+    """Whether this process may use matrix units for float32 as well, having asked for them."""
+    if platform.machine() != "x86_64" or "amx_bf16" not in flags() or not _may_use("AMX"):
         return False
     asked = ctypes.CDLL(None).syscall(ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)
     return bool(asked == 0)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from plait.config import Divisor, OptimizerConfig
+from plait.kernels.precision import compute_type
 from plait.model.parameters import OwnedParameter
 from plait.optim.muon import Muon
 
@@ -61,7 +62,8 @@ def build_optimizers(
     by_adamw = [group for key, group in groups.items() if not key[0]]
     optimizers: list[torch.optim.Optimizer] = []
     if by_muon:
-        dtype = torch.bfloat16 if config.muon_precision == "bf16" else torch.float32
+        device = by_muon[0]["params"][0].device.type
+        dtype = compute_type(device, config.muon_precision)
         optimizers.append(
             Muon(by_muon, momentum=config.momentum, scale=config.muon_scale, dtype=dtype)
         )

@@ -14,6 +14,7 @@ from plait.atomic import new_file, write_json
 from plait.config import TrainConfig
 from plait.data.corpus import Corpus
 from plait.evaluation.floors import floors
+from plait.kernels.precision import compute_type
 from plait.model.experts import kernel_name
 from plait.parallel import World, whole
 from plait.storage.run_folder import CORPUS, TOKENIZER
@@ -79,7 +80,7 @@ def topology(state: TrainState) -> dict[str, list[float | None]]:
 def environment(world: World, config: TrainConfig) -> dict[str, Any]:
     """What a run was computed with: versions, device, processes, threads, kernel."""
     on_cuda = world.device.type == "cuda"
-    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    dtype = compute_type(world.device.type, config.precision)
     return {
         "plait": version("plait"),
         "torch": torch.__version__,
@@ -89,5 +90,6 @@ def environment(world: World, config: TrainConfig) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
+        "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
         "kernel": kernel_name(config.model, world.device, dtype),
     }

@@ -3,9 +3,8 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from plait.data.corpus import Corpus
 from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
+from plait.kernels.precision import autocast
 from plait.model.balance import BalanceLosses, balance_losses, update_bias
 from plait.optim import schedules
 from plait.optim.clipping import clip_
@@ -231,7 +231,7 @@ class _Run:
         """Add one micro-batch's gradients; return its (loss, balance loss, z-loss)."""
         config, device = self.config, self.world.device
         tokens_BS, targets_BS = next(self.state.batches)
-        with self._autocast():
+        with autocast(device.type, config.precision):
             out = self.state.model(tokens_BS.to(device), targets_BS.to(device), routings=True)
         loss = out.loss
         balance = config.model.balance
@@ -244,10 +244,6 @@ class _Run:
         (loss + losses.weighted(config.model)).div(self.state.accumulation).backward()
         meter.add(out.routings)
         return torch.stack((loss, losses.switch, losses.z)).detach()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        bf16 = self.config.precision == "bf16"
-        return torch.autocast(self.world.device.type, torch.bfloat16, enabled=bf16)
 
     # ------------------------------------------------------------------ around the steps
 

@@ -18,7 +18,7 @@ from plait.kernels import processor
 from plait.kernels.native import cache, trial
 
 SOURCES = (
-    *("vectors.h", "tiles.h", "products.h"),
+    *("sixteen.h", "vectors.h", "lanes.h", "tiles.h", "products.h"),
     *("experts.cpp", "attention.cpp", "cross_entropy.cpp", "decoding.cpp", "rows.cpp"),
 )
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
@@ -129,9 +129,11 @@ def _raise_what_failed_before(failure: Path, version: str) -> None:
 
 
 def _flags() -> tuple[str, ...]:
-    tiles = ("-DPLAIT_TILES",) if processor.use_tiles() else ()
+    units = ("-DPLAIT_TILES",) if processor.use_tiles() else ()
+    if not processor.has_long_vectors():
+        units = ("-DPLAIT_LANES", *(("-mno-avx512f",) if platform.machine() == "x86_64" else ()))
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    return *FLAGS, *tiles, abi
+    return *FLAGS, *units, abi
 
 
 def _compile(compiler: str, library: Path) -> None:

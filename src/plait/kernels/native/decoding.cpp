@@ -34,17 +34,19 @@ template <typename W, typename T>
     }
   }
   Units lanes[kLane];
-  std::memcpy(lanes, sums, sizeof lanes);
+  for (int64_t i = 0; i < kLane; ++i) lanes[i] = bits(sums[i]);
   transpose(lanes);
   Floats total{};
-  for (Units lane : lanes) total += reinterpret_cast<Floats>(lane);
+  for (Units lane : lanes) total += floats(lane);
   return total;
 }
 
 Floats activated(bool swiglu, Floats x, Floats up) {
   if (swiglu) return x * sigmoid16(x) * up;
-  for (int64_t i = 0; i < kLane; ++i) x[i] *= 0.5f * (1 + std::erf(x[i] * float(M_SQRT1_2)));
-  return x;
+  float lanes[kLane];
+  store16(lanes, x);
+  for (float& lane : lanes) lane *= 0.5f * (1 + std::erf(lane * float(M_SQRT1_2)));
+  return load16(lanes);
 }
 
 // to = factor · from, turned by the angles of its position if there are some.

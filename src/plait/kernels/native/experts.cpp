@@ -18,12 +18,12 @@ constexpr int64_t kFew = 2;  // rows of a task that are not worth packing a matr
 // The normal distribution function, by Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7);
 // `bell` is exp(−x²/2).
 [[gnu::always_inline]] inline Floats normal_cdf(Floats x, Floats bell) {
-  Floats z = (x < 0.0f ? -x : x) * 0.70710678f;
+  Floats z = most_of(x, -x) * 0.70710678f;
   Floats t = 1.0f / (1.0f + 0.3275911f * z);
   Floats p = 1.061405429f * t - 1.453152027f;
   p = ((p * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f;
   Floats tail = 0.5f * p * t * bell;
-  return x < 0.0f ? tail : 1.0f - tail;
+  return where(x < 0.0f, tail, 1.0f - tail);
 }
 
 // a(i, …) receives gate · activation(h) of one row, sixteen columns at a time.

@@ -1,7 +1,9 @@
 // Matrix products on one thread, for float32 and for bfloat16 with float32 sums, and the layout of
 // their operands. A right-hand side B (K × N) is packed in panels of 64 columns; for bfloat16 two
 // rows of a panel are interleaved, as matrix units want them. Products run on torch's brgemm, float32
-// on tiles where there are some (tiles.h): an operand then holds each number as three pieces.
+// on tiles where there are some (tiles.h): an operand then holds each number as three pieces. Where
+// torch has no brgemm they run on plain vectors (lanes.h), panels have 16 columns and all operands
+// are float32.
 #pragma once
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -11,12 +13,18 @@
 #include <atomic>
 #include <vector>
 
+#include "lanes.h"
 #include "tiles.h"
 #include "vectors.h"
 
 namespace plait {
 
-constexpr int64_t kPanel = 64;
+#ifdef PLAIT_LANES
+constexpr bool kLanesOnly = true;
+#else
+constexpr bool kLanesOnly = false;
+#endif
+constexpr int64_t kPanel = kLanesOnly ? 16 : 64;
 // K and N of every product must be multiples of this, M of 16.
 constexpr int64_t kGranule = 32;
 // Rows of a power of two of bytes share cache sets, so buffers are this much wider than their rows.
@@ -41,7 +49,7 @@ template <typename T>
 constexpr int kPieces = kSplit<T> ? 3 : 1;
 // What a number consists of as an operand.
 template <typename T>
-using Piece = std::conditional_t<kSplit<T>, BFloat16, T>;
+using Piece = std::conditional_t<kSplit<T>, BFloat16, std::conditional_t<kLanesOnly, float, T>>;
 // A unit is 32 bits of one column: one float, or two consecutive rows in bfloat16.
 template <typename T>
 constexpr int64_t kUnit = 4 / int64_t(sizeof(Piece<T>));
@@ -51,24 +59,24 @@ struct Split {
 };
 // What a number of a packed right-hand side takes.
 template <typename T>
-using Packed = std::conditional_t<kSplit<T>, Split, T>;
+using Packed = std::conditional_t<kSplit<T>, Split, Piece<T>>;
 
 // The pieces of sixteen floats as floats' bit patterns, largest piece first; exact. What is no
 // number, or infinite, comes out as pieces whose sum is no number.
 [[gnu::always_inline]] inline void split16(Floats x, Units (&pieces)[3]) {
   for (int i = 0; i < 2; ++i) {
-    pieces[i] = (reinterpret_cast<Units>(x) + 0x8000u) & 0xffff0000u;
-    x -= reinterpret_cast<Floats>(pieces[i]);
+    pieces[i] = (bits(x) + 0x8000u) & 0xffff0000u;
+    x -= floats(pieces[i]);
   }
-  pieces[2] = reinterpret_cast<Units>(x) & 0xffff0000u;
+  pieces[2] = bits(x) & 0xffff0000u;
 }
 
 // Sixteen floats rounded to bfloat16, as floats' bit patterns.
 [[gnu::always_inline]] inline Units rounded16(const float* x) {
-  return __builtin_convertvector(halves16(load16(x)), Units) << 16;
+  return widened(halves16(load16(x))) << 16;
 }
 [[gnu::always_inline]] inline Units rounded16(const BFloat16* x) {
-  return reinterpret_cast<Units>(load16(x));
+  return bits(load16(x));
 }
 
 // Units of sixteen columns from two consecutive rows (for float from one, `odd` unused), by piece;
@@ -77,7 +85,7 @@ template <typename T, typename From>
 [[gnu::always_inline]] inline void units_across(const From* even, const From* odd,
                                                 Units (&out)[kPieces<T>]) {
   if constexpr (kUnit<T> == 1) {
-    out[0] = even ? reinterpret_cast<Units>(load16(even)) : Units{};
+    out[0] = even ? bits(load16(even)) : Units{};
   } else if constexpr (kSplit<T>) {
     Units low[3], high[3];
     split16(even ? load16(even) : Floats{}, low);
@@ -94,9 +102,7 @@ template <typename T, typename From>
   return Units(_mm512_inserti64x4(_mm512_castsi256_si512(__m256i(low)), __m256i(high), 1));
 #else
   Halves both[2] = {low, high};
-  Units units;
-  std::memcpy(&units, both, 64);
-  return units;
+  return read<Units>(both);
 #endif
 }
 
@@ -104,14 +110,16 @@ template <typename T, typename From>
 template <typename T, typename From>
 [[gnu::always_inline]] inline void units_along(const From* from, Units (&out)[kPieces<T>]) {
   if constexpr (std::is_same_v<Piece<T>, From>) {
-    std::memcpy(&out[0], from, 64);
+    out[0] = read<Units>(from);
+  } else if constexpr (kUnit<T> == 1) {
+    out[0] = bits(load16(from));
   } else if constexpr (kSplit<T>) {
     Units low[3], high[3];
     split16(load16(from), low);
     split16(load16(from + 16), high);
     for (int p = 0; p < 3; ++p) {
-      out[p] = joined(__builtin_convertvector(low[p] >> 16, Halves),
-                      __builtin_convertvector(high[p] >> 16, Halves));
+      out[p] = joined(narrowed(low[p] >> 16),
+                      narrowed(high[p] >> 16));
     }
   } else {
     out[0] = joined(halves16(load16(from)), halves16(load16(from + 16)));
@@ -132,7 +140,7 @@ void pack(Source rows, int64_t K, int64_t N, Packed<T>* out) {
         Units units[kPieces<T>];
         units_across<T>(even ? even + n : even, odd ? odd + n : odd, units);
         for (int p = 0; p < kPieces<T>; ++p) {
-          std::memcpy(panel + p * piece + k / kUnit<T> * width + n, &units[p], 64);
+          write(panel + p * piece + k / kUnit<T> * width + n, units[p]);
         }
       }
     }
@@ -157,7 +165,7 @@ void pack_transposed(const From* from, int64_t K, int64_t N, Packed<T>* out) {
         for (int p = 0; p < kPieces<T>; ++p) {
           transpose(v[p]);
           for (int64_t i = 0; i < 16; ++i) {
-            std::memcpy(panel + p * piece + (k / kUnit<T> + i) * width + n, &v[p][i], 64);
+            write(panel + p * piece + (k / kUnit<T> + i) * width + n, v[p][i]);
           }
         }
       }
@@ -195,7 +203,7 @@ struct Rows {
       Units pieces[3];
       split16(x, pieces);
       for (int p = 0; p < 3; ++p) {
-        Halves halves = __builtin_convertvector(pieces[p] >> 16, Halves);
+        Halves halves = narrowed(pieces[p] >> 16);
         std::memcpy(to + p * columns, &halves, 32);
       }
     } else {
@@ -239,7 +247,7 @@ void transpose_rows(Source rows, int64_t K, int64_t N, Rows<T> out, int64_t firs
       for (int p = 0; p < kPieces<T>; ++p) {
         transpose(v[p]);
         for (int64_t i = 0; i < 16; ++i) {
-          std::memcpy(out.data + (n + i) * out.stride() + p * out.columns + first + k, &v[p][i], 64);
+          write(out.data + (n + i) * out.stride() + p * out.columns + first + k, v[p][i]);
         }
       }
     }
@@ -266,7 +274,7 @@ void transpose_rows(Rows<T> from, int64_t K, int64_t N, Rows<T> out) {
         }
         transpose(v);
         for (int64_t i = 0; i < 16; ++i) {
-          std::memcpy(to.data + (n + i) * out.stride() + k, &v[i], 64);
+          write(to.data + (n + i) * out.stride() + k, v[i]);
         }
       }
     }
@@ -289,9 +297,13 @@ void product(int64_t M, int64_t N, int64_t K, Rows<T> A, const Packed<T>* B, flo
       continue;
     }
 #endif
+#ifdef PLAIT_LANES
+    lane_product(M, K, A.data, A.stride(), B + j * depth, C + j, ldc, add);
+#else
     at::native::cpublas::brgemm(M, width, K, A.stride(), width, ldc, add, A.data,
                                 reinterpret_cast<const Piece<T>*>(B + j * depth), C + j,
                                 kUnit<T> == 2);
+#endif
   }
 }
 
@@ -318,7 +330,7 @@ void run(const Tasks& tasks, Work work) {
     [[maybe_unused]] std::conditional_t<kSplit<T>, Tiles, int> tiles{};
 #endif
     for (size_t i = next++; i < tasks.size(); i = next++) work(tasks[i]);
-    if constexpr (!kSplit<T>) at::native::cpublas::brgemm_release(true);
+    if constexpr (!kSplit<T> && !kLanesOnly) at::native::cpublas::brgemm_release(true);
 #ifdef __AVX512F__
     _mm_sfence();
 #endif

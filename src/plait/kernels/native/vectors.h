@@ -1,24 +1,16 @@
-// Sixteen floats at a time, and the units of 32 bits that operands of products are laid out in. Left
-// to themselves, compilers turn the clamps of an exponential into masks, and what then runs in the
-// masked lanes is denormal and ten times slower.
+// Reading, writing and functions of sixteen floats at a time. Left to themselves, compilers turn the clamps
+// of an exponential into masks, and what then runs in the masked lanes is denormal and ten times slower.
 #pragma once
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
+
+#include "sixteen.h"
 
 namespace plait {
 
 using c10::BFloat16;
-
-typedef float Floats __attribute__((vector_size(64)));
-typedef uint32_t Units __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
 
 [[gnu::always_inline]] inline float load(float x) { return x; }
 [[gnu::always_inline]] inline float load(BFloat16 x) {
@@ -37,28 +29,25 @@ typedef uint16_t Halves __attribute__((vector_size(32)));
 }
 
 [[gnu::always_inline]] inline Floats load16(const float* x) {
-  Floats v;
-  std::memcpy(&v, x, 64);
-  return v;
+  return read<Floats>(x);
 }
 
 [[gnu::always_inline]] inline Floats load16(const BFloat16* x) {
   Halves halves;
   std::memcpy(&halves, x, 32);
-  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Units) << 16);
+  return floats(widened(halves) << 16);
 }
 
-[[gnu::always_inline]] inline void store16(float* to, Floats x) { std::memcpy(to, &x, 64); }
+[[gnu::always_inline]] inline void store16(float* to, Floats x) { write(to, x); }
 
 // The bit patterns of x as bfloat16, rounded to nearest even; a NaN stays one.
 [[gnu::always_inline]] inline Halves halves16(Floats x) {
 #ifdef __AVX512BF16__
   return Halves(_mm512_cvtneps_pbh(__m512(x)));
 #else
-  Units u = reinterpret_cast<Units>(x);
+  Units u = bits(x);
   Units rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  rounded = (u & 0x7fffffffu) > 0x7f800000u ? Units{} + 0x7fc0u : rounded;
-  return __builtin_convertvector(rounded, Halves);
+  return narrowed(where((u & 0x7fffffffu) > 0x7f800000u, Units{} + 0x7fc0u, rounded));
 #endif
 }
 
@@ -108,44 +97,34 @@ inline void scale_row(float* x, float factor, int64_t n) {
 
 [[gnu::always_inline]] inline float sum_of(Floats x) {
   float lanes[16];
-  std::memcpy(lanes, &x, 64);
+  write(lanes, x);
   for (int half = 8; half; half /= 2) {
     for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
   }
   return lanes[0];
 }
 
-typedef int32_t Ints __attribute__((vector_size(64)));
-constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+// 0, 1, 2 … 15
+[[gnu::always_inline]] inline Ints lanes16() {
+  static constexpr int32_t kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return read<Ints>(kLanes);
+}
 
 // The first n lanes of x; the others are zero.
 [[gnu::always_inline]] inline Floats first16(Floats x, int64_t n) {
-  return kLanes < int32_t(std::min<int64_t>(n, 16)) ? x : Floats{};
+  return where(lanes16() < int32_t(std::min<int64_t>(n, 16)), x, Floats{});
 }
 
 // x, less `amount` in one lane, if there is such a lane.
 [[gnu::always_inline]] inline Floats less16(Floats x, int64_t lane, float amount) {
-  return lane < 0 || lane > 15 ? x : x - (kLanes == int32_t(lane) ? Floats{} + amount : Floats{});
-}
-
-[[gnu::always_inline]] inline Floats most_of(Floats a, Floats b) {
-#ifdef __AVX512F__
-  return Floats(_mm512_max_ps(__m512(a), __m512(b)));
-#else
-  return b > a ? b : a;
-#endif
+  if (lane < 0 || lane > 15) return x;
+  return x - where(lanes16() == int32_t(lane), spread(amount), Floats{});
 }
 
 // exp to about one unit in the last place; below −87 it is exp(−87), above 88 exp(88), and of what is no
 // number none.
 [[gnu::always_inline]] inline Floats exp16(Floats x) {
-#ifdef __AVX512F__
-  // the second operand comes through where it is no number
-  x = Floats(_mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), __m512(x))));
-#else
-  x = x < -87.0f ? Floats{} - 87.0f : x;
-  x = x > 88.0f ? Floats{} + 88.0f : x;
-#endif
+  x = least_of(88.0f, most_of(-87.0f, x));
   Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
   Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Floats p = 1.9875691500e-4f * r + 1.3981999507e-3f;
@@ -157,7 +136,7 @@ constexpr Ints kLanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #ifdef __AVX512F__
   return Floats(_mm512_scalef_ps(__m512(p), __m512(n)));
 #else
-  return p * reinterpret_cast<Floats>((__builtin_convertvector(n, Ints) + 127) << 23);
+  return p * floats((rounded_down(n) + 127) << 23);
 #endif
 }
 
@@ -181,28 +160,47 @@ float largest(const T* x, int64_t n) {
   return most;
 }
 
-template <int S>
-inline void transpose_stage(Units (&v)[16]) {
-  typedef int32_t Lanes __attribute__((vector_size(64)));
-  Lanes low{}, high{};
-  for (int lane = 0; lane < 16; ++lane) {
-    low[lane] = lane & S ? 16 + lane - S : lane;
-    high[lane] = lane & S ? 16 + lane : lane + S;
+// Exchanges lanes S apart between vectors S apart: one of the steps of transposing.
+template <int S, typename Vector, int count>
+[[gnu::always_inline]] inline void transpose_stage(Vector (&v)[count]) {
+  Vector low{}, high{};
+  for (int lane = 0; lane < count; ++lane) {
+    low[lane] = uint32_t(lane & S ? count + lane - S : lane);
+    high[lane] = uint32_t(lane & S ? count + lane : lane + S);
   }
-  for (int i = 0; i < 16; ++i) {
+#pragma GCC unroll 16
+  for (int i = 0; i < count; ++i) {
     if (i & S) continue;
-    Units a = v[i], b = v[i + S];
+    Vector a = v[i], b = v[i + S];
     v[i] = __builtin_shuffle(a, b, low);
     v[i + S] = __builtin_shuffle(a, b, high);
   }
 }
 
-// Of 16 × 16 units.
+// Of 16 × 16 units: at once where a vector holds sixteen, else as four squares of 8 × 8.
 inline void transpose(Units (&v)[16]) {
+#ifdef __AVX512F__
   transpose_stage<1>(v);
   transpose_stage<2>(v);
   transpose_stage<4>(v);
   transpose_stage<8>(v);
+#else
+  auto square = [&](auto& of, auto half, int first) {  // half of eight of the vectors
+    for (int i = 0; i < 8; ++i) of[i] = v[first + i].*half;
+    transpose_stage<1>(of);
+    transpose_stage<2>(of);
+    transpose_stage<4>(of);
+  };
+  Units::Half corners[4][8];
+  square(corners[0], &Units::low, 0);
+  square(corners[1], &Units::low, 8);
+  square(corners[2], &Units::high, 0);
+  square(corners[3], &Units::high, 8);
+  for (int i = 0; i < 8; ++i) {
+    v[i] = {corners[0][i], corners[1][i]};
+    v[8 + i] = {corners[2][i], corners[3][i]};
+  }
+#endif
 }
 
 }  // namespace plait

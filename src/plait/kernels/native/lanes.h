@@ -1,0 +1,54 @@
+// Float32 products on plain vectors, for processors on which torch has no brgemm (AVX2, NEON). Operands of
+// bfloat16 are widened when they are packed: the products then cost what float32 costs, and no more.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace plait {
+
+typedef float Eight __attribute__((vector_size(32)));
+
+[[gnu::always_inline]] inline Eight load8(const float* x) {
+  Eight v;
+  std::memcpy(&v, x, 32);
+  return v;
+}
+
+// `rows` rows of 16 columns of C = A · B, added to C if `add`: their sums fill the registers.
+template <int rows>
+[[gnu::always_inline]] inline void lane_block(int64_t K, const float* A, int64_t lda,
+                                              const float* B, float* C, int64_t ldc, bool add) {
+  Eight low[rows], high[rows];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+    low[r] = add ? load8(C + r * ldc) : Eight{};
+    high[r] = add ? load8(C + r * ldc + 8) : Eight{};
+  }
+  for (int64_t k = 0; k < K; ++k) {
+    Eight left = load8(B + k * 16), right = load8(B + k * 16 + 8);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      float a = A[r * lda + k];
+      Eight factor = {a, a, a, a, a, a, a, a};
+      low[r] += factor * left;
+      high[r] += factor * right;
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+    std::memcpy(C + r * ldc, &low[r], 32);
+    std::memcpy(C + r * ldc + 8, &high[r], 32);
+  }
+}
+
+// One panel of 16 columns, M a multiple of 16; 16 rows are 6 + 6 + 4, as many as registers hold.
+inline void lane_product(int64_t M, int64_t K, const float* A, int64_t lda, const float* B,
+                         float* C, int64_t ldc, bool add) {
+  for (int64_t m = 0; m < M; m += 16, A += 16 * lda, C += 16 * ldc) {
+    lane_block<6>(K, A, lda, B, C, ldc, add);
+    lane_block<6>(K, A + 6 * lda, lda, B, C + 6 * ldc, ldc, add);
+    lane_block<4>(K, A + 12 * lda, lda, B, C + 12 * ldc, ldc, add);
+  }
+}
+
+}  // namespace plait
