@@ -19,7 +19,10 @@ def trajectory(make, parameter, gradients):
 @pytest.mark.parametrize(
     ("scale", "torch_scale"), [("original", "original"), ("match-adamw", "match_rms_adamw")]
 )
-def test_on_matrices_it_is_torchs_muon_bit_for_bit(shape, scale, torch_scale):
+def test_on_matrices_the_reference_is_torchs_muon_bit_for_bit(
+    shape, scale, torch_scale, monkeypatch
+):
+    monkeypatch.setenv("PLAIT_KERNEL", "reference")
     torch.manual_seed(0)
     start, gradients = torch.randn(shape), torch.randn(4, *shape)
     ours = trajectory(lambda p: Muon(p, lr=0.03, weight_decay=0.2, scale=scale), start, gradients)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from plait.kernels.activation import check, compute_dtype
 from plait.kernels.cross_entropy import IGNORED
-from plait.kernels.table import backend_name, call
+from plait.kernels.table import backend_name, call, choose
 
 __all__ = [
     "attend_one",
@@ -21,6 +21,7 @@ __all__ = [
     "experts",
     "linear",
     "linear_cross_entropy",
+    "muon_step",
     "rms_norm",
     "total_norm",
 ]
@@ -120,3 +121,25 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """
     device = gradients[0].device if gradients else torch.device("cpu")
     return call("total_norm", device, gradients)
+
+
+def muon_step(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    rates: Sequence[float],
+    *,
+    momentum: float,
+    kept: float,
+    stacked: int,
+    steps: int,
+    dtype: torch.dtype,
+) -> None:
+    """Move matrices (R, C) and banks (E, R, C) by their momentum, orthogonalised, in place.
+
+    A parameter p becomes kept · p − its rate · the update. `stacked` matrices lie in the rows of
+    each; products of the Newton–Schulz `steps` are in `dtype`. See `plait.optim.muon`.
+    """
+    how = momentum, kept, stacked, steps, dtype
+    arguments = parameters, gradients, momenta, rates, *how
+    choose("muon_step", parameters[0].device, *arguments).run(*arguments)

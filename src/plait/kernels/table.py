@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plait.kernels import attention, cross_entropy, few_rows, gradients, norms, one_token
+from plait.kernels import attention, cross_entropy, few_rows, gradients, muon, norms, one_token
 from plait.kernels.moe import grouped, native, reference, torch_cpu
 from plait.kernels.native import build
 
@@ -38,7 +38,7 @@ class Backend:
     """
 
     name: str
-    run: Callable[..., Tensor]
+    run: Callable[..., Any]
     covers: Callable[..., bool] = anything
     device: str | None = None
 
@@ -92,12 +92,18 @@ TABLE: dict[str, tuple[Backend, ...]] = {
         Backend("native", gradients.native, gradients.native_covers, "cpu"),
         Backend("reference", gradients.reference),
     ),
+    "muon_step": (
+        # plain float32, sizes in multiples of 32 up to 1024
+        Backend("native", muon.native, muon.native_covers, "cpu"),
+        Backend("reference", muon.reference),
+    ),
 }
 
 
 def call(operation: str, device: torch.device, *arguments: Any) -> Tensor:
     """Compute an operation of the table by the first backend that covers the arguments."""
-    return choose(operation, device, *arguments).run(*arguments)
+    result: Tensor = choose(operation, device, *arguments).run(*arguments)
+    return result
 
 
 def choose(operation: str, device: torch.device, *arguments: Any) -> Backend:

@@ -1,9 +1,10 @@
-"""Muon, batched over banks of experts: momentum, then the nearest half-orthogonal matrix.
+"""Muon, on banks of experts as well: momentum, then the nearest half-orthogonal matrix.
 
-`torch.optim.Muon` refuses 3-D parameters. Here a parameter of shape (E, R, C) is E matrices,
-each orthogonalised on its own in one batched iteration; on a 2-D parameter the result is torch's,
-bit for bit. Under FSDP2 a bank is sharded over its experts, so each rank works on the experts it
-holds and nothing is sent; a sharded 2-D matrix is gathered first: its rows do not decide alone.
+`torch.optim.Muon` refuses 3-D parameters. Here a parameter of shape (E, R, C) is E matrices, each
+orthogonalised on its own (`kernels.muon_step`); on a 2-D parameter the reference kernel gives
+torch's result bit for bit, and the C++ the same up to rounding. Under FSDP2 a bank is sharded over
+its experts, so each rank works on the experts it holds and nothing is sent; a sharded 2-D matrix is
+gathered first: its rows do not decide alone.
 """
 
 import math
@@ -14,38 +15,9 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
+from plait import kernels
 from plait.config import MuonScale
-
-QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Coefficients that make the slope at zero as steep as it may be (Jordan et al., 2024)."""
-
-
-def orthogonalise(
-    update: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.bfloat16, eps: float = 1e-7
-) -> Tensor:
-    """Replace each matrix by U S' Vᵀ, S' near 1, with the quintic Newton–Schulz iteration.
-
-    Args:
-        update: (R, C) or (N, R, C): N matrices that do not see one another.
-        steps: iterations; 5 bring singular values that are not tiny into about [0.7, 1.2].
-        dtype: of the products. bfloat16 is as good here as float32, since S' is only near 1 anyway.
-        eps: floor of the Frobenius norm, so that a zero gradient (an unused expert) stays zero.
-
-    Returns:
-        The same shape, in `dtype`.
-
-    """
-    a, b, c = QUINTIC
-    multiply_add = torch.addmm if update.ndim == 2 else torch.baddbmm
-    tall = update.size(-2) > update.size(-1)
-    x = update.to(dtype, copy=True)
-    if tall:
-        x = x.mT
-    x.div_(torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=eps))
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = multiply_add(x, multiply_add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+from plait.kernels.muon import apart, orthogonalise
 
 
 def rate_scale(rows: int, columns: int, scale: MuonScale) -> float:
@@ -123,46 +95,55 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+            taking = [parameter for parameter in group["params"] if parameter.grad is not None]
+            sharded = [parameter for parameter in taking if isinstance(parameter, DTensor)]
+            for parameter in sharded:
+                self._step_of_shard(parameter, group)
+            self._step_of([one for one in taking if not isinstance(one, DTensor)], group)
         return loss
 
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _momentum(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        buffer = state["momentum_buffer"]
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+    def _rate(self, parameter: Tensor, group: dict[str, Any]) -> float:
+        rows, columns = parameter.shape[-2] // group["stacked"], parameter.shape[-1]
+        return float(group["lr"] * rate_scale(rows, columns, group["scale"]))
+
+    def _step_of(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        if parameters:
+            kernels.muon_step(
+                parameters,
+                [parameter.grad for parameter in parameters if parameter.grad is not None],
+                [self._momentum(parameter) for parameter in parameters],
+                [self._rate(parameter, group) for parameter in parameters],
+                momentum=group["momentum"],
+                kept=1 - group["lr"] * group["weight_decay"],
+                stacked=group["stacked"],
+                steps=group["steps"],
+                dtype=group["dtype"],
+            )
+
+    def _step_of_shard(self, parameter: DTensor, group: dict[str, Any]) -> None:
+        gradient, buffer = parameter.grad, self._momentum(parameter)
+        assert isinstance(gradient, DTensor)
         buffer.lerp_(gradient, 1 - group["momentum"])
         direction = gradient.lerp(buffer, group["momentum"])
-
-        stacked = group["stacked"]
-        rows, columns = parameter.shape[-2] // stacked, parameter.shape[-1]
-        rate = group["lr"] * rate_scale(rows, columns, group["scale"])
+        assert isinstance(direction, DTensor)
+        own_experts = direction.ndim == 3 and all(
+            placement.is_replicate() or placement == Shard(0) for placement in direction.placements
+        )
+        whole = direction.to_local() if own_experts else direction.full_tensor()
+        stacked = apart(whole, group["stacked"])
+        update = orthogonalise(stacked, steps=group["steps"], dtype=group["dtype"])
+        update = update.reshape(whole.shape).to(direction.dtype)
+        if not own_experts:
+            # Every rank has the whole result already: cut, do not send.
+            update = distribute_tensor(
+                update, direction.device_mesh, direction.placements, src_data_rank=None
+            ).to_local()
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-
-        if isinstance(direction, DTensor):
-            own_experts = direction.ndim == 3 and all(
-                placement.is_replicate() or placement == Shard(0)
-                for placement in direction.placements
-            )
-            whole = direction.to_local() if own_experts else direction.full_tensor()
-            update = _orthogonalise_stacked(whole, stacked, group).to(direction.dtype)
-            if not own_experts:
-                # Every rank has the whole result already: cut, do not send.
-                update = distribute_tensor(
-                    update, direction.device_mesh, direction.placements, src_data_rank=None
-                ).to_local()
-            assert isinstance(parameter, DTensor)
-            parameter.to_local().add_(update, alpha=-rate)
-        else:
-            parameter.add_(_orthogonalise_stacked(direction, stacked, group), alpha=-rate)
-
-
-def _orthogonalise_stacked(update: Tensor, stacked: int, group: dict[str, Any]) -> Tensor:
-    if stacked == 1:
-        apart = update
-    else:
-        apart = update.reshape(-1, update.shape[-2] // stacked, update.shape[-1])
-    result = orthogonalise(apart, steps=group["steps"], dtype=group["dtype"])
-    return result.reshape(update.shape)
+        parameter.to_local().add_(update, alpha=-self._rate(parameter, group))

@@ -19,7 +19,7 @@ from plait.kernels.native import cache, trial
 
 SOURCES = (
     *("sixteen.h", "vectors.h", "lanes.h", "tiles.h", "products.h"),
-    *("experts.cpp", "attention.cpp", "cross_entropy.cpp", "decoding.cpp", "rows.cpp"),
+    *("experts.cpp", "attention.cpp", "cross_entropy.cpp", "decoding.cpp", "rows.cpp", "muon.cpp"),
 )
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
 # they change no result.

@@ -147,9 +147,11 @@ void pack(Source rows, int64_t K, int64_t N, Packed<T>* out) {
   }
 }
 
-// Packs B(k, n) = from[n * K + k]: a weight matrix (N × K) on the right-hand side, transposed.
+// Packs B(k, n) = from[n * stride + k]: a matrix (N × K) on the right-hand side, transposed; without a
+// stride its rows follow each other.
 template <typename T, typename From>
-void pack_transposed(const From* from, int64_t K, int64_t N, Packed<T>* out) {
+void pack_transposed(const From* from, int64_t K, int64_t N, Packed<T>* out, int64_t stride = 0) {
+  if (!stride) stride = K;
   constexpr int64_t step = 16 * kUnit<T>;
   for (int64_t j = 0; j < N; j += kPanel) {
     int64_t width = std::min(kPanel, N - j), piece = K / kUnit<T> * width;
@@ -159,7 +161,7 @@ void pack_transposed(const From* from, int64_t K, int64_t N, Packed<T>* out) {
         Units v[kPieces<T>][16];
         for (int64_t i = 0; i < 16; ++i) {
           Units units[kPieces<T>];
-          units_along<T>(from + (j + n + i) * K + k, units);
+          units_along<T>(from + (j + n + i) * stride + k, units);
           for (int p = 0; p < kPieces<T>; ++p) v[p][i] = units[p];
         }
         for (int p = 0; p < kPieces<T>; ++p) {
