@@ -8,12 +8,19 @@ import pytest
 from rich.console import Console
 
 from made_up_study import made_up_config, write_study
+from plait.config.counts import count
 from plait.report.terminal.power_table import show
 from plait.statistics import power
 from plait.studies.contrasts import Contrast
 from plait.studies.planning import resolutions
 from plait.studies.results import read_study
-from plait.studies.throughput import FILE, Throughput, measure
+from plait.studies.throughput import (
+    BYTES_A_PARAMETER,
+    FILE,
+    Throughput,
+    measure,
+    most_at_once,
+)
 
 
 def _pilot(root: Path, noise: float, seeds: int = 6) -> Path:
@@ -63,20 +70,36 @@ def test_runs_side_by_side_only_where_that_is_clearly_faster(
     assert Throughput(2, alone, together).best == (together if jobs == 2 else alone)
 
 
-def test_what_was_measured_is_not_measured_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Processes that were started to measure with."""
     import plait.studies.throughput as throughput
 
-    asked = []
+    started: list[int] = []
 
-    def measured(configuration: Path, processes: int, each: int) -> float:
-        asked.append((processes, each))
+    def measured(configuration: Path, processes: int) -> float:
+        started.append(processes)
         return 100.0 * processes
 
     monkeypatch.setattr(throughput, "_tokens_per_second", measured)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    first = measure(made_up_config(), tmp_path)
-    assert measure(made_up_config(), tmp_path) == first == Throughput(2, 100.0, 200.0)
-    assert asked == [(1, 2), (2, 1)]
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    return started
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, asked: list[int]) -> None:
+    first = measure(made_up_config(), tmp_path, 20)
+    assert measure(made_up_config(), tmp_path, 30) == first == Throughput(8, 100.0, 800.0)
+    assert asked == [1, 8]
     assert (tmp_path / FILE).is_file()
+
+
+def test_no_more_processes_measure_than_runs_wait_or_memory_holds(
+    tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert measure(made_up_config(), tmp_path, 3) == Throughput(3, 100.0, 300.0)
+    assert measure(made_up_config(), tmp_path, 1) == Throughput(1, 100.0, 100.0)
+    assert asked == [1, 3, 1]
+    stored = count(made_up_config().model).stored
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 5 * 2 * BYTES_A_PARAMETER * stored}
+    monkeypatch.setattr("os.sysconf", pages.__getitem__)
+    assert most_at_once(made_up_config(), 20) == 5

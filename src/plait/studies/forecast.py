@@ -56,7 +56,7 @@ def forecast(study: Study, root: Path, *, cpu: bool) -> Forecast:
     flops = sum(count(run.config.model).flops_training * run.tokens for run in waiting)
     speed = None
     if cpu and len(waiting) > 1 and flops > WORTH_MEASURING:
-        speed = measure(study.variants[study.baseline], root / study.name)
+        speed = measure(study.variants[study.baseline], root / study.name, len(waiting))
     return Forecast(
         runs=len(waiting),
         tokens=sum(run.tokens for run in waiting),

@@ -1,7 +1,7 @@
-"""How many runs at a time are fastest here: N of one thread each, or one of N. A few steps tell.
+"""How many runs at a time are fastest here: N that share the threads, or one with all of them.
 
-`python -m plait.studies.throughput CONFIG.yaml` trains a few steps and prints its tokens per
-second; `measure` starts it once with all threads, then once for each thread at the same time.
+A few steps tell. `python -m plait.studies.throughput CONFIG.yaml` trains them and prints its tokens
+per second; `measure` starts it once with all threads, then several times at once.
 """
 
 import contextlib
@@ -16,25 +16,28 @@ from typing import Any
 
 from plait.atomic import write_json
 from plait.config import TrainConfig
+from plait.config.counts import count
 from plait.config.files import config_hash, load_yaml, save_yaml
 from plait.reading import read_json
 
 WARM_UP, SECONDS, LEAST_STEPS = 3, 4.0, 3
 FILE = "throughput.json"
+BYTES_A_PARAMETER = 32
+"""weight, gradient, two moments, and as much again for what a step keeps"""
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Tokens per second of one run with all threads, and of a run per thread together."""
+    """Tokens per second of one run with all threads, and of several together."""
 
-    threads: int
+    several: int
     alone: float
     together: float
 
     @property
     def jobs(self) -> int:
         """Runs at a time that are fastest; one where they hardly differ, since it ends sooner."""
-        return self.threads if self.together > 1.05 * self.alone else 1
+        return self.several if self.together > 1.05 * self.alone else 1
 
     @property
     def best(self) -> float:
@@ -50,33 +53,47 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def measure(config: TrainConfig, folder: Path) -> Throughput:
-    """Measure on this machine, once for each configuration: the answer is kept in `folder`."""
-    count = threads()
-    path, key = folder / FILE, f"{config_hash(config)} {count}"
+def most_at_once(config: TrainConfig, runs: int) -> int:
+    """Runs that threads, waiting runs and memory leave room for: at least one."""
+    own = BYTES_A_PARAMETER * count(config.model).stored
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(threads(), runs, memory // (2 * own)))
+
+
+def measure(config: TrainConfig, folder: Path, runs: int) -> Throughput:
+    """Measure on this machine, once for each configuration: the answer is kept in `folder`.
+
+    Args:
+        config: of a run like those that wait.
+        folder: of the study.
+        runs: that wait.
+    """
+    several = most_at_once(config, runs)
+    path, key = folder / FILE, f"{config_hash(config)} {threads()} {several}"
     known: dict[str, Any] = {}
     if path.is_file():
         known = read_json(path, "delete it")
     kept = known.get(key)
     if isinstance(kept, dict) and {*kept} == {"alone", "together"}:
-        return Throughput(count, **kept)
+        return Throughput(several, **kept)
     with tempfile.TemporaryDirectory() as place:
         configuration = Path(place) / "config.yaml"
         save_yaml(config, configuration)
-        alone = _tokens_per_second(configuration, processes=1, each=count)
-        together = _tokens_per_second(configuration, processes=count, each=1)
+        alone = _tokens_per_second(configuration, processes=1)
+        together = alone if several == 1 else _tokens_per_second(configuration, several)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {**known, key: {"alone": alone, "together": together}})
-    return Throughput(count, alone, together)
+    return Throughput(several, alone, together)
 
 
-def _tokens_per_second(configuration: Path, processes: int, each: int) -> float:
-    """Sum over processes that run at the same time.
+def _tokens_per_second(configuration: Path, processes: int) -> float:
+    """Sum over processes that run at the same time and share the threads.
 
     Raises:
         ValueError: one of them failed; its last line says why.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": str(each), "MKL_NUM_THREADS": str(each)}
+    each = str(threads() // processes)
+    environment = os.environ | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each}
     command = [sys.executable, "-m", "plait.studies.throughput", str(configuration)]
     running = [
         subprocess.Popen(
