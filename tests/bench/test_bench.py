@@ -8,8 +8,10 @@ import torch
 
 from plait.bench import comparison
 from plait.bench.contestants import ours, theirs
+from plait.bench.measuring import types
 from plait.bench.pieces import PIECES, experts, growth, optimizers, step_parts
 from plait.bench.shapes import SHAPES
+from plait.kernels import processor
 
 
 @pytest.mark.slow
@@ -18,18 +20,23 @@ def test_the_whole_bench_on_a_toy_shape(tmp_path: Path) -> None:
     result = comparison.run(shapes=("tiny",), json_path=path, rounds=1)
     assert json.loads(path.read_text()) == result
     assert result["machine"]["torch"] == torch.__version__
-    for precision in ("fp32", "bf16"):
+    precisions = [p for p in comparison.PRECISIONS if p in result["shapes"]["tiny"]]
+    assert precisions == (["fp32", "bf16"] if processor.multiplies_bf16() else ["fp32"])
+    for precision in precisions:
         row = result["shapes"]["tiny"][precision]
+        assert row["muon"]["ratio"] > 0
         assert row["ratio"] > 0
         assert row["ceiling_share"] > 0
         assert row["memory_ratio"] > 0
     assert result["shapes"]["tiny"]["shared"].keys() == SHAPES["tiny"].variants().keys()
 
 
-def test_both_sides_begin_and_train_alike() -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_both_sides_begin_and_train_alike(optimizer: str) -> None:
     shape = SHAPES["tiny"]
     cpu = torch.device("cpu")
-    mine, other = ours(shape.config(), "fp32", cpu), theirs(shape, "fp32", cpu)
+    mine = ours(shape.config(), "fp32", cpu, optimizer)
+    other = theirs(shape, "fp32", cpu, optimizer)
     batches = shape.batches()
     for _ in range(3):
         batch = next(batches)
@@ -46,7 +53,8 @@ def test_each_piece_is_measured_at_toy_sizes(monkeypatch: pytest.MonkeyPatch) ->
         "growth": list(growth.lines()),
     }
     assert printed.keys() == PIECES.keys()
-    assert [len(lines) for lines in printed.values()] == [2, 6, 6, 5]
+    precisions = len(types(torch.device("cpu")))
+    assert [len(lines) for lines in printed.values()] == [precisions, 3 * precisions, 6, 5]
 
 
 @pytest.mark.parametrize("asked", [{"shapes": ("Z",)}, {"precisions": ("fp8",)}])

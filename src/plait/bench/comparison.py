@@ -5,7 +5,8 @@ every step, with the same mathematics, weights, optimizer and clipping on both s
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from plait.bench.memory import peak_above_model
 from plait.bench.shapes import SHAPES, Shape
 from plait.config.counts import count
 from plait.kernels import processor
+from plait.kernels.precision import compute_type
 from plait.model import LanguageModel
 from plait.model.generate import generate
 from plait.parallel import default_device
@@ -30,7 +32,7 @@ Result = dict[str, Any]
 
 
 def run(
-    shapes: Sequence[str] = ("A", "B", "C", "D"),
+    shapes: Sequence[str] = ("N", "A", "B", "C", "D"),
     precisions: Sequence[str] = PRECISIONS,
     json_path: Path | None = None,
     rounds: int = 5,
@@ -64,23 +66,33 @@ def run(
     console = console or Console()
     place = default_device(device)
     found = processor.configure()
+    if "bf16" in precisions and compute_type(place.type, "bf16") != torch.bfloat16:
+        precisions = ("fp32",)
+        console.print("this processor has no units for bf16: what asks for it is trained in fp32")
     result: Result = {
         "machine": {**measuring.machine(place), "fp32_setting": found.fp32_setting},
         "shapes": {},
     }
     for name in shapes:
+        shape = SHAPES[name]
         entry: Result = {}
-        for precision in precisions:
-            with console.status(f"shape {name}, {precision}: {rounds} rounds"):
-                entry[precision] = _speed(SHAPES[name], precision, rounds, place)
-            if memory:
-                with console.status(f"shape {name}, {precision}: memory"):
-                    entry[precision] |= _memory(name, precision, entry[precision]["best"], device)
-        if extras:
-            with console.status(f"shape {name}: decoding"):
-                entry["decoding_ratio"] = _decoding(SHAPES[name], place)
-            with console.status(f"shape {name}: shared parts"):
-                entry["shared"] = _shared(SHAPES[name], precisions[-1], rounds, place)
+        with _threads(shape.threads):
+            for precision in precisions:
+                first, *others = shape.optimizers
+                with console.status(f"shape {name}, {precision}: {rounds} rounds"):
+                    entry[precision] = _speed(shape, precision, rounds, place, first)
+                for other in others:
+                    with console.status(f"shape {name}, {precision}, {other}: {rounds} rounds"):
+                        entry[precision][other] = _speed(shape, precision, rounds, place, other)
+                if memory:
+                    with console.status(f"shape {name}, {precision}: memory"):
+                        best = entry[precision]["best"]
+                        entry[precision] |= _memory(name, precision, best, device)
+            if extras:
+                with console.status(f"shape {name}: decoding"):
+                    entry["decoding_ratio"] = _decoding(shape, place)
+                with console.status(f"shape {name}: shared parts"):
+                    entry["shared"] = _shared(shape, precisions[-1], rounds, place)
         result["shapes"][name] = entry
         if json_path is not None:
             json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -88,11 +100,24 @@ def run(
     return result
 
 
-def _speed(shape: Shape, precision: str, rounds: int, device: torch.device) -> Result:
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _speed(
+    shape: Shape, precision: str, rounds: int, device: torch.device, optimizer: str
+) -> Result:
     """Time whole training steps; seconds per step by contestant are in "seconds"."""
     batches = shape.batches()
     config = shape.config()
-    mine, other = ours(config, precision, device), theirs(shape, precision, device)
+    mine = ours(config, precision, device, optimizer)
+    other = theirs(shape, precision, device, optimizer)
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     ceilings: list[float] = []
     product = measuring.product(dtype, device)
@@ -128,7 +153,7 @@ def _speed(shape: Shape, precision: str, rounds: int, device: torch.device) -> R
         "best": best,
         "seconds": seconds,
     }
-    if precision == "bf16":
+    if precision == "bf16" and optimizer == "adamw":
         # in a run of their own, beside ours again: a third model's memory would not fit everywhere
         del other, contestants
         pure = theirs(shape, "pure-bf16", device)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from plait.kernels.precision import compute_type
+
 
 def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Return each one's median seconds over `rounds`, all of them in turn in every round.
@@ -23,6 +25,12 @@ def interleaved(contestants: Mapping[str, Callable[[], object]], rounds: int) ->
             contestants[name]()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def types(device: torch.device) -> tuple[torch.dtype, ...]:
+    """Return the types that are worth measuring: bf16 only where there are units for it."""
+    fast = compute_type(device.type, "bf16")
+    return (torch.float32,) if fast == torch.float32 else (torch.float32, fast)
 
 
 def product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> Callable[[], float]:

@@ -30,6 +30,10 @@ class Shape:
     sequence: int
     batch: int
     vocabulary: int
+    threads: int | None = None
+    """that both sides have; None: as many as the process"""
+    optimizers: tuple[str, ...] = ("adamw",)
+    """that both sides train with, the first one in all figures"""
 
     @property
     def tokens(self) -> int:
@@ -77,6 +81,9 @@ SHAPES = {
     "B": Shape(6, 256, 8, 64, 8, 256, 256, 8, 16384),
     "C": Shape(8, 512, 8, 16, 2, 512, 512, 8, 16384),
     "D": Shape(6, 512, 8, 64, 8, 256, 512, 8, 16384),
+    # what studies train where each run has a thread: nano, and with a larger vocabulary
+    "N": Shape(8, 128, 4, 16, 3, 64, 128, 8, 8192, threads=1, optimizers=("adamw", "muon")),
+    "nano": Shape(8, 128, 4, 16, 3, 64, 128, 8, 2048, threads=1, optimizers=("adamw", "muon")),
     # not a measurement: lets a test run the whole bench
-    "tiny": Shape(2, 64, 2, 8, 2, 64, 64, 2, 256),
+    "tiny": Shape(2, 64, 2, 8, 2, 64, 64, 2, 256, threads=1, optimizers=("adamw", "muon")),
 }

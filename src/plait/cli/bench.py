@@ -8,7 +8,7 @@ from plait.cli.output import console, say
 
 
 def bench(
-    shapes: tuple[str, ...] = ("A", "B", "C", "D"),
+    shapes: tuple[str, ...] = ("N", "A", "B", "C", "D"),
     precision: tuple[str, ...] = ("fp32", "bf16"),
     rounds: int = 5,
     json: Path | None = None,

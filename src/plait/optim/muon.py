@@ -51,6 +51,9 @@ class Muon(torch.optim.Optimizer):
 
     """
 
+    move: Callable[..., None] = staticmethod(kernels.muon_step)
+    """what moves parameters; see there"""
+
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
@@ -115,7 +118,7 @@ class Muon(torch.optim.Optimizer):
 
     def _step_of(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         if parameters:
-            kernels.muon_step(
+            self.move(
                 parameters,
                 [parameter.grad for parameter in parameters if parameter.grad is not None],
                 [self._momentum(parameter) for parameter in parameters],

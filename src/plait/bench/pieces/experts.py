@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from plait.bench.measuring import interleaved, product
+from plait.bench.measuring import interleaved, product, types
 from plait.kernels.native import build
 from plait.kernels.table import TABLE
 
@@ -53,7 +53,7 @@ def shares(name: str, bf16: bool, rounds: int = 5) -> tuple[float, dict[str, flo
 def lines() -> Iterator[str]:
     """Yield the shares of each shape, as they come."""
     for name in SHAPES:
-        for bf16 in (False, True):
+        for bf16 in (dtype == torch.bfloat16 for dtype in types(torch.device("cpu"))):
             ceiling, found = shares(name, bf16)
             rounded = {backend: round(share, 2) for backend, share in found.items()}
             precision = "bf16" if bf16 else "fp32"

@@ -7,11 +7,13 @@ import torch
 
 from plait.bench.comparison import interleaved_steps
 from plait.bench.shapes import SHAPES, Shape
+from plait.kernels import processor
 
 
-def lines(precision: str = "bf16") -> Iterator[str]:
-    """Yield a line for each direction of growth, relative to its first entry."""
+def lines() -> Iterator[str]:
+    """Yield a line for each direction of growth, relative to its first entry; in bf16 if it may."""
     cpu = torch.device("cpu")
+    precision = "bf16" if processor.multiplies_bf16() else "fp32"
     a = SHAPES["A"]
     dense = replace(a, experts=1, top_k=1, expert_width=a.top_k * a.expert_width)
     directions: dict[str, dict[str | int, Shape]] = {
