@@ -65,7 +65,7 @@ def training(
         ),
         schedule=ScheduleConfig(warmup=tokens // 20),
         evaluation=EvaluationConfig(
-            every=max(1, steps // 6), tokens=16_384, final_tokens=131_072, batch=32
+            every=max(1, steps // 6), tokens=8_192, final_tokens=65_536, batch=32
         ),
         checkpoint=CheckpointConfig(every=max(100, steps // 6)),
         precision="bf16",

@@ -41,13 +41,14 @@ template <int rows>
   }
 }
 
-// One panel of 16 columns, M a multiple of 16; 16 rows are 6 + 6 + 4, as many as registers hold.
+// One panel of 16 columns, M a multiple of 16. 16 rows are 6 + 5 + 5: as many sums as registers hold, and
+// everywhere more than it takes to hide how long one addition is under way (6 + 6 + 4: 0.8 of the speed).
 inline void lane_product(int64_t M, int64_t K, const float* A, int64_t lda, const float* B,
                          float* C, int64_t ldc, bool add) {
   for (int64_t m = 0; m < M; m += 16, A += 16 * lda, C += 16 * ldc) {
     lane_block<6>(K, A, lda, B, C, ldc, add);
-    lane_block<6>(K, A + 6 * lda, lda, B, C + 6 * ldc, ldc, add);
-    lane_block<4>(K, A + 12 * lda, lda, B, C + 12 * ldc, ldc, add);
+    lane_block<5>(K, A + 6 * lda, lda, B, C + 6 * ldc, ldc, add);
+    lane_block<5>(K, A + 11 * lda, lda, B, C + 11 * ldc, ldc, add);
   }
 }
 
