@@ -1,14 +1,14 @@
 """Sums over tokens from which each depth's routing figures follow; padding is never in them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from plait.config import ModelConfig
-from plait.model.balance import load
+from plait.model.balance import alike, loads
 from plait.model.routing import Routing
 
 ByDepth = list[float | None]
@@ -24,56 +24,55 @@ class RoutingMeter:
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self._depth = config.depth
-        self.sums: dict[int, Tensor] = {
-            depth: torch.zeros(config.experts_at(depth) + 3, dtype=torch.float64, device=device)
-            for depth in config.routed_depths
-        }
-        """by routed depth: tokens per expert (E), then tokens, entropy and gate mass"""
+        self._groups = alike(config, config.routed_depths)
+        self.sums: list[Tensor] = [
+            torch.zeros(
+                *(len(depths), config.experts_at(depths[0]) + 3), dtype=torch.float64, device=device
+            )
+            for depths in self._groups
+        ]
+        """for depths with equally many experts, a row for each depth: tokens per expert (E), then
+        tokens, entropy and gate mass"""
 
     @torch.no_grad()
     def add(self, routings: Sequence[Routing | None], keep_T: Tensor | None = None) -> None:
         """Take the routings of one forward, of the tokens that `keep_T` marks."""
-        for depth, routing in enumerate(routings):
-            if routing is None:
-                continue
-            sums = self.sums[depth]
-            entropy_T = torch.special.entr(routing.probs_TE.float()).sum(-1)
-            mass_T = routing.weights_TK.float().sum(-1)
+        for depths, sums in zip(self._groups, self.sums, strict=True):
+            members = [routing for depth in depths if (routing := routings[depth]) is not None]
+            ids_GTK = torch.stack([member.expert_ids_TK for member in members])
+            probs_GTE = torch.stack([member.probs_TE for member in members]).float()
+            mass_GTK = torch.stack([member.weights_TK for member in members]).float()
             if keep_T is not None:
-                entropy_T, mass_T = entropy_T[keep_T], mass_T[keep_T]
-            sums[:-3] += load(routing, keep_T)
-            sums[-3] += len(mass_T)
-            sums[-2] += entropy_T.sum()
-            sums[-1] += mass_T.sum()
+                probs_GTE, mass_GTK = probs_GTE[:, keep_T], mass_GTK[:, keep_T]
+            tokens = sums.new_full((len(depths), 1), mass_GTK.shape[1])
+            entropy_G = torch.special.entr(probs_GTE).sum((1, 2))
+            ends = entropy_G[:, None], mass_GTK.sum((1, 2))[:, None]
+            load_GE = loads(ids_GTK, sums.shape[1] - 3, keep_T)
+            sums += torch.cat((load_GE, tokens, *ends), dim=1)
 
     def loads(self) -> list[tuple[int, Tensor]]:
         """Tokens per expert over all K choices, as (depth, fp32 (E))."""
-        return [(depth, sums[:-3].float()) for depth, sums in self.sums.items()]
+        return [(depth, row[:-3].float()) for depth, row in self._rows().items()]
 
     def shares(self) -> list[list[float] | None]:
         """Each expert's share of the load; the shares of a depth sum to 1."""
-        return [
-            None if sums is None else (sums[:-3] / sums[:-3].sum().clamp_min(1)).tolist()
-            for sums in self._all()
-        ]
+        return self._by_depth(
+            lambda sums: (sums[:, :-3] / sums[:, :-3].sum(1, keepdim=True).clamp_min(1)).tolist()
+        )
 
     def load_max_over_mean(self) -> ByDepth:
         """Load of the fullest expert over the mean load: 1 is balanced, E is collapsed."""
-        return [
-            None if sums is None else float(sums[:-3].max() / sums[:-3].mean().clamp_min(1e-9))
-            for sums in self._all()
-        ]
+        return self._by_depth(
+            lambda sums: (sums[:, :-3].amax(1) / sums[:, :-3].mean(1).clamp_min(1e-9)).tolist()
+        )
 
     def dead_experts(self) -> list[int | None]:
         """Experts that received no token."""
-        return [None if sums is None else int((sums[:-3] == 0).sum()) for sums in self._all()]
+        return self._by_depth(lambda sums: (sums[:, :-3] == 0).sum(1).tolist())
 
     def router_entropy(self) -> ByDepth:
         """Entropy of a token's expert probabilities in nats, averaged over tokens."""
-        return [
-            None if sums is None else float(sums[-2] / sums[-3].clamp_min(1))
-            for sums in self._all()
-        ]
+        return self._by_depth(lambda sums: (sums[:, -2] / sums[:, -3].clamp_min(1)).tolist())
 
     def figures(self) -> dict[str, list[Any]]:
         """Load max/mean, dead experts and router entropy under their names, as JSON has them."""
@@ -87,8 +86,22 @@ class RoutingMeter:
 
     def gate_mass(self) -> float | None:
         """Sum of a token's gates, averaged over tokens and routed depths; None without routers."""
-        masses = [float(sums[-1] / sums[-3].clamp_min(1)) for sums in self.sums.values()]
+        masses = [float(row[-1] / row[-3].clamp_min(1)) for row in self._rows().values()]
         return sum(masses) / len(masses) if masses else None
 
-    def _all(self) -> list[Tensor | None]:
-        return [self.sums.get(depth) for depth in range(self._depth)]
+    def _rows(self) -> dict[int, Tensor]:
+        """The sums of each routed depth, in order."""
+        rows = {
+            depth: row
+            for depths, sums in zip(self._groups, self.sums, strict=True)
+            for depth, row in zip(depths, sums, strict=True)
+        }
+        return dict(sorted(rows.items()))
+
+    def _by_depth(self, read: Callable[[Tensor], list[Any]]) -> list[Any]:
+        """What `read` makes of each group's sums, a value for each of its depths."""
+        found: list[Any] = [None] * self._depth
+        for depths, sums in zip(self._groups, self.sums, strict=True):
+            for depth, value in zip(depths, read(sums), strict=True):
+                found[depth] = value
+        return found

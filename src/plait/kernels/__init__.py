@@ -23,6 +23,7 @@ __all__ = [
     "linear_cross_entropy",
     "muon_step",
     "rms_norm",
+    "scale",
     "total_norm",
 ]
 
@@ -121,6 +122,12 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """
     device = gradients[0].device if gradients else torch.device("cpu")
     return call("total_norm", device, gradients)
+
+
+def scale(gradients: Sequence[Tensor], factor: float) -> None:
+    """Multiply all gradients by a factor, in place."""
+    if gradients:
+        choose("scale", gradients[0].device, gradients, factor).run(gradients, factor)
 
 
 def muon_step(

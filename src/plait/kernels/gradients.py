@@ -1,4 +1,4 @@
-"""The norm of all gradients together."""
+"""All gradients together: their norm, and scaling them."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,17 @@ import torch
 from torch import Tensor
 
 
-def reference(gradients: Sequence[Tensor]) -> Tensor:
+def norm(gradients: Sequence[Tensor]) -> Tensor:
     """Return the root of the sum of squares over all gradients; of DTensors, a DTensor."""
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def native_covers(gradients: Sequence[Tensor]) -> bool:
+def scale(gradients: Sequence[Tensor], factor: float) -> None:
+    """Multiply all by a factor, in place."""
+    torch._foreach_mul_(list(gradients), factor)
+
+
+def native_covers(gradients: Sequence[Tensor], factor: float = 1.0) -> bool:
     """Whether all are plain tensors of float32 on a CPU, without strides of their own."""
     return bool(gradients) and all(
         type(gradient) in (Tensor, torch.nn.Parameter)
@@ -22,7 +27,12 @@ def native_covers(gradients: Sequence[Tensor]) -> bool:
     )
 
 
-def native(gradients: Sequence[Tensor]) -> Tensor:
-    """Do as `reference` does, each gradient read once; the number of threads changes no bit."""
-    norm: Tensor = torch.ops.plait.total_norm(gradients)
-    return norm
+def native_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Do as `norm` does, each gradient read once; the number of threads changes no bit."""
+    found: Tensor = torch.ops.plait.total_norm(gradients)
+    return found
+
+
+def native_scale(gradients: Sequence[Tensor], factor: float) -> None:
+    """Do as `scale` does, in one operation for all."""
+    torch.ops.plait.scale_(gradients, factor)

@@ -89,8 +89,13 @@ TABLE: dict[str, tuple[Backend, ...]] = {
     ),
     "total_norm": (
         # plain float32
-        Backend("native", gradients.native, gradients.native_covers, "cpu"),
-        Backend("reference", gradients.reference),
+        Backend("native", gradients.native_norm, gradients.native_covers, "cpu"),
+        Backend("reference", gradients.norm),
+    ),
+    "scale": (
+        # plain float32
+        Backend("native", gradients.native_scale, gradients.native_covers, "cpu"),
+        Backend("reference", gradients.scale),
     ),
     "muon_step": (
         # plain float32, sizes in multiples of 32 up to 1024

@@ -15,24 +15,43 @@ from plait.model.routing import Routing
 
 def load(routing: Routing, keep_T: Tensor | None = None) -> Tensor:
     """Return the number of tokens that each expert receives (E), over all K choices."""
-    ids_TK = routing.expert_ids_TK if keep_T is None else routing.expert_ids_TK[keep_T]
-    return torch.bincount(ids_TK.reshape(-1), minlength=routing.logits_TE.shape[-1]).float()
+    return loads(routing.expert_ids_TK[None], routing.logits_TE.shape[-1], keep_T)[0]
+
+
+def loads(expert_ids_GTK: Tensor, experts: int, keep_T: Tensor | None = None) -> Tensor:
+    """Return the load of each of G routings over equally many experts: (G, E)."""
+    ids_GTK = expert_ids_GTK if keep_T is None else expert_ids_GTK[:, keep_T]
+    groups = len(ids_GTK)
+    first_G = torch.arange(0, groups * experts, experts, device=ids_GTK.device)
+    ids = (ids_GTK + first_G[:, None, None]).flatten()
+    return torch.bincount(ids, minlength=groups * experts).view(groups, experts).float()
+
+
+def alike(config: ModelConfig, depths: Iterable[int]) -> list[list[int]]:
+    """Group depths that have equally many experts, so that their routings can be stacked."""
+    groups: dict[int, list[int]] = {}
+    for depth in depths:
+        groups.setdefault(config.experts_at(depth), []).append(depth)
+    return list(groups.values())
 
 
 def switch_loss(load_E: Tensor, probs_E: Tensor) -> Tensor:
     """Return E · Σ_e f_e p̄_e with f the load's shares: 1 when balanced, whatever K (2101.03961).
 
     Args:
-        load_E: tokens per expert, in any unit.
-        probs_E: router probabilities, averaged over tokens.
+        load_E: (…, E) tokens per expert, in any unit.
+        probs_E: (…, E) router probabilities, averaged over tokens.
     """
-    share_E = load_E / load_E.sum().clamp_min(1)
-    return len(load_E) * (share_E * probs_E).sum()
+    share_E = load_E / load_E.sum(-1, keepdim=True).clamp_min(1)
+    return load_E.shape[-1] * (share_E * probs_E).sum(-1)
 
 
 def z_loss(logits_TE: Tensor) -> Tensor:
-    """Return the mean over tokens of logsumexp(z)², which keeps logits small (2202.08906)."""
-    return logits_TE.logsumexp(-1).square().mean()
+    """Return the mean over tokens of logsumexp(z)², which keeps logits small (2202.08906).
+
+    (…, T, E) → (…).
+    """
+    return logits_TE.logsumexp(-1).square().mean(-1)
 
 
 @dataclass(frozen=True)
@@ -66,28 +85,34 @@ def balance_losses(
         pool: adds up over processes (tokens per expert, of all groups one after the other); the
             mean over processes of the switch loss is then that of all their tokens. None: alone.
     """
-    if config.balance.scope == "layer":
-        groups: list[tuple[int, ...]] = [(depth,) for depth in config.deciding_depths]
+    by_layer = config.balance.scope == "layer"
+    if by_layer:
+        groups = alike(config, config.deciding_depths)
     else:
         plan = config.plans.experts
-        groups = [plan.uses(b) for b in range(plan.count) if config.experts_in_bank(b) > 1]
-    loads, probs = [], []
+        groups = [list(plan.uses(b)) for b in range(plan.count) if config.experts_in_bank(b) > 1]
+    counted, probs = [], []
     for depths in groups:
-        members = [routing for d in depths if (routing := routings[d]) is not None]
-        loads.append(torch.stack([load(member, keep_T) for member in members]).sum(0))
-        of_group = [m.probs_TE if keep_T is None else m.probs_TE[keep_T] for m in members]
-        probs.append(torch.cat(of_group).mean(0))
-    if not loads:
+        members = [routing for depth in depths if (routing := routings[depth]) is not None]
+        probs_GTE = torch.stack([member.probs_TE for member in members])
+        ids_GTK = torch.stack([member.expert_ids_TK for member in members])
+        load_GE = loads(ids_GTK, probs_GTE.shape[-1], keep_T)
+        probs_GE = (probs_GTE if keep_T is None else probs_GTE[:, keep_T]).mean(1)
+        counted.append(load_GE if by_layer else load_GE.sum(0, keepdim=True))
+        probs.append(probs_GE if by_layer else probs_GE.mean(0, keepdim=True))
+    if not counted:
         return None
     if pool is not None:
-        loads = list(torch.split(pool(torch.cat(loads)), [len(load_E) for load_E in loads]))
-    switch = [switch_loss(*pair) for pair in zip(loads, probs, strict=True)]
+        pooled = pool(torch.cat([load_GE.flatten() for load_GE in counted]))
+        parts = torch.split(pooled, [load_GE.numel() for load_GE in counted])
+        counted = [part.view_as(load_GE) for part, load_GE in zip(parts, counted, strict=True)]
+    switch = [switch_loss(*pair) for pair in zip(counted, probs, strict=True)]
     z = []
-    for depth in config.deciding_depths:
-        routing = routings[depth]
-        assert routing is not None
-        z.append(z_loss(routing.logits_TE if keep_T is None else routing.logits_TE[keep_T]))
-    return BalanceLosses(torch.stack(switch).mean(), torch.stack(z).mean())
+    for depths in alike(config, config.deciding_depths):
+        members = [routing for depth in depths if (routing := routings[depth]) is not None]
+        logits_GTE = torch.stack([member.logits_TE for member in members])
+        z.append(z_loss(logits_GTE if keep_T is None else logits_GTE[:, keep_T]))
+    return BalanceLosses(torch.cat(switch).mean(), torch.cat(z).mean())
 
 
 def bias_key(config: ModelConfig, depth: int) -> str:

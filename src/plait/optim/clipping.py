@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
+
+from plait import kernels
 
 
 def clip_(gradients: Sequence[Tensor], norm: float, largest: float) -> None:
@@ -14,4 +15,4 @@ def clip_(gradients: Sequence[Tensor], norm: float, largest: float) -> None:
     """
     factor = largest / (norm + 1e-6)
     if not factor >= 1:
-        torch._foreach_mul_(list(gradients), factor)
+        kernels.scale(gradients, factor)

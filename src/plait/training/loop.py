@@ -181,7 +181,7 @@ class _Run:
             reduce_gradients(state.model, now=micro_step == state.accumulation - 1)
             sums += self._forward_and_backward(meter)
         loss, switch, z = (self.world.mean(sums) / state.accumulation).tolist()
-        for total in meter.sums.values():
+        for total in meter.sums:
             self.world.sum(total)
 
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]

@@ -161,6 +161,27 @@ at::Tensor total_norm(at::TensorList tensors) {
   return at::full({}, std::sqrt(sum), at::kFloat);
 }
 
+// Every number of all tensors, float32, times a factor.
+void scale_(at::TensorList tensors, double factor) {
+  struct Block {
+    float* from;
+    int64_t size;
+  };
+  std::vector<Block> blocks;
+  for (const auto& tensor : tensors) {
+    TORCH_CHECK(tensor.scalar_type() == at::kFloat && tensor.is_contiguous());
+    float* from = tensor.mutable_data_ptr<float>();
+    for (int64_t i : steps(tensor.numel(), kNormBlock)) {
+      blocks.push_back({from + i, std::min(kNormBlock, tensor.numel() - i)});
+    }
+  }
+  at::parallel_for(0, int64_t(blocks.size()), 8, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      scale_row(blocks[size_t(b)].from, float(factor), blocks[size_t(b)].size);
+    }
+  });
+}
+
 std::tuple<at::Tensor, at::Tensor> rms_norm_forward(const at::Tensor& x, const at::Tensor& weight,
                                                     double eps, at::ScalarType out) {
   auto y = at::empty(x.sizes(), x.options().dtype(out));
@@ -197,6 +218,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy, const
 TORCH_LIBRARY_FRAGMENT(plait, m) {
   m.def("cross_entropy_(Tensor(a!) logits, Tensor targets, float scale, bool gradient) -> Tensor");
   m.def("total_norm(Tensor[] tensors) -> Tensor");
+  m.def("scale_(Tensor(a!)[] tensors, float factor) -> ()");
   m.def("rms_norm_forward(Tensor x, Tensor weight, float eps, ScalarType out) -> (Tensor, Tensor)");
   m.def("rms_norm_backward(Tensor dy, Tensor x, Tensor weight, Tensor scales) -> (Tensor, Tensor)");
 }
@@ -204,6 +226,7 @@ TORCH_LIBRARY_FRAGMENT(plait, m) {
 TORCH_LIBRARY_IMPL(plait, CPU, m) {
   m.impl("cross_entropy_", &plait::cross_entropy_);
   m.impl("total_norm", &plait::total_norm);
+  m.impl("scale_", &plait::scale_);
   m.impl("rms_norm_forward", &plait::rms_norm_forward);
   m.impl("rms_norm_backward", &plait::rms_norm_backward);
 }
