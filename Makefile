@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test wheel clean
 
 demo: .venv/.demo
 	$(BIN)/plait study run demo
@@ -17,6 +17,13 @@ test: .venv/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# With kernels for the common processors inside, compiled against the torch that is installed.
+wheel: .venv/.demo
+	$(BIN)/python -m plait.kernels.native.ready
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(INSTALL) wheel
+	$(BIN)/python -m wheel tags --remove --platform-tag linux_x86_64 dist/plait-*-none-any.whl
 
 # A stamp is written only when everything before it went well, so a broken try is done again.
 .venv/.demo: Makefile pyproject.toml constraints.txt
@@ -32,4 +39,4 @@ test: .venv/.dev
 	@touch $@
 
 clean:
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist src/plait/kernels/native/compiled .mypy_cache .ruff_cache .pytest_cache .hypothesis

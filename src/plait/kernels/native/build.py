@@ -9,13 +9,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from plait.atomic import own_folder, write_json
 from plait.kernels import processor
-from plait.kernels.native import cache, trial
+from plait.kernels.native import cache, ready, trial
 
 SOURCES = (
     *("sixteen.h", "vectors.h", "lanes.h", "tiles.h", "products.h"),
@@ -24,7 +25,7 @@ SOURCES = (
 # -fno-math-errno and -fno-trapping-math let loops with divisions and comparisons become vectors;
 # they change no result.
 FLAGS = (
-    *("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-w"),
+    *("-O3", "-mprefer-vector-width=512", "-std=c++20", "-fPIC", "-w"),
     *("-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
 )
 LINKED = ("-ltorch_cpu", "-lc10")
@@ -59,9 +60,9 @@ def _library() -> Path:
     nothing from the library that is there.
     """
     built_from = {
-        "sources": _hash(*(part for name in SOURCES for part in (name, _text(HERE / name)))),
+        "sources": _sources(),
         "flags": " ".join((*_flags(), *LINKED)),
-        "torch": f"{torch.__version__} {torch.version.git_version} {torch.version.cuda}",
+        "torch": _torch(),
         "processor": f"{platform.system()} {platform.machine()} {processor.flags()}",
     }
     key = _hash(json.dumps(built_from))[:16]
@@ -74,6 +75,14 @@ def _library() -> Path:
     raise RuntimeError(
         "there is no folder for compiled kernels that only you can write; PLAIT_CACHE names one"
     )
+
+
+def _sources() -> str:
+    return _hash(*(part for name in SOURCES for part in (name, _text(HERE / name))))
+
+
+def _torch() -> str:
+    return f"{torch.__version__} {torch.version.git_version} {torch.version.cuda}"
 
 
 def _built(entry: Path, built_from: dict[str, str]) -> Path:
@@ -89,11 +98,18 @@ def _built(entry: Path, built_from: dict[str, str]) -> Path:
             return entry
         if os.path.lexists(entry):
             log.warning("the compiled kernels in %s are not used: %s", entry, flaw)
+        if (found := ready.library(built_from["sources"], built_from["torch"])) is not None:
+            shutil.copyfile(found, new / cache.LIBRARY)
+            problem = trial.problem_in_a_child(new / cache.LIBRARY)
+            if problem is None:
+                cache.store(new, entry, built_from, f"came with Plait, for {found.parent.name}")
+                return entry
+            log.warning("the kernels that came with Plait are not used: %s", problem)
         compiler, version = _compiler()
         _raise_what_failed_before(failure, version)
         log.warning("compiling the kernels for this processor, once (about a minute)")
         try:
-            _compile(compiler, new / cache.LIBRARY)
+            _compile(compiler, _flags(), new / cache.LIBRARY)
             if (problem := trial.problem_in_a_child(new / cache.LIBRARY)) is not None:
                 raise RuntimeError(problem)
         except RuntimeError as error:
@@ -129,17 +145,38 @@ def _raise_what_failed_before(failure: Path, version: str) -> None:
 
 
 def _flags() -> tuple[str, ...]:
+    """What the compiler is told for this very processor."""
     units = ("-DPLAIT_TILES",) if processor.use_tiles() else ()
     if not processor.has_long_vectors():
         units = ("-DPLAIT_LANES", *(("-mno-avx512f",) if platform.machine() == "x86_64" else ()))
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    return *FLAGS, *units, abi
+    return "-march=native", *FLAGS, *units, _abi()
 
 
-def _compile(compiler: str, library: Path) -> None:
+def _abi() -> str:
+    return f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+
+
+def make_ready(names: Sequence[str] = ()) -> None:
+    """Compile the libraries that a wheel carries, for these kinds of processors or for all.
+
+    Raises:
+        RuntimeError: there is no compiler, or it fails.
+    """
+    compiler, _ = _compiler()
+    for kind in ready.KINDS:
+        if names and kind.name not in names:
+            continue
+        flags = (f"-march={kind.architecture}", *FLAGS, *kind.units, _abi())
+        with tempfile.TemporaryDirectory() as folder:
+            compiled = Path(folder) / cache.LIBRARY
+            _compile(compiler, flags, compiled)
+            ready.store(compiled, kind, _sources(), _torch())
+
+
+def _compile(compiler: str, flags: Sequence[str], library: Path) -> None:
     root = Path(torch.__file__).parent
     include = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}"]
-    command = [compiler, *_flags()]
+    command = [compiler, *flags]
     # a name that a compiler which outlives its killed process does not write to
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         sources = [HERE / name for name in SOURCES if name.endswith(".cpp")]
