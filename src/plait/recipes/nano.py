@@ -48,22 +48,24 @@ def training(
     """Ours for two cores: minutes, not hours. Shorter `tokens` shorten the warm-up with them.
 
     What is known of it stands in docs/lab/2026-11-24-recipe.md: Muon for quiet gradients, small
-    batches and a small vocabulary for what is learned in a minute, embeddings five times as fast as
-    routers. The topology's factor leaves S at CT-MoE's own rate of 0.02.
+    batches and a small vocabulary for what is learned in a minute, embeddings ten times as fast as
+    routers, a linear fall from warm-up to end. The topology's factor leaves S at CT-MoE's own rate
+    of 0.02.
     """
-    steps = tokens // (8 * 128)
+    steps, warmup = tokens // (8 * 128), tokens // 20
     return TrainConfig(
         model=model,
         data=DataConfig(corpus=corpus, sequence_length=128, batch=8),
         tokens=tokens,
         optimizer=OptimizerConfig(
             name="muon",
-            learning_rate=2e-2,
+            learning_rate=3e-2,
+            momentum=0.9,
             adamw_factor=0.1,
-            embedding_factor=5.0,
-            topology_factor=10.0,
+            embedding_factor=10.0,
+            topology_factor=7.0,
         ),
-        schedule=ScheduleConfig(warmup=tokens // 20),
+        schedule=ScheduleConfig(name="wsd", warmup=warmup, decay=tokens - warmup),
         evaluation=EvaluationConfig(
             every=max(1, steps // 6), tokens=8_192, final_tokens=65_536, batch=32
         ),
