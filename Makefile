@@ -20,7 +20,7 @@ test: .venv/.dev
 
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo
-	$(BIN)/python -m plait.kernels.native.ready
+	$(BIN)/python -m plait.kernels.native.build
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(INSTALL) wheel
 	$(BIN)/python -m wheel tags --remove --platform-tag linux_x86_64 dist/plait-*-none-any.whl

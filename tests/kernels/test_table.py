@@ -59,6 +59,11 @@ def arguments(
             return normal(300, width), normal(64, width), targets
         case "total_norm":
             return ([normal(3, width).detach(), normal(7).detach()],)
+        case "scale":
+            return [normal(3, width).detach(), normal(7).detach()], 0.3
+        case "muon_step":
+            of = [[normal(2, 64, width).detach().float()] for _ in range(3)]
+            return *of, [0.1], 0.9, 0.99, 2, 5, dtype
     raise AssertionError(f"{operation} is new in the table: say here what it is called with")
 
 
@@ -67,9 +72,12 @@ def results(row: Backend, given: tuple[Any, ...], gradients: bool) -> list[Tenso
     with torch.set_grad_enabled(gradients):
         y = row.run(*given)
     tensors = [t for t in given if isinstance(t, Tensor)]
+    lists = [t for many in given if isinstance(many, list) for t in many if isinstance(t, Tensor)]
     leaves = [t for t in tensors if t.requires_grad]
+    if y is None:  # it works in place
+        return [*tensors, *lists]
     if not gradients or not leaves:
-        return [y, *tensors]
+        return [y, *tensors, *lists]
     loss = (y.float() * torch.arange(y.numel()).view(y.shape).cos()).sum()
     return [y, *torch.autograd.grad(loss, leaves)]
 

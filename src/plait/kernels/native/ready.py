@@ -1,6 +1,6 @@
 """Libraries compiled beforehand, which a wheel carries: no compiler and no minute are needed then.
 
-`python -m plait.kernels.native.ready` compiles one for each kind of processor, against the torch
+`python -m plait.kernels.native.build` compiles one for each kind of processor, against the torch
 that is installed, into the folder that `make wheel` packs. What is taken from there is tried in a
 process of its own first, as what is compiled here is.
 """
@@ -8,7 +8,6 @@ process of its own first, as what is compiled here is.
 import hashlib
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,9 +83,3 @@ def store(compiled: Path, kind: Kind, sources: str, torch: str) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-if __name__ == "__main__":
-    from plait.kernels.native import build
-
-    build.make_ready(sys.argv[1:])
