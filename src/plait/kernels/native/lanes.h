@@ -1,5 +1,6 @@
-// Float32 products on plain vectors, for processors on which torch has no brgemm (AVX2, NEON). Operands of
-// bfloat16 are widened when they are packed: the products then cost what float32 costs, and no more.
+// Float32 products on plain vectors, for processors on which torch has no brgemm (AVX2, NEON).
+// Operands of bfloat16 are widened when they are packed: the products then cost what float32 costs,
+// and no more.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -41,8 +42,9 @@ template <int rows>
   }
 }
 
-// One panel of 16 columns, M a multiple of 16. 16 rows are 6 + 5 + 5: as many sums as registers hold, and
-// everywhere more than it takes to hide how long one addition is under way (6 + 6 + 4: 0.8 of the speed).
+// One panel of 16 columns, M a multiple of 16. 16 rows are 6 + 5 + 5: as many sums as registers
+// hold, and everywhere more than it takes to hide how long one addition is under way (6 + 6 + 4:
+// 0.8 of the speed).
 inline void lane_product(int64_t M, int64_t K, const float* A, int64_t lda, const float* B,
                          float* C, int64_t ldc, bool add) {
   for (int64_t m = 0; m < M; m += 16, A += 16 * lda, C += 16 * ldc) {

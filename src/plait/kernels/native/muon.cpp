@@ -1,5 +1,5 @@
-// Muon's step as tasks, one matrix each: momentum, the nearest half-orthogonal matrix by the quintic
-// Newton–Schulz iteration, and the update, while the matrix stays in one thread's cache.
+// Muon's step as tasks, one matrix each: momentum, the nearest half-orthogonal matrix by the
+// quintic Newton–Schulz iteration, and the update, while the matrix stays in one thread's cache.
 #include <torch/library.h>
 
 #include <cmath>
@@ -24,7 +24,8 @@ struct Square {
   float* row(int64_t i) const { return data + i * stride; }
 };
 
-// `x` as a left-hand side; `slot` is where it is made if its numbers must be taken apart or rounded.
+// `x` as a left-hand side; `slot` is where it is made if its numbers must be taken apart or
+// rounded.
 template <typename T>
 Rows<T> left(const Square& x, int64_t rows, int slot) {
   if constexpr (std::is_same_v<Piece<T>, float>) {
@@ -37,8 +38,8 @@ Rows<T> left(const Square& x, int64_t rows, int slot) {
 }
 
 // The first `columns` of a transposed matrix, in squares of sixteen.
-inline void transposed(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
-                       int64_t to_stride) {
+inline void transposed(const float* from, int64_t from_stride, int64_t rows, int64_t columns,
+                       float* to, int64_t to_stride) {
   for (int64_t i = 0; i < rows; i += 16) {
     for (int64_t j = 0; j < columns; j += 16) {
       Units v[16];
@@ -49,7 +50,8 @@ inline void transposed(const float* from, int64_t from_stride, int64_t rows, int
   }
 }
 
-// C (n × n) = A · packed B where that is symmetric: blocks from the diagonal down, then their mirrors.
+// C (n × n) = A · packed B where that is symmetric: blocks from the diagonal down, then their
+// mirrors.
 template <typename T>
 void symmetric_product(int64_t n, int64_t K, Rows<T> A, const Packed<T>* B, const Square& C) {
   for (int64_t j = 0; j < n; j += kPanel) {
@@ -79,8 +81,8 @@ inline void polynomial(int64_t n, const Square& g, const Square& p) {
   }
 }
 
-// Orthogonalises x (n × m, n ≤ m): singular values near 1. The iteration multiplies x from the left by
-// polynomials of its gram matrix g, so in float32 they are multiplied up alone (q), and x once.
+// Orthogonalises x (n × m, n ≤ m): singular values near 1. The iteration multiplies x from the left
+// by polynomials of its gram matrix g, so in float32 they are multiplied up alone (q), and x once.
 template <typename T>
 void iterate_gram(int64_t n, int64_t m, int64_t steps, const Square& x, const Square& result) {
   Square g(1, n, n), p(2, n, n), q(3, n, n), next(4, n, n);
@@ -99,7 +101,7 @@ void iterate_gram(int64_t n, int64_t m, int64_t steps, const Square& x, const Sq
       symmetric_product<T>(n, n, left<T>(next, n, 7), packed_p, g);
     }
     if (step == 0) {
-      for (int64_t r = 0; r < n; ++r) std::memcpy(q.row(r), p.row(r), size_t(n) * sizeof(float));
+      for (int64_t r = 0; r < n; ++r) copy_row(q.row(r), p.row(r), n);
     } else {
       pack_rows<T>(q, n, packed);
       symmetric_product<T>(n, n, p_left, packed, q);
@@ -126,7 +128,7 @@ void iterate(int64_t n, int64_t m, int64_t steps, const Square& x, const Square&
     std::swap(from, to);
   }
   if (from != &result) {
-    for (int64_t r = 0; r < n; ++r) std::memcpy(result.row(r), from->row(r), size_t(m) * sizeof(float));
+    for (int64_t r = 0; r < n; ++r) copy_row(result.row(r), from->row(r), m);
   }
 }
 
@@ -189,19 +191,21 @@ void step_of(const Matrix& a, const Rates& rates) {
 // Steps of parameters (…, R, C): matrices of `stacked` parts each, with a rate for each parameter;
 // `kept` is what weight decay leaves. Products are in `type`.
 void muon_step_(at::TensorList parameters, at::TensorList gradients, at::TensorList momenta,
-                at::ArrayRef<double> rates, double momentum, double kept, int64_t stacked, int64_t steps,
-                at::ScalarType type) {
+                at::ArrayRef<double> rates, double momentum, double kept, int64_t stacked,
+                int64_t steps, at::ScalarType type) {
   std::vector<Matrix> matrices;
   for (size_t p = 0; p < parameters.size(); ++p) {
     for (const auto& t : {parameters[p], gradients[p], momenta[p]}) {
-      TORCH_CHECK(t.is_contiguous() && t.scalar_type() == at::kFloat && t.sizes() == parameters[p].sizes());
+      TORCH_CHECK(t.is_contiguous() && t.scalar_type() == at::kFloat &&
+                  t.sizes() == parameters[p].sizes());
     }
-    int64_t rows = parameters[p].size(-2) / stacked, columns = parameters[p].size(-1), size = rows * columns;
+    int64_t rows = parameters[p].size(-2) / stacked, columns = parameters[p].size(-1),
+            size = rows * columns;
     TORCH_CHECK(rows % kGranule == 0 && columns % kGranule == 0, "sizes must be multiples of 32");
     for (int64_t i = 0; i < parameters[p].numel(); i += size) {
-      matrices.push_back({parameters[p].mutable_data_ptr<float>() + i,
-                          momenta[p].mutable_data_ptr<float>() + i,
-                          gradients[p].const_data_ptr<float>() + i, rows, columns, float(rates[p])});
+      matrices.push_back(
+          {parameters[p].mutable_data_ptr<float>() + i, momenta[p].mutable_data_ptr<float>() + i,
+           gradients[p].const_data_ptr<float>() + i, rows, columns, float(rates[p])});
     }
   }
   std::stable_sort(matrices.begin(), matrices.end(), [](const Matrix& a, const Matrix& b) {
@@ -218,10 +222,9 @@ void muon_step_(at::TensorList parameters, at::TensorList gradients, at::TensorL
 }  // namespace plait
 
 TORCH_LIBRARY_FRAGMENT(plait, m) {
-  m.def("muon_step_(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] momenta, float[] rates, "
-        "float momentum, float kept, int stacked, int steps, ScalarType type) -> ()");
+  m.def(
+      "muon_step_(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] momenta, "
+      "float[] rates, float momentum, float kept, int stacked, int steps, ScalarType type) -> ()");
 }
 
-TORCH_LIBRARY_IMPL(plait, CPU, m) {
-  m.impl("muon_step_", &plait::muon_step_);
-}
+TORCH_LIBRARY_IMPL(plait, CPU, m) { m.impl("muon_step_", &plait::muon_step_); }

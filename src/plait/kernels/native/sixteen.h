@@ -1,5 +1,5 @@
-// Sixteen numbers of 32 bits that pass for one. With AVX-512 a register holds them; elsewhere they are two
-// halves, since compilers keep vectors that are wider than a register in memory.
+// Sixteen numbers of 32 bits that pass for one. With AVX-512 a register holds them; elsewhere they
+// are two halves, since compilers keep vectors that are wider than a register in memory.
 #pragma once
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -21,9 +21,13 @@ typedef int32_t Ints __attribute__((vector_size(64)));
 [[gnu::always_inline]] inline Units bits(Floats x) { return reinterpret_cast<Units>(x); }
 [[gnu::always_inline]] inline Floats floats(Units x) { return reinterpret_cast<Floats>(x); }
 [[gnu::always_inline]] inline Floats floats(Ints x) { return reinterpret_cast<Floats>(x); }
-[[gnu::always_inline]] inline Ints rounded_down(Floats x) { return __builtin_convertvector(x, Ints); }
+[[gnu::always_inline]] inline Ints rounded_down(Floats x) {
+  return __builtin_convertvector(x, Ints);
+}
 [[gnu::always_inline]] inline Units widened(Halves x) { return __builtin_convertvector(x, Units); }
-[[gnu::always_inline]] inline Halves narrowed(Units x) { return __builtin_convertvector(x, Halves); }
+[[gnu::always_inline]] inline Halves narrowed(Units x) {
+  return __builtin_convertvector(x, Halves);
+}
 
 template <typename Vector>
 [[gnu::always_inline]] inline Vector read(const void* from) {
@@ -65,11 +69,11 @@ struct Sixteen {
 
   [[gnu::always_inline]] Lane operator[](int64_t i) const { return i < 8 ? low[i] : high[i - 8]; }
 
-#define PLAIT_EACH(op)                                                                     \
-  [[gnu::always_inline]] friend Sixteen operator op(Sixteen a, Sixteen b) {                \
-    return {a.low op b.low, a.high op b.high};                                             \
-  }                                                                                        \
-  [[gnu::always_inline]] Sixteen& operator op##=(Sixteen b) { return *this = *this op b; }
+#define PLAIT_EACH(op)                                                      \
+  [[gnu::always_inline]] friend Sixteen operator op(Sixteen a, Sixteen b) { \
+    return {a.low op b.low, a.high op b.high};                              \
+  }                                                                         \
+  [[gnu::always_inline]] Sixteen& operator op## = (Sixteen b) { return *this = *this op b; }
   PLAIT_EACH(+)
   PLAIT_EACH(-)
   PLAIT_EACH(*)
@@ -97,7 +101,8 @@ typedef Sixteen<float> Floats;
 typedef Sixteen<uint32_t> Units;
 typedef Sixteen<int32_t> Ints;
 
-// A half at a time: as a whole they would be copied through memory in other pieces than they are read.
+// A half at a time: as a whole they would be copied through memory in other pieces than they are
+// read.
 template <typename Vector>
 [[gnu::always_inline]] inline Vector read(const void* from) {
   Vector v;
