@@ -59,3 +59,23 @@ def test_without_a_compiler_it_says_so(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("CXX", str(tmp_path / "nonesuch"))
     assert "no C++ compiler" in str(build.load.__wrapped__())
     assert not list((tmp_path / "kernels").iterdir())  # one that is installed later is noticed
+
+
+def test_where_torch_has_no_products_of_blocks_they_run_on_plain_vectors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[bool] = []
+
+    def run(lanes: bool) -> None:
+        tried.append(lanes)
+        if not lanes:
+            raise RuntimeError("BFloat16 Brgemm is only supported on other processors")
+
+    monkeypatch.setattr(build.processor, "has_long_vectors", lambda: True)
+    monkeypatch.setattr(build, "_library", lambda lanes: lanes)
+    monkeypatch.setattr(build.trial, "run", run)
+    assert build.load.__wrapped__() is None
+    assert tried == [False, True]
+    monkeypatch.setattr(build.processor, "has_long_vectors", lambda: False)
+    assert build.load.__wrapped__() is None
+    assert tried == [False, True, True]

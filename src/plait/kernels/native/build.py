@@ -33,6 +33,9 @@ LINKED = ("-ltorch_cpu", "-lc10")
 PASSING = ("Killed", "No space left", "Cannot allocate", "out of memory")
 """what a compiler says when it fails for reasons that say nothing about the next try"""
 
+NO_BLOCKS = "rgemm"
+"""in what torch says where it has no products of blocks (brgemm) for a type"""
+
 HERE = Path(__file__).parent
 
 log = logging.getLogger(__name__)
@@ -47,14 +50,21 @@ def load() -> str | None:
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return "this torch has no oneDNN"
+    lanes = not processor.has_long_vectors()
+    problem = _problem(lanes)
+    # a torch or a processor whose long vectors do not reach to products of blocks
+    return _problem(True) if not lanes and problem and NO_BLOCKS in problem else problem
+
+
+def _problem(lanes: bool) -> str | None:
     try:
-        trial.run(_library())
+        trial.run(_library(lanes))
     except (OSError, RuntimeError, ImportError) as error:
         return (str(error) or type(error).__name__).splitlines()[0]
     return None
 
 
-def _library() -> Path:
+def _library(lanes: bool = False) -> Path:
     """Return the library for this processor, torch and source, built now if there is none.
 
     The compiler is no part of what tells libraries apart: a newer one, or none any more, takes
@@ -62,7 +72,7 @@ def _library() -> Path:
     """
     built_from = {
         "sources": _sources(),
-        "flags": " ".join((*_flags(), *LINKED)),
+        "flags": " ".join((*_flags(lanes), *LINKED)),
         "torch": _torch(),
         "processor": f"{platform.system()} {platform.machine()} {processor.flags()}",
     }
@@ -72,7 +82,7 @@ def _library() -> Path:
         if cache.ready(entry, built_from):
             return entry / cache.LIBRARY
         if os.access(place, os.W_OK):
-            return _built(entry, built_from) / cache.LIBRARY
+            return _built(entry, built_from, _flags(lanes)) / cache.LIBRARY
     raise RuntimeError(
         "there is no folder for compiled kernels that only you can write; PLAIT_CACHE names one"
     )
@@ -86,7 +96,7 @@ def _torch() -> str:
     return f"{torch.__version__} {torch.version.git_version} {torch.version.cuda}"
 
 
-def _built(entry: Path, built_from: dict[str, str]) -> Path:
+def _built(entry: Path, built_from: dict[str, str], flags: Sequence[str]) -> Path:
     """Build an entry, unless another process has done so meanwhile; a failure is remembered."""
     failure = entry.with_suffix(".failed")
     with own_folder(entry.with_name("new"), _wait) as new:
@@ -110,7 +120,7 @@ def _built(entry: Path, built_from: dict[str, str]) -> Path:
         _raise_what_failed_before(failure, version)
         log.warning("compiling the kernels for this processor, once (about a minute)")
         try:
-            _compile(compiler, _flags(), new / cache.LIBRARY)
+            _compile(compiler, flags, new / cache.LIBRARY)
             if (problem := trial.problem_in_a_child(new / cache.LIBRARY)) is not None:
                 raise RuntimeError(problem)
         except RuntimeError as error:
@@ -145,10 +155,10 @@ def _raise_what_failed_before(failure: Path, version: str) -> None:
         raise RuntimeError(f"{problem} (delete {failure} to try again)")
 
 
-def _flags() -> tuple[str, ...]:
-    """What the compiler is told for this very processor."""
+def _flags(lanes: bool) -> tuple[str, ...]:
+    """What the compiler is told for this very processor; `lanes`: products on plain vectors."""
     units = ("-DPLAIT_TILES",) if processor.use_tiles() else ()
-    if not processor.has_long_vectors():
+    if lanes:
         units = ("-DPLAIT_LANES", *(("-mno-avx512f",) if platform.machine() == "x86_64" else ()))
     return "-march=native", *FLAGS, *units, _abi()
 
