@@ -86,8 +86,9 @@ class OptimizerConfig:
 class ScheduleConfig:
     """How the learning rate rises and falls over a run."""
 
-    name: Literal["cosine", "wsd", "constant"] = "cosine"
-    """cosine: half a cosine after the warm-up; wsd: stay, then a linear fall; constant: stay"""
+    name: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """after the warm-up: cosine: half a cosine; linear: a straight fall to the end; wsd: stay, then
+    a straight fall; constant: stay"""
     warmup: int = 0
     """tokens over which the rate rises from 0"""
     decay: int = 0

@@ -27,6 +27,14 @@ def cosine(tokens: int, *, total: int, warmup: int = 0, floor: float = 0.0) -> f
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def linear(tokens: int, *, total: int, warmup: int = 0, floor: float = 0.0) -> float:
+    """Warm-up, then a straight fall from 1 to `floor` at `total` tokens (arXiv 2310.07831)."""
+    if tokens < warmup:
+        return warmed(tokens, warmup)
+    done = min(1.0, (tokens - warmup) / max(1, total - warmup))
+    return floor + (1 - floor) * (1 - done)
+
+
 def wsd(tokens: int, *, total: int, warmup: int = 0, decay: int, floor: float = 0.0) -> float:
     """Warm-up, stay at 1, then fall linearly to `floor` over the last `decay` tokens.
 
@@ -43,6 +51,8 @@ def factor(config: ScheduleConfig, tokens: int, total: int) -> float:
     warmup, floor = config.warmup, config.floor
     if config.name == "cosine":
         return cosine(tokens, total=total, warmup=warmup, floor=floor)
+    if config.name == "linear":
+        return linear(tokens, total=total, warmup=warmup, floor=floor)
     if config.name == "wsd":
         return wsd(tokens, total=total, warmup=warmup, decay=config.decay, floor=floor)
     return constant(tokens, warmup=warmup)

@@ -52,7 +52,7 @@ def training(
     routers, a linear fall from warm-up to end. The topology's factor leaves S at CT-MoE's own rate
     of 0.02.
     """
-    steps, warmup = tokens // (8 * 128), tokens // 20
+    steps = tokens // (8 * 128)
     return TrainConfig(
         model=model,
         data=DataConfig(corpus=corpus, sequence_length=128, batch=8),
@@ -65,7 +65,7 @@ def training(
             embedding_factor=10.0,
             topology_factor=7.0,
         ),
-        schedule=ScheduleConfig(name="wsd", warmup=warmup, decay=tokens - warmup),
+        schedule=ScheduleConfig(name="linear", warmup=tokens // 20),
         evaluation=EvaluationConfig(
             every=max(1, steps // 6), tokens=8_192, final_tokens=65_536, batch=32
         ),
