@@ -64,12 +64,14 @@ def _problem(lanes: bool) -> str | None:
     return None
 
 
-def _library(lanes: bool = False) -> Path:
+def _library(lanes: bool | None = None) -> Path:
     """Return the library for this processor, torch and source, built now if there is none.
 
     The compiler is no part of what tells libraries apart: a newer one, or none any more, takes
     nothing from the library that is there.
     """
+    if lanes is None:
+        lanes = not processor.has_long_vectors()
     built_from = {
         "sources": _sources(),
         "flags": " ".join((*_flags(lanes), *LINKED)),
