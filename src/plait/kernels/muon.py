@@ -1,6 +1,7 @@
 """Muon's step on plain matrices and banks of them, and the Newton–Schulz iteration in it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,18 +93,6 @@ def native_covers(
     )
 
 
-def native(
-    parameters: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    momenta: Sequence[Tensor],
-    rates: Sequence[float],
-    momentum: float,
-    kept: float,
-    stacked: int,
-    steps: int,
-    dtype: torch.dtype,
-) -> None:
+def native(*arguments: Any) -> None:
     """Do as `reference` does, each matrix in one task: equal up to rounding, on any threads."""
-    torch.ops.plait.muon_step_(
-        parameters, gradients, momenta, rates, momentum, kept, stacked, steps, dtype
-    )
+    torch.ops.plait.muon_step_(*arguments)

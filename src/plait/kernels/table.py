@@ -98,7 +98,7 @@ TABLE: dict[str, tuple[Backend, ...]] = {
         Backend("reference", gradients.scale),
     ),
     "muon_step": (
-        # plain float32, sizes in multiples of 32 up to 1024
+        # plain float32, sizes in multiples of 32 up to 1024, all of a group or none
         Backend("native", muon.native, muon.native_covers, "cpu"),
         Backend("reference", muon.reference),
     ),
