@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from plait.bench import comparison
+from plait.bench import comparison, together
 from plait.bench.contestants import ours, theirs
-from plait.bench.measuring import types
-from plait.bench.pieces import PIECES, experts, growth, optimizers, step_parts
+from plait.bench.measuring import threads, types
+from plait.bench.pieces import PIECES, experts, growth, optimizers, roofline, step_parts
 from plait.bench.shapes import SHAPES
+from plait.config.counts import count
 from plait.kernels import processor
 
 
@@ -43,18 +44,46 @@ def test_both_sides_begin_and_train_alike(optimizer: str) -> None:
         assert mine.step(*batch) == pytest.approx(other.step(*batch), abs=2e-4)
 
 
-def test_each_piece_is_measured_at_toy_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_piece_is_measured_at_toy_sizes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(experts, "SHAPES", {"toy": (64, 32, 4, 2, 32)})
-    monkeypatch.setattr(growth, "SHAPES", {"A": SHAPES["tiny"]})
+    monkeypatch.setattr(together, "SECONDS", 0.05)
+    figure = tmp_path / "growth.svg"
+    with threads(2):
+        growths = list(growth.lines(("tiny",), figure))
     printed = {
         "experts": list(experts.lines()),
         "step-parts": list(step_parts.lines(((2, 32, 2, 32),), tokens=64, vocabulary=64)),
         "optimizers": list(optimizers.lines(("tiny",))),
-        "growth": list(growth.lines()),
+        "growth": growths,
+        "roofline": list(roofline.lines(("tiny",))),
     }
     assert printed.keys() == PIECES.keys()
     precisions = len(types(torch.device("cpu")))
-    assert [len(lines) for lines in printed.values()] == [precisions, 3 * precisions, 6, 5]
+    counts = [precisions, 3 * precisions, 6, 6, 10 * precisions]
+    assert [len(lines) for lines in printed.values()] == counts
+    assert "2 runs, 1 thread each" in printed["growth"][-1]
+    assert figure.read_text().count("experts per token") > 0
+
+
+@pytest.mark.parametrize("name", ["N", "D"])
+def test_the_roofline_counts_the_flops_of_a_step(name: str) -> None:
+    shape = SHAPES[name]
+    counted = sum(part.flops for part in roofline.parts(shape, bf16=False).values())
+    whole = count(shape.config()).flops_training * shape.tokens
+    assert counted == pytest.approx(whole, rel=1e-3)  # which counts the norms of queries and keys
+
+
+def test_a_part_is_bound_by_what_takes_longer() -> None:
+    part = roofline.Part(flops=6e9, bytes=1e9)
+    assert part.limit(flops_per_second=1e9, bytes_per_second=1e9) == 6
+    assert part.limit(flops_per_second=1e9, bytes_per_second=0.1e9) == 10
+
+
+def test_every_part_of_a_step_is_seen_by_the_profiler() -> None:
+    took = roofline.seconds(SHAPES["tiny"], bf16=False)
+    assert all(value > 0 for value in took.values())
 
 
 @pytest.mark.parametrize("asked", [{"shapes": ("Z",)}, {"precisions": ("fp8",)}])

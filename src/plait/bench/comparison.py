@@ -5,8 +5,7 @@ every step, with the same mathematics, weights, optimizer and clipping on both s
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def run(
     for name in shapes:
         shape = SHAPES[name]
         entry: Result = {}
-        with _threads(shape.threads):
+        with measuring.threads(shape.threads):
             for precision in precisions:
                 first, *others = shape.optimizers
                 with console.status(f"shape {name}, {precision}: {rounds} rounds"):
@@ -98,16 +97,6 @@ def run(
             json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     console.print(bench_table(result))
     return result
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _speed(

@@ -14,7 +14,8 @@ def bench(
     json: Path | None = None,
     memory: bool = True,
     extras: bool = True,
-    pieces: tuple[Literal["experts", "step-parts", "optimizers", "growth"], ...] = (),
+    pieces: tuple[Literal["experts", "step-parts", "optimizers", "growth", "roofline"], ...] = (),
+    figure: Path | None = None,
     device: str = "cpu",
 ) -> None:
     """Measure our speed against transformers' on this machine, in one run.
@@ -27,18 +28,20 @@ def bench(
         memory: measure peak memory too, each side in a process of its own.
         extras: measure decoding, tied and shared twins and collaboration too.
         pieces: measure what single pieces of a step cost on the CPU instead, line by line.
+        figure: .svg or .png that the piece growth is drawn into.
         device: that the training steps run on, as torch names it.
     """
     if pieces:
         import torch
 
         from plait.bench.measuring import machine
-        from plait.bench.pieces import PIECES
+        from plait.bench.pieces import PIECES, growth
         from plait.kernels import processor
 
         processor.configure()
         say(", ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()))
-        for line in chain.from_iterable(PIECES[piece]() for piece in pieces):
+        measured = PIECES | {"growth": lambda: growth.lines(figure=figure)}
+        for line in chain.from_iterable(measured[piece]() for piece in pieces):
             say(line)
         return
     from plait.bench.comparison import run
