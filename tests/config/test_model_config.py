@@ -29,6 +29,7 @@ from plait.sharing import DEEPEST, Sharing
 
 BASE = ModelConfig(vocab_size=64, depth=8, width=32)
 LEARNABLE = CollaborationConfig(row_normalise=False)
+CHOOSING, FREE = RouterConfig(choice="experts"), BalanceConfig(switch=0.0)
 
 
 def values(hint):
@@ -228,6 +229,25 @@ def test_files_are_named_in_errors(tmp_path):
             "acts only where a decision is made.*set sharing.collaboration to 'all'",
         ),
         ({"collaboration": LEARNABLE, "experts": ExpertConfig(count=1)}, "more than one expert"),
+        ({"experts": ExpertConfig(expand=4)}, "ties no bank"),
+        (
+            {
+                "experts": ExpertConfig(count=(8, 16), expand=2),
+                "sharing": Sharing(experts="1x4 + 1x4"),
+            },
+            "multiplies one experts.count",
+        ),
+        ({"router": CHOOSING}, "balance.switch has no effect"),
+        ({"router": replace(CHOOSING, renormalise=True), "balance": FREE}, "renormalise needs the"),
+        ({"router": replace(CHOOSING, bias=True), "balance": FREE}, "router.bias needs the"),
+        (
+            {"router": CHOOSING, "balance": FREE, "collaboration": LEARNABLE},
+            "collaboration needs the experts that a token chose",
+        ),
+        (
+            {"router": CHOOSING, "balance": FREE, "experts": ExpertConfig(count=1)},
+            "router.choice needs more than one expert",
+        ),
     ],
 )
 def test_what_cannot_be_or_would_be_ignored_is_refused_by_name(changes, says):
@@ -349,6 +369,19 @@ def test_banks_may_differ_in_their_experts():
     )
     assert [config.experts_at(depth) for depth in range(8)] == [1, 8, 8, 32, 32, 32, 32, 8]
     assert config.routed_depths == tuple(range(1, 8))
+
+
+def test_only_banks_that_are_tied_expand():
+    dense = {"dense_first": 2, "dense_width": 64}
+    config = replace(
+        BASE,
+        experts=ExpertConfig(count=8, expand=4, **dense),
+        sharing=Sharing(experts="1x2 + 1 + 1x4 + 1"),
+    )
+    assert [config.experts_at(depth) for depth in range(8)] == [1, 1, 8, 32, 32, 32, 32, 8]
+    written = replace(config, experts=config.experts_by_bank)
+    assert written.experts == ExpertConfig(count=(1, 8, 32, 8), **dense)
+    assert count(written) == count(config)
 
 
 def test_decisions_are_made_where_their_banks_begin():

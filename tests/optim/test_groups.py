@@ -56,6 +56,16 @@ def test_muon_takes_matrices_and_experts_and_adamw_the_rest():
     }
 
 
+def test_a_number_divides_tied_banks_whatever_their_uses_and_adamw_may_have_its_own_decay():
+    config = OptimizerConfig(name="muon", learning_rate=0.02, tied_divisor=1.6, adamw_decay=0.0)
+    optimizers = build_optimizers(list(PARTS.values()), config)
+    found = {name: settings(optimizers, one) for name, one in PARTS.items()}
+    assert found["tied"][1] == found["down"][1] == pytest.approx(0.0125)
+    assert found["own"][1] == found["attention"][1] == 0.02
+    decays = {name: decay for name, (_, _, decay, _) in found.items() if decay}
+    assert decays == dict.fromkeys(("tied", "own", "down", "attention"), 0.1)
+
+
 def test_adamw_runs_divide_only_the_chosen_roles():
     config = OptimizerConfig(
         learning_rate=0.01, tied_divisor="linear", tied_roles=("expert", "router")

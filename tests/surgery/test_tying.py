@@ -141,6 +141,20 @@ def test_widened_banks_and_dense_layers(own, tmp_path):
         tie(tmp_path / "mixed", tmp_path / "no", "blocks(3)", merge="mean")
 
 
+def test_a_bank_that_was_expanded_keeps_its_experts_when_it_is_untied(own, tmp_path):
+    config = replace(
+        own,
+        experts=replace(own.experts, expand=2),
+        sharing=Sharing(experts="groups(2, skip=1)"),
+    )
+    save_model(tmp_path / "wide", config, lively(config).state_dict())
+    untied = untie(tmp_path / "wide", tmp_path / "untied").config
+    counts = [config.experts_at(depth) for depth in range(config.depth)]
+    assert len(set(counts)) == 2
+    assert [untied.experts_at(depth) for depth in range(config.depth)] == counts
+    assert difference(tmp_path / "wide", tmp_path / "untied") < 1e-5
+
+
 def test_what_cannot_be_done_is_refused_in_one_line(woven_folder, shuffled, text, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="nothing to tie"):

@@ -30,6 +30,7 @@ MODEL_LIMITS: Limits = {
     "attention.lora_rank": (0, WIDEST),
     "experts.count": (1, MOST_EXPERTS),
     "experts.width": (1, WIDEST),
+    "experts.expand": (1, MOST_EXPERTS),
     "experts.top_k": (1, MOST_EXPERTS),
     "experts.shared_width": (0, WIDEST),
     "experts.dense_first": (0, DEEPEST),

@@ -5,7 +5,7 @@ error, and one that cannot do what it is for is a warning.
 """
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -75,7 +75,16 @@ class ModelConfig:
         if self.plans.experts.uses(bank)[0] < self.experts.dense_first:
             return 1
         count = self.experts.count
-        return count if isinstance(count, int) else count[bank]
+        if not isinstance(count, int):
+            return count[bank]
+        tied = count > 1 and len(self.plans.experts.uses(bank)) > 1
+        return count * self.experts.expand if tied else count
+
+    @property
+    def experts_by_bank(self) -> ExpertConfig:
+        """`experts` with the count of every bank written out, and nothing to expand."""
+        counts = tuple(map(self.experts_in_bank, range(self.plans.experts.count)))
+        return replace(self.experts, count=counts, expand=1)
 
     def experts_at(self, depth: int) -> int:
         """Experts at a depth; 1 means a dense layer without a router."""
@@ -139,7 +148,9 @@ def _check_sizes(config: ModelConfig) -> None:
         )
     if experts.shared_gate and not experts.shared_width:
         raise ValueError("experts.shared_gate needs a shared expert: set experts.shared_width")
-    each = max((experts.count,) if isinstance(experts.count, int) else experts.count)
+    each = experts.expand * max(
+        (experts.count,) if isinstance(experts.count, int) else experts.count
+    )
     inner = each * experts.width + experts.shared_width + (experts.dense_width or 0)
     attending = (2 * heads + 2 * kv_heads) * head_width + attention.lora_rank
     elements = config.width * (3 * inner + attending) * config.depth
@@ -160,6 +171,17 @@ def _check_sharing(config: ModelConfig) -> None:
                 f"expert bank {bank} is used at depths {quoted(plans.experts.uses(bank))}, but the "
                 f"first {experts.dense_first} depths are dense: let sharing.experts begin after "
                 "them"
+            )
+    if experts.expand > 1:
+        if not isinstance(experts.count, int):
+            raise ValueError(
+                "experts.expand multiplies one experts.count: write the count of each bank, or one "
+                "count and expand"
+            )
+        if not any(len(plans.experts.uses(bank)) > 1 for bank in range(plans.experts.count)):
+            raise ValueError(
+                f"experts.expand is {experts.expand}, but sharing.experts ties no bank: set it to "
+                "1, or tie experts"
             )
     if not isinstance(experts.count, int):
         if len(experts.count) != plans.experts.count:
@@ -222,6 +244,8 @@ def _check_router(config: ModelConfig) -> None:
         raise ValueError(f"router.inner_width has no meaning for a {router.kind} router: unset it")
     if router.gating == "topk-softmax" and router.renormalise:
         raise ValueError("router.renormalise: topk-softmax gates sum to 1 already; set it to False")
+    if router.choice == "experts":
+        _check_expert_choice(config)
     if config.balance.bias_rate and not router.bias:
         raise ValueError("balance.bias_rate moves the router's bias: set router.bias to True")
     if router.kind in ("low-rank", "recurrent"):
@@ -232,6 +256,28 @@ def _check_router(config: ModelConfig) -> None:
                 f"{quoted(sorted(counts))} "
                 "experts: give every bank the same experts.count"
             )
+
+
+def _check_expert_choice(config: ModelConfig) -> None:
+    router = config.router
+    of_tokens = {
+        "router.gating topk-softmax": router.gating == "topk-softmax",
+        "router.renormalise": router.renormalise,
+        "router.bias": router.bias,
+        "collaboration": config.collaboration is not None,
+    }
+    for name, found in of_tokens.items():
+        if found:
+            raise ValueError(
+                f"{name} needs the experts that a token chose, and with router.choice experts it "
+                "chooses none: leave it out, or set router.choice to tokens"
+            )
+    if config.balance.switch:
+        raise ValueError(
+            "balance.switch has no effect where experts choose equally many tokens: set it to 0"
+        )
+    if not config.routed_depths:
+        raise ValueError("router.choice needs more than one expert: set experts.count, or unset it")
 
 
 def _check_collaboration(config: ModelConfig) -> None:

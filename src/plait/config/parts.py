@@ -1,6 +1,6 @@
 """The typed, frozen configuration of each part of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -34,6 +34,8 @@ class ExpertConfig:
 
     count: int | tuple[int, ...] = 8
     """experts in a bank: one number, or one for each bank of the plan; 1: dense, no router"""
+    expand: int = field(default=1, metadata={"added": True})
+    """banks that several depths use have so many times as many experts (Expert Tying, widened)"""
     width: int = 256
     """inner width F of an expert"""
     top_k: int = 2
@@ -70,6 +72,10 @@ class RouterConfig:
     """multiply the gates by this number at the end (routed_scaling_factor)"""
     bias: bool = False
     """keep a bias per expert that counts for choosing and not for weighting (arXiv 2408.15664)"""
+    choice: Literal["tokens", "experts"] = field(default="tokens", metadata={"added": True})
+    """each token chooses its top_k experts; or each expert chooses its best tokens of a sequence,
+    S · top_k ÷ E of them, later ones included (expert choice, arXiv 2202.09368): equal load by
+    construction, no generation, and held-out losses that look ahead"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from plait.config.model import ModelConfig
 
 Role = Literal["embedding", "head", "matrix", "expert", "router", "norm", "topology", "bias"]
 """what a parameter is for; modules declare it, optimizers group by it"""
-Divisor = Literal["none", "sqrt", "linear"]
+Divisor = Literal["none", "sqrt", "linear"] | float
 MuonScale = Literal["original", "match-adamw"]
 
-MUONS_OWN = ("adamw_factor", "momentum")
+MUONS_OWN = ("adamw_factor", "adamw_decay", "momentum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class OptimizerConfig:
     """peak learning rate; of Muon's part in a muon run"""
     weight_decay: float = 0.1
     """decoupled decay per unit of learning rate; norms, biases and topology have none"""
+    adamw_decay: float | None = field(default=None, metadata={"added": True})
+    """muon: weight_decay of what AdamW trains; None: the same"""
     beta1: float = 0.9
     """AdamW: decay of the mean gradient"""
     beta2: float = 0.95
@@ -58,7 +60,7 @@ class OptimizerConfig:
     topology_factor: float = 100.0
     """rate of the collaboration topology S, as a multiple of AdamW's rate (CT-MoE: 100)"""
     tied_divisor: Divisor = "none"
-    """divide the rate of a bank used at g depths by 1, √g (Expert Tying) or g"""
+    """divide the rate of a bank used at g depths by 1, √g (Expert Tying) or g; a number: by that"""
     tied_roles: tuple[Role, ...] = ("expert",)
     """the roles that tied_divisor reaches, where their bank is really used at several depths"""
 
@@ -75,8 +77,14 @@ class OptimizerConfig:
         for name in ("learning_rate", *factors, "eps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}: it must be positive")
-        if self.weight_decay < 0:
-            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}: 0 or more")
+        if not isinstance(self.tied_divisor, str) and not self.tied_divisor > 0:
+            raise ValueError(
+                f"optimizer.tied_divisor is {self.tied_divisor}: it must be positive, or none, "
+                "sqrt or linear"
+            )
+        for name, decay in (("weight_decay", self.weight_decay), ("adamw_decay", self.adamw_decay)):
+            if decay is not None and decay < 0:
+                raise ValueError(f"optimizer.{name} is {decay}: 0 or more")
         for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}: it must be in [0, 1)")

@@ -42,8 +42,8 @@ class PathMeter:
         """Take the routings of one forward, of the tokens that `keep_T` marks."""
         missing = self._each - self._kept.get(domain, 0)
         routed = [routing for routing in routings if routing is not None]
-        if missing < 1 or not routed:
-            return
+        if missing < 1 or not routed or routed[0].tokens_N is not None:
+            return  # where experts choose, a token has no path
         ids_TK = routed[0].expert_ids_TK
         places = torch.arange(len(ids_TK), device=ids_TK.device)
         places = (places if keep_T is None else places[keep_T])[:missing]

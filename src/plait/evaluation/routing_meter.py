@@ -9,7 +9,7 @@ from torch import Tensor
 
 from plait.config import ModelConfig
 from plait.model.balance import alike, loads
-from plait.model.routing import Routing
+from plait.model.routing import Routing, chosen
 
 ByDepth = list[float | None]
 
@@ -39,15 +39,14 @@ class RoutingMeter:
         """Take the routings of one forward, of the tokens that `keep_T` marks."""
         for depths, sums in zip(self._groups, self.sums, strict=True):
             members = [routing for depth in depths if (routing := routings[depth]) is not None]
-            ids_GTK = torch.stack([member.expert_ids_TK for member in members])
+            ids_GTK, mass_GTK = chosen(members, keep_T)
             probs_GTE = torch.stack([member.probs_TE for member in members]).float()
-            mass_GTK = torch.stack([member.weights_TK for member in members]).float()
             if keep_T is not None:
-                probs_GTE, mass_GTK = probs_GTE[:, keep_T], mass_GTK[:, keep_T]
-            tokens = sums.new_full((len(depths), 1), mass_GTK.shape[1])
+                probs_GTE = probs_GTE[:, keep_T]
+            tokens = sums.new_full((len(depths), 1), probs_GTE.shape[1])
             entropy_G = torch.special.entr(probs_GTE).sum((1, 2))
-            ends = entropy_G[:, None], mass_GTK.sum((1, 2))[:, None]
-            load_GE = loads(ids_GTK, sums.shape[1] - 3, keep_T)
+            ends = entropy_G[:, None], mass_GTK.float().sum((1, 2))[:, None]
+            load_GE = loads(ids_GTK, sums.shape[1] - 3)
             sums += torch.cat((load_GE, tokens, *ends), dim=1)
 
     def loads(self) -> list[tuple[int, Tensor]]:

@@ -129,6 +129,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
     kinds = (plans.experts, plans.router, plans.decision, plans.attention, plans.norms)
     heads, kv_heads, head_width = config.heads
     router, count = config.router, config.experts.count
+    if config.experts.expand > 1:
+        count = config.experts_by_bank.count
     if router.gating == "topk-softmax":
         router = replace(router, gating="softmax-topk", renormalise=True)
     if not isinstance(count, int) and len(set(count)) == 1:

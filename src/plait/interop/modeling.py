@@ -239,7 +239,7 @@ def _balance(routings: tuple[Routing | None, ...], attention_mask: Tensor | None
     """
     by_experts: dict[int, list[Routing]] = {}
     for routing in routings:
-        if routing is not None:
+        if routing is not None and routing.tokens_N is None:
             by_experts.setdefault(routing.logits_TE.shape[-1], []).append(routing)
     losses = [
         load_balancing_loss_func(

@@ -10,21 +10,20 @@ import torch
 from torch import Tensor
 
 from plait.config import ModelConfig
-from plait.model.routing import Routing
+from plait.model.routing import Routing, chosen
 
 
 def load(routing: Routing, keep_T: Tensor | None = None) -> Tensor:
     """Return the number of tokens that each expert receives (E), over all K choices."""
-    return loads(routing.expert_ids_TK[None], routing.logits_TE.shape[-1], keep_T)[0]
+    return loads(chosen([routing], keep_T)[0], routing.logits_TE.shape[-1])[0]
 
 
-def loads(expert_ids_GTK: Tensor, experts: int, keep_T: Tensor | None = None) -> Tensor:
-    """Return the load of each of G routings over equally many experts: (G, E)."""
-    ids_GTK = expert_ids_GTK if keep_T is None else expert_ids_GTK[:, keep_T]
-    groups = len(ids_GTK)
-    first_G = torch.arange(0, groups * experts, experts, device=ids_GTK.device)
-    ids = (ids_GTK + first_G[:, None, None]).flatten()
-    return torch.bincount(ids, minlength=groups * experts).view(groups, experts).float()
+def loads(expert_ids_GTK: Tensor, experts: int) -> Tensor:
+    """Return the load of each of G routings over E experts, (G, E); the id E is nobody's."""
+    groups, bins = len(expert_ids_GTK), experts + 1
+    first_G = torch.arange(0, groups * bins, bins, device=expert_ids_GTK.device)
+    ids = (expert_ids_GTK + first_G[:, None, None]).flatten()
+    return torch.bincount(ids, minlength=groups * bins).view(groups, bins)[:, :-1].float()
 
 
 def alike(config: ModelConfig, depths: Iterable[int]) -> list[list[int]]:
@@ -95,8 +94,7 @@ def balance_losses(
     for depths in groups:
         members = [routing for depth in depths if (routing := routings[depth]) is not None]
         probs_GTE = torch.stack([member.probs_TE for member in members])
-        ids_GTK = torch.stack([member.expert_ids_TK for member in members])
-        load_GE = loads(ids_GTK, probs_GTE.shape[-1], keep_T)
+        load_GE = loads(chosen(members, keep_T)[0], probs_GTE.shape[-1])
         probs_GE = (probs_GTE if keep_T is None else probs_GTE[:, keep_T]).mean(1)
         counted.append(load_GE if by_layer else load_GE.sum(0, keepdim=True))
         probs.append(probs_GE if by_layer else probs_GE.mean(0, keepdim=True))

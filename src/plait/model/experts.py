@@ -60,8 +60,9 @@ class ExpertBank(nn.Module):
             routing: which experts, with which gates.
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
+        pairs_N = routing.tokens_N
         y_TD = kernels.experts(
-            h_TD,
+            h_TD if pairs_N is None else h_TD[pairs_N],
             routing.expert_ids_TK,
             routing.weights_TK,
             self.up,
@@ -69,6 +70,8 @@ class ExpertBank(nn.Module):
             self.activation,
             mix_TKK,
         )
+        if pairs_N is not None:
+            y_TD = torch.zeros_like(h_TD, dtype=y_TD.dtype).index_add(0, pairs_N, y_TD)
         if self.shared is not None:
             shared_TD = self.shared(h_TD)
             if self.shared_gate is not None:

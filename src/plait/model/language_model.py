@@ -18,7 +18,7 @@ from plait.model.balance import bias_key
 from plait.model.collaboration import Collaboration, messages, reweight, routing_bias
 from plait.model.experts import expert_bank
 from plait.model.norms import norm
-from plait.model.routing import Routing, choose
+from plait.model.routing import Routing, choose, choose_tokens
 from plait.sharing import KIND_OF_MODULE, Plan
 
 Decide = Callable[[int, Routing], Routing]
@@ -182,6 +182,8 @@ class LanguageModel(nn.Module):
             logits_to_keep: logits of the last n positions only; 0: of all.
             embeddings_BSD: input vectors in place of the tokens' own; tokens_BS gives the shape.
         """
+        if self.config.router.choice == "experts":
+            _refuse_parts(mask_BS, cache)
         positions, positions_BS = self._positions(tokens_BS, positions_BS, mask_BS, cache)
         x_BSD = self.embedding(tokens_BS) if embeddings_BSD is None else embeddings_BSD
         if self.position_embedding is not None:
@@ -232,7 +234,7 @@ class LanguageModel(nn.Module):
         decide: Decide | None,
         chosen: list[Tensor],
     ) -> _Step:
-        """Run one depth. `chosen` keeps the expert ids, so that a recomputation reads them back."""
+        """Run one depth. `chosen` keeps what was chosen, so that a recomputation reads it back."""
         part, config = self.parts_at(depth), self.config
         h_BSD = part.attention_norm(x_BSD)
         lora = part.lora(h_BSD) if part.lora is not None else None
@@ -250,10 +252,16 @@ class LanguageModel(nn.Module):
             if s_EE is not None and c is not None and c.routing_strength:
                 logits_TE = logits_TE + routing_bias(s_EE, c)
             bias_E = part.load_bias.bias_E if part.load_bias is not None else None
-            ids_TK = chosen[0] if chosen else None
-            decision = choose(logits_TE, config.router, config.experts.top_k, bias_E, ids_TK)
+            before, top_k = chosen[0] if chosen else None, config.experts.top_k
+            if config.router.choice == "experts":
+                sequences = len(x_BSD)
+                decision = choose_tokens(logits_TE, config.router, top_k, sequences, before)
+            else:
+                decision = choose(logits_TE, config.router, top_k, bias_E, before)
             if not chosen:
-                chosen.append(decision.expert_ids_TK)
+                chosen.append(
+                    decision.expert_ids_TK if decision.tokens_N is None else decision.tokens_N
+                )
         routing, mix_TKK = decision, None
         if c is not None and c.strength:
             if c.messages == "outputs":
@@ -324,6 +332,20 @@ class LanguageModel(nn.Module):
     def load_biases(self) -> dict[str, Tensor]:
         """Return the loss-free balancing biases by key; empty where there are none."""
         return {key: cast(Tensor, module.bias_E) for key, module in self.load_bias.items()}
+
+
+def _refuse_parts(mask_BS: Tensor | None, cache: Cache | None) -> None:
+    """Experts that choose their tokens need sequences that are whole, and nothing beside them."""
+    if cache is not None:
+        raise ValueError(
+            "experts that choose their tokens look at a whole sequence, so this model neither "
+            "generates nor scores with a cache: train one with router.choice tokens"
+        )
+    if mask_BS is not None and not bool(mask_BS.all()):
+        raise ValueError(
+            "experts that choose their tokens would choose padding as well: give this model "
+            "sequences of one length"
+        )
 
 
 def _optional(banks: nn.ModuleDict, name: str | None) -> nn.Module | None:

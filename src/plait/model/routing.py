@@ -1,5 +1,6 @@
 """The value that routers make, collaboration re-weights, experts consume, and analysis reads."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,11 @@ from plait.config import RouterConfig
 
 @dataclass(frozen=True)
 class Routing:
-    """The routing of T tokens over E experts, K of them chosen for each token."""
+    """The routing of T tokens over E experts, K of them chosen for each token.
+
+    Where experts choose their tokens, N pairs of a token and an expert take the place of T · K:
+    `expert_ids_TK` and `weights_TK` are (N, 1), and `tokens_N` says whose they are.
+    """
 
     logits_TE: Tensor
     """router logits, fp32, any routing bias of a collaboration included"""
@@ -20,6 +25,8 @@ class Routing:
     """chosen experts, int64, best first"""
     weights_TK: Tensor
     """gates of the chosen experts"""
+    tokens_N: Tensor | None = None
+    """token of each row of ids and gates, where experts chose; a token may have several, or none"""
 
 
 def choose(
@@ -56,6 +63,62 @@ def choose(
     if config.scale != 1.0:
         weights_TK = weights_TK * config.scale
     return Routing(logits_TE, probs_TE, expert_ids_TK, weights_TK)
+
+
+def choose_tokens(
+    logits_TE: Tensor,
+    config: RouterConfig,
+    top_k: int,
+    sequences: int,
+    tokens_N: Tensor | None = None,
+) -> Routing:
+    """Let each expert choose its best tokens of each sequence (expert choice, arXiv 2202.09368).
+
+    An expert takes S · top_k ÷ E of a sequence's S tokens, rounded down, and one at the least. The
+    paper chooses among all tokens of a batch; within a sequence what is chosen does not depend on
+    the batch or the number of processes. Tokens that come later count as well.
+
+    Args:
+        logits_TE: fp32 logits, the sequences one after the other.
+        config: gating and scale.
+        top_k: experts per token, on average.
+        sequences: that the T tokens are of, equally long.
+        tokens_N: the choice made before, as for `choose`.
+    """
+    tokens, experts = logits_TE.shape
+    length = tokens // sequences
+    taken = max(1, length * top_k // experts)
+    if config.gating == "sigmoid":
+        scores_TE = logits_TE.sigmoid()
+        probs_TE = scores_TE / scores_TE.sum(-1, keepdim=True).clamp_min(1e-20)
+    else:
+        scores_TE = probs_TE = logits_TE.softmax(-1)
+    if tokens_N is None:
+        scores_BSE = scores_TE.detach().view(sequences, length, experts)
+        places_BCE = scores_BSE.topk(taken, dim=1).indices
+        first_B = torch.arange(0, tokens, length, device=logits_TE.device)
+        tokens_N = (places_BCE + first_B[:, None, None]).flatten()
+    ids_N = torch.arange(experts, device=logits_TE.device).repeat(sequences * taken)
+    weights_N = scores_TE[tokens_N, ids_N] * config.scale
+    return Routing(logits_TE, probs_TE, ids_N[:, None], weights_N[:, None], tokens_N)
+
+
+def chosen(routings: Sequence[Routing], keep_T: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return ids and gates of G alike routings of one forward, of the tokens that count.
+
+    (G, T, K), or (G, N, 1) where experts chose: there pairs of tokens that do not count have gate 0
+    and the number E, which is no expert's.
+    """
+    ids_GTK = torch.stack([routing.expert_ids_TK for routing in routings])
+    weights_GTK = torch.stack([routing.weights_TK for routing in routings])
+    if keep_T is None:
+        return ids_GTK, weights_GTK
+    pairs = [routing.tokens_N for routing in routings if routing.tokens_N is not None]
+    if not pairs:
+        return ids_GTK[:, keep_T], weights_GTK[:, keep_T]
+    kept_GN1 = torch.stack([keep_T[tokens_N] for tokens_N in pairs])[..., None]
+    experts = routings[0].logits_TE.shape[-1]
+    return ids_GTK.masked_fill(~kept_GN1, experts), weights_GTK * kept_GN1
 
 
 def ranked(routing: Routing) -> Routing:

@@ -22,6 +22,8 @@ from plait.optim.muon import Muon
 
 def tied_factor(uses: int, divisor: Divisor) -> float:
     """Return the factor on the rate of a bank used at `uses` depths (arXiv 2606.16825)."""
+    if not isinstance(divisor, str):
+        return 1.0 if uses == 1 else 1 / divisor
     return {"none": 1.0, "sqrt": 1 / math.sqrt(uses), "linear": 1 / uses}[divisor]
 
 
@@ -48,7 +50,10 @@ def build_optimizers(
         if one.role in config.tied_roles:
             rate *= tied_factor(one.uses, config.tied_divisor)
         bare = one.role in ("norm", "bias", "topology") or one.parameter.ndim < 2
-        decay = 0.0 if bare else config.weight_decay
+        decay = config.weight_decay
+        if not muon and config.adamw_decay is not None:
+            decay = config.adamw_decay
+        decay = 0.0 if bare else decay
         group = groups.setdefault(
             (muon, rate, decay, one.stacked if muon else 1),
             {"params": [], "lr": rate, "peak": rate, "weight_decay": decay, "roles": set()},

@@ -16,6 +16,11 @@ class WatchedPlait:
 
     def __init__(self, model: LanguageModel, name: str, tokenizer: str) -> None:
         config = model.config
+        if config.router.choice == "experts":
+            raise ValueError(
+                f"in {name} experts choose their tokens, and a token has no path to trace: its "
+                "load and entropy are in the run's metrics"
+            )
         self.model = model
         self.info = TraceInfo(
             model=name,

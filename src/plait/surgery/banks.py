@@ -46,6 +46,8 @@ def rebank(
     Raises:
         ValueError: the plans do not fit the model.
     """
+    if config.experts.expand > 1:
+        config = replace(config, experts=config.experts_by_bank)
     experts = config.experts
     if not isinstance(experts.count, int):
         banks, plan = config.plans.experts.banks, Plan.parse(sharing.experts, config.depth)
