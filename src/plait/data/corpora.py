@@ -56,7 +56,12 @@ def papers() -> Specification:
     )
 
 
-NAMED = {"starter": starter, "starter-2k": starter_2k, "papers": papers}
+def papers_2k() -> Specification:
+    """The same code and papers in 2,048 kinds of token, for nano models."""
+    return replace(papers(), name="papers-2k", vocab_size=2048)
+
+
+NAMED = {"starter": starter, "starter-2k": starter_2k, "papers": papers, "papers-2k": papers_2k}
 
 
 def specification(name_or_path: str) -> Specification:

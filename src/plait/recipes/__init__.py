@@ -11,7 +11,8 @@ from pathlib import Path
 from plait.config import ModelConfig, TrainConfig
 from plait.config.files import load_yaml
 from plait.reading import one_line, quoted
-from plait.recipes import architectures, ct_moe, expert_tying, nano, pathmoe
+from plait.recipes import architectures, ct_moe, expert_tying, nano, nano_studies, pathmoe
+from plait.studies.claims import Paper, Scale
 from plait.studies.study import Study
 
 
@@ -38,9 +39,10 @@ RECIPES: dict[str, Recipe] = {
     **_sizes("olmoe", architectures.olmoe),
     **_sizes("qwen3-moe", architectures.qwen3_moe),
     **_sizes("deepseek-moe", architectures.deepseek_moe),
+    **_sizes("deepseek-as-published", architectures.deepseek_as_published),
     "ct-moe-65m": Recipe(ct_moe.model, ct_moe.training),
     "pathmoe-0.9b": Recipe(pathmoe.model_900m, pathmoe.training),
-    "pathmoe-16b": Recipe(pathmoe.model_16b, pathmoe.training),
+    "pathmoe-16b": Recipe(pathmoe.model_16b, pathmoe.training_16b),
     **{
         f"looped-32-{grain}": Recipe(
             partial(expert_tying.looped_32, grain), expert_tying.looped_training
@@ -50,14 +52,36 @@ RECIPES: dict[str, Recipe] = {
 }
 
 STUDIES: dict[str, Callable[[], Study]] = {
-    "demo": nano.demo_study,
-    "nano": nano.nano_study,
-    "nano-factorial": nano.nano_factorial,
-    "nano-ladder": nano.nano_ladder,
-    "ct-moe": ct_moe.ablation,
-    "expert-tying": expert_tying.tied_study,
+    "demo": nano_studies.demo_study,
+    "nano": nano_studies.nano_study,
+    "nano-factorial": nano_studies.nano_factorial,
+    "nano-ladder": nano_studies.nano_ladder,
+    "ct-moe-k2-nano": partial(ct_moe.ablation, 2, "nano"),
+    "ct-moe-k3-nano": partial(ct_moe.ablation, 3, "nano"),
+    "pathmoe-nano": partial(pathmoe.study, "nano"),
+    "tied-nano": partial(expert_tying.tied_study, "nano"),
+    "looped-nano": partial(expert_tying.looped_study, "nano"),
+    "ct-moe-k2": partial(ct_moe.ablation, 2),
+    "ct-moe-k3": partial(ct_moe.ablation, 3),
+    "pathmoe-tiny": partial(pathmoe.study, "tiny"),
+    "pathmoe": partial(pathmoe.study, "paper"),
+    "tied-tiny": partial(expert_tying.tied_study, "tiny"),
+    "tied": partial(expert_tying.tied_study, "paper"),
     "looped": expert_tying.looped_study,
 }
+
+PAPERS: dict[str, Callable[[Scale], Paper]] = {
+    "ct-moe": ct_moe.paper,
+    "pathmoe": pathmoe.paper,
+    "expert-tying": expert_tying.paper,
+}
+
+
+def paper(name: str, scale: Scale) -> Paper:
+    """Return a paper's claims, tables and figures at a scale."""
+    if name not in PAPERS:
+        raise ValueError(f"no paper is called {quoted(name)}: choose {', '.join(PAPERS)}")
+    return PAPERS[name](scale)
 
 
 def model_config(name: str) -> ModelConfig:

@@ -4,6 +4,7 @@ Each is a plain function that returns a configuration; change anything further w
 `dataclasses.replace`. Numbers that no paper states are ours and marked so.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 from plait.config import (
@@ -33,6 +34,12 @@ def olmoe(size: Size = "regular", vocab_size: int = 100_277) -> ModelConfig:
         tied_head=False,
         init="xavier-depth",
     )
+
+
+def deepseek_as_published(size: Size = "regular", vocab_size: int = 100_277) -> ModelConfig:
+    """What Expert Tying's code calls DeepSeekMoE: OLMoE with six experts a token, none shared."""
+    plain = olmoe(size, vocab_size)
+    return replace(plain, experts=replace(plain.experts, top_k=6))
 
 
 def qwen3_moe(size: Size = "regular", vocab_size: int = 100_277) -> ModelConfig:

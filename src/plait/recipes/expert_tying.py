@@ -1,30 +1,47 @@
-"""Expert Tying (arXiv 2606.16825): looped models, tied banks, how they train, what is compared."""
+"""Expert Tying (arXiv 2606.16825): looped models, tied banks, how they train, its claims."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Literal
 
 from plait.config import (
     AttentionConfig,
     DataConfig,
+    Divisor,
     ExpertConfig,
     ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
 )
+from plait.recipes import nano
 from plait.recipes.architectures import TYING_BALANCE, olmoe
 from plait.sharing import Sharing
+from plait.studies.claims import Claim, Paper, PaperTable, Scale
+from plait.studies.contrasts import Contrast
 from plait.studies.study import Study
 
-LOOPED_TOPOLOGIES = (
-    "2x16",
-    "2 + 2x14 + 2",
-    "2 + (2x7)*2 + 2",
-    "2 + 2x5 + 2x4 + 2x5 + 2",
-    "2 + (1x7)*4 + 2",
-    "2 + (1x4)*7 + 2",
-)
-"""The topologies of Expert Tying §3, for depth 32."""
+PAPER = "Expert Tying (arXiv 2606.16825)"
+NANO_TOKENS = 1_000_000
+TOPOLOGIES: Mapping[int, Mapping[str, str]] = {
+    32: {
+        "g1": "2 + 2x14 + 2",
+        "g2": "2 + 2x7 + 2x7 + 2",
+        "g3": "2 + 2x5 + 2x4 + 2x5 + 2",
+        "g4": "2 + (1x7)*4 + 2",
+        "g7": "2 + (1x4)*7 + 2",
+        "moeut": "2x16",
+    },
+    16: {
+        "g1": "2 + 2x6 + 2",
+        "g2": "2 + 2x3 + 2x3 + 2",
+        "g3": "2 + 2x2 + 2x2 + 2x2 + 2",
+        "g4": "2 + (1x3)*4 + 2",
+        "g6": "2 + (1x2)*6 + 2",
+        "moeut": "2x8",
+    },
+}
+"""The topologies of §3 by their number of groups, for depth 32; for depth 16 ours like them."""
 
 Grain = Literal["fine", "coarse", "dense"]
 GRAINS: tuple[Grain, ...] = ("fine", "coarse", "dense")
@@ -36,22 +53,17 @@ def looped_32(
     grain: Grain = "fine",
     topology: str = "own",
     mode: LoopedMode = "experttie",
-    vocab_size: int = 50_304,
+    vocab_size: int = 100_277,
 ) -> ModelConfig:
     """Looped models of Expert Tying §3 (arXiv 2606.16825): depth 32, a topology, what it ties.
 
-    The LoRA rank (16) and the vocabulary are ours.
+    The LoRA rank (16) is ours.
     """
     experts = {
         "fine": ExpertConfig(count=32, width=256, top_k=8),
         "coarse": ExpertConfig(count=8, width=1024, top_k=2),
         "dense": ExpertConfig(count=1, width=2048, top_k=1),
     }[grain]
-    sharing = Sharing(
-        experts=topology,
-        attention="own" if mode == "experttie" else topology,
-        router=topology if mode == "alltie" else "own",
-    )
     return ModelConfig(
         vocab_size=vocab_size,
         depth=32,
@@ -60,8 +72,32 @@ def looped_32(
         attention=AttentionConfig(heads=8, qk_norm="head", lora_rank=16 if mode == "lora" else 0),
         experts=experts,
         balance=TYING_BALANCE,
-        sharing=sharing,
+        sharing=_looped(topology, mode),
         init="xavier-depth",
+    )
+
+
+def looped_16(
+    grain: Grain = "fine", topology: str = "own", mode: LoopedMode = "experttie"
+) -> ModelConfig:
+    """Looped models for two cores: half the depth, a quarter of the width, as many experts."""
+    full = looped_32(grain, topology="own", vocab_size=2048)
+    return replace(
+        full,
+        depth=16,
+        width=128,
+        context=128,
+        attention=replace(full.attention, heads=4, lora_rank=4 if mode == "lora" else 0),
+        experts=replace(full.experts, width=full.experts.width // 8),
+        sharing=_looped(topology, mode),
+    )
+
+
+def _looped(topology: str, mode: LoopedMode) -> Sharing:
+    return Sharing(
+        experts=topology,
+        attention="own" if mode == "experttie" else topology,
+        router=topology if mode == "alltie" else "own",
     )
 
 
@@ -71,11 +107,14 @@ def training(
     sequence_length: int,
     tokens_per_step: int,
     steps: int,
+    warmup_steps: int,
+    adamw_decay: float,
+    divisor: Divisor = "sqrt",
     corpus: str = "starter",
 ) -> TrainConfig:
-    """Expert Tying's rules (arXiv 2606.16825): Muon, AdamW at 0.1× its rate, rate of a bank ÷ √g.
+    """Expert Tying's rules (arXiv 2606.16825): Muon 0.02 → 0.002 by a cosine, AdamW at 0.1 of it.
 
-    The peak rate, the warm-up and the cosine's floor are ours.
+    Muon's own decay (0.1) is ours.
     """
     return TrainConfig(
         model=model,
@@ -86,55 +125,205 @@ def training(
             micro_batch=8,
         ),
         tokens=steps * tokens_per_step,
-        optimizer=OptimizerConfig(name="muon", learning_rate=0.01, tied_divisor="sqrt"),
-        schedule=ScheduleConfig(warmup=steps * tokens_per_step // 50, floor=0.1),
+        optimizer=OptimizerConfig(
+            name="muon", learning_rate=0.02, adamw_decay=adamw_decay, tied_divisor=divisor
+        ),
+        schedule=ScheduleConfig(warmup=warmup_steps * tokens_per_step, floor=0.1),
         precision="bf16",
     )
 
 
-def looped_training(model: ModelConfig) -> TrainConfig:
-    """Train as the grid of §3 does: 131k tokens a step in sequences of 512, 10k steps."""
-    return training(model, sequence_length=512, tokens_per_step=131_072, steps=10_000)
-
-
-def architecture_training(model: ModelConfig) -> TrainConfig:
-    """Train as the models of §4 do: 524k tokens a step in sequences of 2048; 10k steps are ours."""
-    return training(model, sequence_length=2048, tokens_per_step=524_288, steps=10_000)
-
-
-def tied_study() -> Study:
-    """OLMoE at tiny width with experts tied over g = 1, 2, 4 depths, and the equal-size control."""
-    base = olmoe("tiny", vocab_size=8192)
-    few = replace(base, experts=replace(base.experts, count=16))
-    variants = {
-        "plain": base,
-        "tied-g2": replace(base, sharing=Sharing(experts="groups(2, skip=2)")),
-        "tied-g4": replace(base, sharing=Sharing(experts="groups(4, skip=2)")),
-        "quarter": few,
-    }
-    return Study(
-        name="expert-tying",
-        baseline="plain",
-        variants={
-            name: training(model, sequence_length=2048, tokens_per_step=524_288, steps=2000)
-            for name, model in variants.items()
-        },
-        seeds=(0, 1, 2),
-        description="Needs GPUs; the rules of arXiv 2606.16825 with the starter corpus.",
+def looped_training(model: ModelConfig, divisor: Divisor = "sqrt") -> TrainConfig:
+    """Train as the grid of §3 does: 10k steps of 131k tokens, sequences of 512."""
+    return training(
+        model,
+        sequence_length=512,
+        tokens_per_step=131_072,
+        steps=10_000,
+        warmup_steps=50,
+        adamw_decay=0.0,
+        divisor=divisor,
     )
 
 
-def looped_study() -> Study:
-    """Looped models of depth 32: every topology and mode of Expert Tying §3, fine experts."""
-    variants = {"own": looped_32("fine"), "dense": looped_32("dense")}
-    for topology in LOOPED_TOPOLOGIES:
-        for mode in LOOPED_MODES:
-            text = topology.replace(" ", "").replace("(", "").replace(")", "").replace("*", "r")
-            variants[f"{mode}-{text}"] = looped_32("fine", topology, mode)
+def architecture_training(model: ModelConfig, divisor: Divisor = "sqrt") -> TrainConfig:
+    """Train as the models of §4 do: 524k tokens a step, sequences of 2048, 20k or 30k steps.
+
+    Regular widths train 30k steps and tiny ones 20k; that small ones do as well is inferred.
+    """
+    return training(
+        model,
+        sequence_length=2048,
+        tokens_per_step=524_288,
+        steps=30_000 if model.width >= 1536 else 20_000,
+        warmup_steps=100,
+        adamw_decay=0.01,
+        divisor=divisor,
+    )
+
+
+def nano_training(model: ModelConfig, divisor: Divisor = "sqrt") -> TrainConfig:
+    """Train as nano models do, in 1M tokens, with the paper's divisor."""
+    config = nano.training(model, tokens=NANO_TOKENS)
+    return replace(config, optimizer=replace(config.optimizer, tied_divisor=divisor))
+
+
+def grid(
+    looped: Callable[[Grain, str, LoopedMode], ModelConfig],
+    train: Callable[[ModelConfig, Divisor], TrainConfig],
+    depth: int,
+) -> dict[str, TrainConfig]:
+    """Return the 43 runs of §3: topologies × what they tie, fine and coarse, divisors, dense."""
+    topologies = TOPOLOGIES[depth]
+    runs: dict[str, TrainConfig] = {}
+    for grain in ("fine", "coarse"):
+        runs[f"{grain}-untied"] = train(looped(grain, "own", "experttie"), "sqrt")
+        for name, topology in topologies.items():
+            modes: tuple[LoopedMode, ...] = ("alltie", "attntie", "experttie")
+            for mode in modes[: 2 if name == "moeut" else 3]:
+                runs[f"{grain}-{name}-{mode}"] = train(looped(grain, topology, mode), "sqrt")
+    for mode in ("alltie", "attntie", "experttie"):
+        for divisor in ("none", "linear"):
+            model = looped("fine", topologies["g4"], mode)
+            runs[f"fine-g4-{mode}-{divisor}"] = train(model, divisor)
+    runs["dense"] = train(looped("dense", "own", "experttie"), "sqrt")
+    return runs
+
+
+def looped_study(scale: Scale = "paper") -> Study:
+    """The grid of §3: at depth 32 as published, at depth 16 for two cores."""
+    if scale == "nano":
+        variants = grid(looped_16, nano_training, 16)
+    else:
+        variants = grid(looped_32, looped_training, 32)
     return Study(
-        name="looped",
-        baseline="own",
-        variants={name: looped_training(model) for name, model in variants.items()},
+        name="looped-nano" if scale == "nano" else "looped",
+        baseline="fine-untied",
+        variants=variants,
         seeds=(0, 1, 2),
-        description="Needs GPUs; the grid of arXiv 2606.16825 §3.",
+        contrasts=(
+            _ask("fine-g4-experttie", "fine-untied", "equal"),
+            _ask("fine-g4-experttie", "fine-g4-attntie", "lower"),
+            _ask("fine-g4-experttie", "fine-g4-alltie", "lower"),
+            _ask("coarse-g4-experttie", "coarse-untied", "equal"),
+            _ask("fine-g4-experttie", "fine-g4-experttie-none", "lower"),
+            _ask("fine-g4-experttie", "fine-g4-experttie-linear", "lower"),
+            _ask("fine-untied", "dense"),
+        ),
+        description="The 43 runs of arXiv 2606.16825 §3.",
+    )
+
+
+def tied_models(plain: ModelConfig, skip: int = 2) -> dict[str, tuple[ModelConfig, Divisor]]:
+    """Return §4's structures with the divisor of each, and the untied control of equal size.
+
+    `half` and `quarter` have that share of the experts at the depths that the others tie; `x2` and
+    `x4` widen the tied banks.
+    """
+    count = plain.experts.count
+    assert isinstance(count, int)
+
+    def tied(group: int, expand: int = 1) -> ModelConfig:
+        plan = Sharing(experts=f"groups({group}, skip={skip})")
+        return replace(plain, sharing=plan, experts=replace(plain.experts, expand=expand))
+
+    def narrow(parts: int) -> ModelConfig:
+        ends, middle = (count,) * skip, (count // parts,) * (plain.depth - 2 * skip)
+        return replace(plain, experts=replace(plain.experts, count=ends + middle + ends))
+
+    return {
+        "plain": (plain, "none"),
+        "tied-g2": (tied(2), 1.41),
+        "tied-g4": (tied(4), 2.0),
+        "tied-g4-x2": (tied(4, expand=2), 2.0),
+        "tied-g4-x4": (tied(4, expand=4), 2.0),
+        "half": (narrow(2), "none"),
+        "quarter": (narrow(4), "none"),
+    }
+
+
+def tied_study(scale: Scale = "tiny") -> Study:
+    """§4's comparison on OLMoE: at tiny widths for a GPU, at full width, on nano's model."""
+    plain = {
+        "nano": nano.model(),
+        "tiny": olmoe("tiny", vocab_size=8192),
+        "paper": olmoe(),
+    }[scale]
+    train = nano_training if scale == "nano" else architecture_training
+    runs = {name: train(model, divisor) for name, (model, divisor) in tied_models(plain).items()}
+    tied = runs["tied-g4"].model
+    runs |= {f"tied-g4-{d}": train(tied, d) for d in ("none", "linear")}
+    return Study(
+        name={"nano": "tied-nano", "tiny": "tied-tiny", "paper": "tied"}[scale],
+        baseline="plain",
+        variants=runs,
+        seeds=(0, 1, 2, 3, 4),
+        contrasts=(
+            _ask("tied-g2", "plain", "equal"),
+            _ask("tied-g4", "plain", "equal"),
+            _ask("tied-g2", "half", "lower"),
+            _ask("tied-g4", "quarter", "lower"),
+            _ask("tied-g4-x2", "half", "lower"),
+            _ask("tied-g4-x4", "plain", "lower"),
+            _ask("tied-g4", "tied-g4-none", "lower"),
+            _ask("tied-g4", "tied-g4-linear", "lower"),
+        ),
+        description="Experts tied over groups of depths, widened, and controls of equal size.",
+    )
+
+
+def _ask(variant: str, against: str, expected: str | None = None) -> Contrast:
+    return Contrast(f"{variant} − {against}", variant, against, expected=expected)  # type: ignore[arg-type]
+
+
+def paper(scale: Scale = "nano") -> Paper:
+    """Expert Tying's claims and the controls that test them."""
+    looped, tied = looped_study(scale), tied_study(scale)
+    return Paper(
+        name="expert-tying",
+        title=PAPER,
+        scale=scale,
+        studies=(tied, looped),
+        claims=(
+            Claim(
+                name="T-1",
+                statement="Tying experts over two or four depths costs nothing",
+                published="stated; a replication found +0.02 to +0.04 nats",
+                study=tied.name,
+                contrasts=("tied-g2 − plain", "tied-g4 − plain"),
+            ),
+            Claim(
+                name="T-2",
+                statement="A widened tied model beats an untied one of equal size",
+                published="stated",
+                study=tied.name,
+                contrasts=("tied-g4-x4 − plain",),
+                controls=("tied-g4 − quarter", "tied-g2 − half"),
+            ),
+            Claim(
+                name="T-3",
+                statement="The rate of a tied bank must be divided by √g",
+                published="stated; a replication found undivided rates slightly better",
+                study=tied.name,
+                contrasts=("tied-g4 − tied-g4-none", "tied-g4 − tied-g4-linear"),
+            ),
+            Claim(
+                name="T-4",
+                statement="Experts can be tied, attention should not be",
+                published="stated",
+                study=looped.name,
+                contrasts=(
+                    "fine-g4-experttie − fine-g4-attntie",
+                    "fine-g4-experttie − fine-g4-alltie",
+                ),
+                controls=("fine-g4-experttie − fine-untied",),
+            ),
+        ),
+        tables=(
+            PaperTable(title="§3, the grid", study=looped.name, columns=(), published={}),
+            PaperTable(title="§4, OLMoE", study=tied.name, columns=(), published={}),
+        ),
+        notes=("§3 at depth 16 in place of 32; nano's training rules with the paper's divisors.",)
+        if scale == "nano"
+        else (),
     )
