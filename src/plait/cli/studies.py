@@ -1,10 +1,13 @@
 """Commands on studies: the main job."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from plait import recipes
 from plait.cli.output import console, say
+
+if TYPE_CHECKING:
+    from plait.studies.study import Study
 
 RUNS = Path("runs")
 
@@ -52,11 +55,7 @@ def study_run(
         dry_run: say what would be done, and do nothing.
         yes: begin without asking, however long it takes.
     """
-    from plait.cli.data import ensure_corpus
-    from plait.report.terminal.forecast import say_forecast
-    from plait.studies.forecast import LONG, forecast
     from plait.studies.restating import restated
-    from plait.studies.runner import run
 
     study = restated(
         recipes.study(name),
@@ -67,6 +66,25 @@ def study_run(
         until_decided=until is not None,
         max_seeds=max_seeds,
     )
+    return begin(study, runs, jobs=jobs, device=device, pilot=pilot, dry_run=dry_run, yes=yes)
+
+
+def begin(
+    study: "Study",
+    runs: Path,
+    *,
+    jobs: int | None,
+    device: str | None,
+    pilot: str | None,
+    dry_run: bool,
+    yes: bool,
+) -> int:
+    """Say what a study takes and can resolve, then train what is not finished: its exit code."""
+    from plait.cli.data import ensure_corpus
+    from plait.report.terminal.forecast import say_forecast
+    from plait.studies.forecast import LONG, forecast
+    from plait.studies.runner import run
+
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
         ensure_corpus(corpus)
     expected = forecast(study, runs, cpu=_on_cpu(device))

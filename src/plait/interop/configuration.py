@@ -56,6 +56,9 @@ class PlaitConfig(PreTrainedConfig):
         self.attention = {**(self.attention or {}), **given}
         for name, value in to_dict(self.structure()).items():
             setattr(self, name, value)
+        assert self.router is not None
+        if self.router["choice"] == "experts":
+            self.use_cache = False  # they look at a whole sequence
         super().__post_init__(**kwargs)
 
     @classmethod

@@ -1,7 +1,7 @@
 """What a paper claims, said so that studies can test it, and how a claim came out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from plait.reading import quoted
@@ -93,9 +93,55 @@ class Paper:
                 if arm not in named[one.study].variants:
                     raise ValueError(f"{one.title}: study {one.study} has no arm {arm!r}")
 
+    def of(self, names: Sequence[str]) -> "Paper":
+        """Return the paper with these claims alone, and the arms that they need; none: all.
+
+        Raises:
+            ValueError: it has no such claim, or none of them can be tested at this scale.
+        """
+        if not names:
+            return self
+        known = {claim.name: claim for claim in self.claims}
+        for name in names:
+            if name not in known:
+                raise ValueError(
+                    f"{self.name} has no claim {quoted(name)}: choose {', '.join(known)}"
+                )
+        claims = tuple(known[name] for name in names)
+        studies = []
+        for study in self.studies:
+            asked = {
+                contrast
+                for claim in claims
+                if claim.study == study.name
+                for contrast in (*claim.contrasts, *claim.controls)
+            }
+            if asked:
+                studies.append(_asking(study, asked))
+        if not studies:
+            raise ValueError(f"{', '.join(names)}: not testable at {self.scale} scale")
+        shown = {study.name for study in studies}
+        return replace(
+            self,
+            claims=claims,
+            studies=tuple(studies),
+            tables=tuple(
+                replace(table, published={}) for table in self.tables if table.study in shown
+            ),
+            figures=(),
+        )
+
     def study(self, name: str) -> Study:
         """Return the study of this name."""
         return next(study for study in self.studies if study.name == name)
+
+
+def _asking(study: Study, names: set[str]) -> Study:
+    """Return the study with these contrasts alone and the arms that they name."""
+    contrasts = tuple(contrast for contrast in study.contrasts if contrast.name in names)
+    arms = {study.baseline} | {arm for c in contrasts for arm in (c.variant, c.against)}
+    kept = {name: config for name, config in study.variants.items() if name in arms}
+    return replace(study, variants=kept, contrasts=contrasts)
 
 
 def outcome(claim: Claim, answers: Sequence[Answer]) -> Outcome:

@@ -55,6 +55,26 @@ def curve_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
     return figures
 
 
+def perplexity_figures(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
+    """Validation perplexity against tokens seen: all of it on a logarithmic axis, and its end."""
+    points = [
+        row | {"loss": math.exp(row["loss"])}
+        for run in study.runs
+        for row in _points(run, _evaluations(run))
+        if row["loss"] < 700
+    ]
+    if not points:
+        return []
+    half = max(row["tokens"] for row in points) / 2
+    late = [row for row in points if row["tokens"] >= half]
+    whole = _lines(points, looks, "validation perplexity", log=True)
+    figures = [Figure("perplexity", "Validation perplexity", whole, "One line for each seed.")]
+    if len({row["tokens"] for row in late}) > 1:
+        end = _lines(late, looks, "validation perplexity")
+        figures.append(Figure("perplexity-late", "The second half", end, "The same, zoomed."))
+    return figures
+
+
 def training_curve(study: StudyResults, looks: Sequence[Series]) -> Figure | None:
     """Training loss against tokens seen; None where no run logged one."""
     train = []
@@ -101,8 +121,10 @@ def _lines(
     looks: Sequence[Series],
     title: str,
     levels: Mapping[Floor, float] = MappingProxyType({}),
+    log: bool = False,
 ) -> Any:
-    y = alt.Y("loss:Q", title=title, scale=alt.Scale(zero=False))
+    kind: Any = "log" if log else "linear"
+    y = alt.Y("loss:Q", title=title, scale=alt.Scale(zero=False, type=kind))
     base = alt.Chart(chart_data(rows)).encode(
         x=tokens_axis(), y=y, color=colour(looks, "variant"), detail="seed:N"
     )

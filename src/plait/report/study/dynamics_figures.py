@@ -153,6 +153,13 @@ def dynamics_section(study: StudyResults, looks: Sequence[Series]) -> Section | 
     return Section("Training dynamics", [text], figures, folded=True, gist=gist)
 
 
+def dynamics_figure(name: str, study: StudyResults, looks: Sequence[Series]) -> Figure | None:
+    """Draw one measure of `MEASURES`; None where no run recorded it."""
+    measure = next(measure for measure in MEASURES if measure.name == name)
+    curves = {run.folder: list(_recorded(run)) for run in study.runs}
+    return _figure(measure, study, curves, looks)
+
+
 def smoothed(values: Sequence[float], weight: float = SMOOTHING) -> list[float]:
     """Average each value with those before it, their weights falling by `weight` at each step.
 

@@ -14,7 +14,7 @@ from plait.routing.metrics.topology import topologies
 from plait.routing.record import trace_model
 from plait.routing.text import passages
 from plait.routing.watching import watch
-from plait.studies.results import read_study
+from plait.studies.results import StudyResults, read_study
 
 
 def study_section(folder: Path, tokens: int = 20_000, device: str | None = None) -> Section | None:
@@ -29,22 +29,7 @@ def study_section(folder: Path, tokens: int = 20_000, device: str | None = None)
         device: as torch names it; None: CUDA where there is one, else the CPU.
     """
     study = read_study(folder)
-    found: list[Analysis] = []
-    missing: list[str] = []
-    for variant in study.finished_variants:
-        try:
-            opened = open_model(study.of(variant)[0].folder, device, name=variant)
-            assert opened.corpus is not None
-            text_tokens = list(passages([opened.corpus], opened.tokenizer, opened.first, tokens))
-        except FileNotFoundError as error:
-            missing.append(f"{variant} was not traced: {error}")
-            continue
-        try:
-            watched = watch(opened.model, variant, opened.tokenizer.encoding_fingerprint)
-        except ValueError:
-            continue  # dense
-        trace = trace_model(watched, text_tokens)
-        found.append(analyse(trace, topologies=topologies(opened.model), draws=50))
+    found, missing = traced(study, tokens, device)
     if not found:
         return Section("Routing", missing) if missing else None
     names = [analysed.info.model for analysed in found]
@@ -69,3 +54,26 @@ def study_section(folder: Path, tokens: int = 20_000, device: str | None = None)
         folded=True,
         gist=f"paths, load and specialisation of {len(found)} variants, one seed of each",
     )
+
+
+def traced(
+    study: StudyResults, tokens: int, device: str | None
+) -> tuple[list[Analysis], list[str]]:
+    """Trace the first seed of each finished variant; what could not be traced is said in a line."""
+    found: list[Analysis] = []
+    missing: list[str] = []
+    for variant in study.finished_variants:
+        try:
+            opened = open_model(study.of(variant)[0].folder, device, name=variant)
+            assert opened.corpus is not None
+            text_tokens = list(passages([opened.corpus], opened.tokenizer, opened.first, tokens))
+        except FileNotFoundError as error:
+            missing.append(f"{variant} was not traced: {error}")
+            continue
+        try:
+            watched = watch(opened.model, variant, opened.tokenizer.encoding_fingerprint)
+        except ValueError:
+            continue  # dense, or its experts choose their tokens
+        trace = trace_model(watched, text_tokens)
+        found.append(analyse(trace, topologies=topologies(opened.model), draws=50))
+    return found, missing

@@ -122,13 +122,13 @@ def _banks(study: StudyResults, variant: str) -> list[TopologyOverSeeds]:
     """Each bank over the seeds whose weights are there; none that stays uniform by construction."""
     by_bank: dict[int, list[Topology]] = {}
     for run in study.of(variant):
-        for topology in _topologies(run):
+        for topology in run_topologies(run):
             by_bank.setdefault(topology.bank, []).append(topology)
     banks = [over_seeds(topologies) for _, topologies in sorted(by_bank.items())]
     return [bank for bank in banks if bank.trained or bank.row_entropy.value < bank.entropy_ceiling]
 
 
-def _topologies(run: FinishedRun) -> list[Topology]:
+def run_topologies(run: FinishedRun) -> list[Topology]:
     """Measure the topologies in a run's newest checkpoint; none where there are no weights."""
     if run.config.model.collaboration is None:
         return []

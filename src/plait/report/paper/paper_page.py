@@ -1,0 +1,206 @@
+"""A paper's page: each claim beside what came out, then its tables and figures as ours."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+import plait
+from plait.atomic import write_json, write_text
+from plait.report.figure import Figure, Section
+from plait.report.html_table import html_table
+from plait.report.numbers import interval, number
+from plait.report.page import render
+from plait.report.paper.figures import drawn, restricted
+from plait.report.routing.domains import expert_domain_figures
+from plait.report.study.routing_section import traced
+from plait.report.study.wording import in_words
+from plait.studies.answers import Answer, answers
+from plait.studies.claims import Claim, Outcome, Paper, PaperTable, outcome
+from plait.studies.outlook import outlook
+from plait.studies.results import StudyResults, read_study
+from plait.studies.tables import Row, comparison_table
+
+SPECIALISATION = "specialisation"
+"""the figure that needs a trace"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A claim, how it came out, and the sentences behind that."""
+
+    name: str
+    statement: str
+    published: str
+    outcome: Outcome
+    reason: str
+    tested: tuple[str, ...]
+    controls: tuple[str, ...]
+
+
+def results_of(paper: Paper, root: Path) -> dict[str, StudyResults]:
+    """Read the paper's studies that have finished runs in the folder of all runs."""
+    found = {}
+    for study in paper.studies:
+        try:
+            results = read_study(root / study.name)
+        except FileNotFoundError:
+            continue
+        if results.runs:
+            found[study.name] = results
+    return found
+
+
+def shown_claims(paper: Paper, results: Mapping[str, StudyResults]) -> list[Shown]:
+    """Say of each claim how it came out; one whose study has not run is undecided."""
+    asked = {name: answers(study) for name, study in results.items()}
+    return [
+        _shown(claim, results.get(claim.study), asked.get(claim.study, ()))
+        for claim in paper.claims
+    ]
+
+
+def _shown(claim: Claim, study: StudyResults | None, found: tuple[Answer, ...]) -> Shown:
+    def sentences(names: tuple[str, ...]) -> tuple[str, ...]:
+        if study is None:
+            return ()
+        said = {a.name: in_words(a, outlook(study, a)).sentence for a in found}
+        return tuple(said.get(name, f"{name}: not run.") for name in names)
+
+    reason = claim.untestable
+    if not reason and study is None:
+        reason = f"study {claim.study} has not run"
+    return Shown(
+        name=claim.name,
+        statement=claim.statement,
+        published=claim.published,
+        outcome=outcome(claim, found),
+        reason=reason,
+        tested=sentences(claim.contrasts),
+        controls=sentences(claim.controls),
+    )
+
+
+def write_paper(
+    paper: Paper, root: Path, out: Path, trace_tokens: int = 20_000, device: str | None = None
+) -> list[Shown]:
+    """Write the page of a paper, and the same as JSON beside it, from the runs there are.
+
+    Args:
+        paper: at the scale of the runs.
+        root: folder of all runs.
+        out: the HTML file.
+        trace_tokens: held-out tokens that are traced for a figure that needs it; 0: without it.
+        device: that the traced models run on, as torch names it; None: as `plait trace`.
+
+    Raises:
+        ValueError: no run of the paper has finished.
+    """
+    results = results_of(paper, root)
+    if not results:
+        raise ValueError(f"no run of {paper.name} at {paper.scale} scale has finished yet")
+    claims = shown_claims(paper, results)
+    missing = [
+        f"{study.name} has not begun" if study.name not in results else f"{study.name}: {left}"
+        for study in paper.studies
+        if (left := _missing(results.get(study.name))) or study.name not in results
+    ]
+    shown = [*_tables(paper, results), *_figures(paper, results, trace_tokens, device)]
+    page = render(
+        "paper.html.j2",
+        shown,
+        page_title=f"{paper.title}: what came out",
+        title=_title(claims),
+        paper=paper,
+        claims=claims,
+        missing=missing,
+        places=[("claims", "Claims"), *((f"section-{i}", s.title) for i, s in enumerate(shown))],
+        version=plait.__version__,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, page)
+    write_json(
+        out.with_suffix(".json"),
+        {
+            "paper": paper.title,
+            "scale": paper.scale,
+            "notes": paper.notes,
+            "missing": missing,
+            "claims": [vars(claim) for claim in claims],
+        },
+    )
+    return claims
+
+
+def _missing(study: StudyResults | None) -> str:
+    return f"{len(study.missing)} runs are not finished" if study and study.missing else ""
+
+
+def _title(claims: list[Shown]) -> str:
+    counted: dict[str, int] = {}
+    for claim in claims:
+        counted[claim.outcome] = counted.get(claim.outcome, 0) + 1
+    order: tuple[Outcome, ...] = (
+        *("confirmed", "refuted", "undecided"),
+        "not testable at this scale",
+    )
+    told = [f"{counted[word]} {word}" for word in order if word in counted]
+    return f"Of {len(claims)} claims, {', '.join(told)}"
+
+
+def _tables(paper: Paper, results: Mapping[str, StudyResults]) -> list[Section]:
+    return [
+        Section(table.title, html=html_table(paper_table(table, results[table.study]), table.title))
+        for table in paper.tables
+        if table.study in results
+    ]
+
+
+def paper_table(table: PaperTable, study: StudyResults) -> Table:
+    """Return the paper's numbers beside ours, an arm in each row."""
+    made = Table("arm", *(f"{column}, published" for column in table.columns))
+    for title in (
+        "loss, nats/token",
+        "perplexity",
+        f"difference to {study.baseline}",
+        "stored",
+        "seeds",
+    ):
+        made.add_column(title, justify="right")
+    for row in comparison_table(study):
+        published = table.published.get(row.variant, ("–",) * len(table.columns))
+        made.add_row(row.variant, *published, *_measured(row))
+    return made
+
+
+def _measured(row: Row) -> tuple[str, ...]:
+    gap = row.difference
+    return (
+        interval(row.loss),
+        number(row.perplexity.value, 2),
+        "–" if gap is None else interval(gap.estimate, sign=True),
+        f"{row.stored / 1e6:.2f} M",
+        str(len(row.seeds)),
+    )
+
+
+def _figures(
+    paper: Paper, results: Mapping[str, StudyResults], tokens: int, device: str | None
+) -> list[Section]:
+    sections = []
+    for asked in paper.figures:
+        if asked.study not in results:
+            continue
+        study = results[asked.study]
+        notes: list[str] = []
+        if asked.shows == SPECIALISATION:
+            figures: list[Figure] = []
+            if tokens:
+                found, notes = traced(restricted(study, asked.arms), tokens, device)
+                figures = expert_domain_figures(found)
+        else:
+            figures = drawn(asked, study)
+        if figures or notes:
+            sections.append(Section(f"Figure {asked.number}: {asked.title}", notes, figures))
+    return sections
