@@ -55,6 +55,8 @@ INSTEAD = {
     "plait study show crossed.py:crossed": "plait study show small.py:crossed",
     "plait study run rungs.py:rungs": "plait study run small.py:rungs",
     "plait study show rungs.py:rungs": "plait study show small.py:rungs",
+    "plait reproduce ct-moe --dry-run": "plait reproduce ct-moe --scale paper",
+    "plait reproduce pathmoe --only P-2": "plait reproduce pathmoe --only P-2 --scale paper",
     "plait bench --shapes A B --precision fp32 bf16 --json bench.json": "plait bench --shapes tiny "
     "--precision fp32 bf16 --json bench.json",
     "torchrun --nproc-per-node 8 --no-python plait train CONFIG.yaml": "torchrun --standalone "

@@ -159,7 +159,7 @@ def paper(scale: Scale = "nano") -> Paper:
         ("3", "Routing entropy", "router_entropy"),
         ("4", "S at each depth", "topology"),
         ("5", "Row entropy of S while training", "topology_entropy"),
-        ("6", "Largest entry of S while training", "topology_largest"),
+        ("6", "Largest entry of S while training", "topology_max"),
         ("7", "Held-out text by domain", "domains"),
         ("8", "Specialisation of the experts", "specialisation"),
         ("9", "Spectrum of S, the untrained one beside it", "spectrum"),

@@ -10,7 +10,7 @@ import plait
 from plait.atomic import write_json, write_text
 from plait.report.figure import Figure, Section
 from plait.report.html_table import html_table
-from plait.report.numbers import interval, number
+from plait.report.numbers import interval, number, signed
 from plait.report.page import render
 from plait.report.paper.figures import drawn, restricted
 from plait.report.routing.domains import expert_domain_figures
@@ -177,9 +177,11 @@ def paper_table(table: PaperTable, study: StudyResults) -> Table:
 def _measured(row: Row) -> tuple[str, ...]:
     gap = row.difference
     return (
-        interval(row.loss),
+        f"{number(row.loss.value)} [{interval(row.loss)}]",
         number(row.perplexity.value, 2),
-        "–" if gap is None else interval(gap.estimate, sign=True),
+        "–"
+        if gap is None
+        else f"{signed(gap.estimate.value)} [{interval(gap.estimate, sign=True)}]",
         f"{row.stored / 1e6:.2f} M",
         str(len(row.seeds)),
     )

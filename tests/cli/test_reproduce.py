@@ -1,0 +1,112 @@
+"""`plait reproduce`, whole: runs what a claim needs, goes on where it stopped, writes the page."""
+
+from dataclasses import replace
+
+import pytest
+
+from plait import recipes
+from plait.cli import main
+from plait.config import (
+    AttentionConfig,
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    ExpertConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from plait.data.corpora import tiny
+from plait.sharing import Sharing
+from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable
+from plait.studies.contrasts import Contrast
+from plait.studies.study import Study
+
+
+def command(*words):
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", *map(str, words)])
+    return ended.value.code
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    corpus = tiny(tmp_path / "corpus")
+    model = ModelConfig(
+        vocab_size=corpus.vocab_size,
+        depth=2,
+        width=32,
+        context=32,
+        attention=AttentionConfig(heads=2),
+        experts=ExpertConfig(count=4, width=32),
+    )
+    config = TrainConfig(
+        model=model,
+        data=DataConfig(corpus=str(corpus.path), sequence_length=32, batch=4),
+        tokens=6 * 4 * 32,
+        evaluation=EvaluationConfig(every=3, tokens=512, final_tokens=512),
+        checkpoint=CheckpointConfig(every=6),
+    )
+    shared = replace(config, model=replace(model, sharing=Sharing(router="all")))
+    other = replace(config, model=replace(model, sharing=Sharing(experts="all")))
+    study = Study(
+        name="s",
+        baseline="plain",
+        variants={"plain": config, "shared": shared, "other": other},
+        contrasts=(
+            Contrast("shared − plain", "shared", "plain", expected="lower"),
+            Contrast("other − plain", "other", "plain", expected="equal"),
+        ),
+    )
+    told = {"statement": "It is better", "published": "1 → 2", "study": "s"}
+    made = Paper(
+        name="pathmoe",
+        title="A paper",
+        scale="nano",
+        studies=(study,),
+        claims=(
+            Claim(name="one", contrasts=("shared − plain",), **told),
+            Claim(name="two", contrasts=("other − plain",), **told),
+        ),
+        tables=(
+            PaperTable(title="Table", study="s", columns=("loss",), published={"plain": ("1",)}),
+        ),
+        figures=(
+            PaperFigure(number="1", title="Loss", study="s", shows="perplexity"),
+            PaperFigure(number="2", title="Domains", study="s", shows="specialisation"),
+        ),
+        notes=("Smaller than there.",),
+    )
+    monkeypatch.setattr(recipes, "paper", lambda name, scale: replace(made, scale=scale))
+
+
+def test_a_claim_is_run_and_shown_and_the_rest_goes_on_from_there(paper, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    assert command("pathmoe", "--dry-run", "--runs", runs) == 0
+    assert not list(runs.glob("s/*/result.json"))
+    assert "3 runs" in capsys.readouterr().out
+
+    assert command("pathmoe", "--only", "one", "--runs", runs, "--device", "cpu") == 0
+    assert len(list(runs.glob("s/*/result.json"))) == 2
+    said = capsys.readouterr().out
+    assert "Smaller than there." in said
+    assert "undecided" in said
+    first = {path: path.stat().st_mtime_ns for path in runs.glob("s/*/result.json")}
+
+    assert command("pathmoe", "--runs", runs, "--device", "cpu", "--trace-tokens", 300) == 0
+    assert len(list(runs.glob("s/*/result.json"))) == 3
+    assert all(path.stat().st_mtime_ns == when for path, when in first.items())
+    page = (runs / "pathmoe-nano.html").read_text()
+    assert "Of 2 claims, 2 undecided" in page
+    assert "Figure 1: Loss" in page
+    assert "Figure 2: Domains" in page
+
+
+def test_what_was_published_is_priced_and_not_run(paper, tmp_path, capsys):
+    assert command("pathmoe", "--scale", "paper", "--runs", tmp_path / "runs") == 0
+    assert "GPU-hours" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_claim_is_named(paper, tmp_path, capsys):
+    assert command("pathmoe", "--only", "three", "--runs", tmp_path) == 1
+    assert "choose one, two" in capsys.readouterr().err
