@@ -183,6 +183,7 @@ def _routing(step: int, noise: random.Random, *, tied: bool, collaboration: bool
         "path_tokens": 4096,
         "consistency": 0.26 + 0.2 * done * tied,
         "consistency_in_blocks": 0.26 + 0.4 * done if tied else None,
+        "agreement": 0.2 + 0.3 * done if tied else None,
     }
     if collaboration:
         even = math.log(EXPERTS - 1)

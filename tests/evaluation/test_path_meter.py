@@ -110,6 +110,18 @@ def test_it_counts_what_a_loop_over_tokens_counts(corpus, fields):
         assert [value is None for value in found[name]] == [True, *[False] * 4]
 
 
+def test_agreement_is_that_of_a_loop_over_tied_depths(corpus):
+    tied = Sharing(experts="1 + 1x3 + 1")
+    this = model(corpus, sharing=tied)
+    found = held_out(this, corpus).routing()
+    alike = []
+    for by_depth in choices(this, corpus, 100):  # routed are depths 1 to 4, tied 1 to 3
+        used = {expert for experts in by_depth[:3] for expert in experts}
+        alike.append(1 - (len(used) - 2) / (6 - 2))
+    assert found["agreement"] == pytest.approx(np.mean(alike))
+    assert held_out(model(corpus), corpus).routing()["agreement"] is None
+
+
 def test_any_batch_size_keeps_the_same_tokens_and_no_more_than_asked(corpus):
     this = model(corpus)
     one, many = (held_out(this, corpus, size).routing() for size in (1, 64))

@@ -66,6 +66,25 @@ def jaccard(
     return index_N
 
 
+def agreement(
+    masks_NGW: npt.NDArray[np.uint64], top_k: int, experts: int
+) -> npt.NDArray[np.float64]:
+    """How alike G depths with one bank choose, by token: 1 − (u − K) / (min(G·K, E) − K).
+
+    u counts the distinct experts that a token uses over the depths: 1 when all choose the same K, 0
+    when they choose as differently as they can.
+
+    Args:
+        masks_NGW: those depths of `bit_sets`.
+        top_k: K, below E.
+        experts: E, of the bank.
+    """
+    most = min(masks_NGW.shape[1] * top_k, experts)
+    used_N = np.bitwise_count(np.bitwise_or.reduce(masks_NGW, axis=1)).sum(axis=-1)
+    index_N: npt.NDArray[np.float64] = 1 - (used_N - top_k) / (most - top_k)
+    return index_N
+
+
 def shared_labels(*banks: Sequence[int]) -> npt.NDArray[np.bool_]:
     """Whether expert i means the same at two depths, (L, L): where some part has one bank for both.
 

@@ -9,11 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from plait.config import ModelConfig
-from plait.evaluation.choices import bit_sets, entropy_of, jaccard, label, shared_labels
+from plait.evaluation.choices import agreement, bit_sets, entropy_of, jaccard, label, shared_labels
 from plait.model.routing import Routing, ranked
 
 TOKENS = 4096
@@ -58,7 +59,8 @@ class PathMeter:
         `paths` the number of different ones and `path_tokens` that of the tokens, whose logarithm
         is the entropy's ceiling. `consistency` is the mean Jaccard index of neighbouring routed
         depths, `consistency_in_blocks` of those whose expert numbers mean the same; None where
-        there is no such pair.
+        there is no such pair. `agreement` is how alike the depths of a tied bank choose, the mean
+        over banks; None where none is tied.
         """
         if not sum(self._kept.values()):
             return {}
@@ -82,7 +84,19 @@ class PathMeter:
             "path_tokens": len(labels_N),
             "consistency": _mean([value for _, value in by_pair]),
             "consistency_in_blocks": _mean([value for shared, value in by_pair if shared]),
+            "agreement": _mean(self._agreements(masks_NLW)),
         }
+
+    def _agreements(self, masks_NLW: npt.NDArray[np.uint64]) -> list[float]:
+        """Mean agreement of the depths of each tied bank whose choices leave something out."""
+        routed, top_k = self._config.routed_depths, self._config.experts.top_k
+        plan, found = self._config.plans.experts, []
+        for bank in range(plan.count):
+            rows = [row for row, depth in enumerate(routed) if plan.banks[depth] == bank]
+            experts = self._config.experts_in_bank(bank)
+            if len(rows) > 1 and experts > top_k:
+                found.append(float(agreement(masks_NLW[:, rows], top_k, experts).mean()))
+        return found
 
 
 def _of(routing: Routing, places: Tensor) -> Routing:

@@ -17,7 +17,7 @@ from plait.config import (
 from plait.recipes import nano
 from plait.recipes.architectures import TYING_BALANCE, olmoe
 from plait.sharing import Sharing
-from plait.studies.claims import Claim, Paper, PaperTable, Scale
+from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable, Scale
 from plait.studies.contrasts import Contrast
 from plait.studies.study import Study
 
@@ -322,6 +322,34 @@ def paper(scale: Scale = "nano") -> Paper:
         tables=(
             PaperTable(title="§3, the grid", study=looped.name, columns=(), published={}),
             PaperTable(title="§4, OLMoE", study=tied.name, columns=(), published={}),
+        ),
+        figures=(
+            PaperFigure(
+                number="§4, g",
+                title="How many depths share a bank: loss against tokens",
+                study=tied.name,
+                shows="perplexity",
+                arms=("plain", "tied-g2", "tied-g4"),
+            ),
+            PaperFigure(
+                number="§4, size",
+                title="At equal stored parameters and equal wall time",
+                study=tied.name,
+                shows="cost",
+            ),
+            PaperFigure(
+                number="§3, grid",
+                title="Every run of the grid beside the untied one",
+                study=looped.name,
+                shows="ablation",
+            ),
+            PaperFigure(
+                number="§3, agreement",
+                title="Agreement inside tied groups while training",
+                study=looped.name,
+                shows="agreement",
+                arms=("fine-untied", *(f"fine-{g}-experttie" for g in ("g1", "g2", "g3", "g4"))),
+            ),
         ),
         notes=("§3 at depth 16 in place of 32; nano's training rules with the paper's divisors.",)
         if scale == "nano"

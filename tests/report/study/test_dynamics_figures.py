@@ -105,6 +105,7 @@ def test_each_measure_has_its_figure_where_a_run_recorded_it(tmp_path: Path) -> 
         "dynamics-topology-entropy",
         "dynamics-topology-max",
         "dynamics-consistency-in-blocks",
+        "dynamics-agreement",
     }
     points, _ = drawn(figures(plain)["dynamics-path-entropy"])
     assert all("low" not in point for point in points)
@@ -135,7 +136,7 @@ def test_real_runs_are_drawn_and_a_dense_one_beside_them_is_not(tmp_path: Path) 
     header = {"name": "s", "description": "", "baseline": "dense", "margin": 0.02, "runs": planned}
     (study / "study.json").write_text(json.dumps(header))
     found = figures(study)
-    assert set(found) == NAMES - {"dynamics-consistency-in-blocks"}
+    assert set(found) == NAMES - {"dynamics-consistency-in-blocks", "dynamics-agreement"}
     for figure in found.values():
         points, _ = drawn(figure)
         assert [(point["variant"], point["tokens"]) for point in points] == [

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import altair as alt
 
+from plait.report.encodings import colour, shape
 from plait.report.figure import Figure, chart_data
 from plait.report.palette import MUTED, SERIES, Series, series
 from plait.report.study.curves import perplexity_figures, training_curve
@@ -30,10 +31,7 @@ def drawn(asked: PaperFigure, study: StudyResults) -> list[Figure]:
     if not of_arms.runs:
         return []
     looks = series(of_arms.finished_variants, of_arms.baseline)
-    return [
-        replace(figure, title=f"{figure.title} (figure {asked.number} there)", key=False)
-        for figure in FIGURES[asked.shows](of_arms, looks)
-    ]
+    return [replace(figure, key=False) for figure in FIGURES[asked.shows](of_arms, looks)]
 
 
 def restricted(study: StudyResults, arms: Sequence[str]) -> StudyResults:
@@ -64,6 +62,44 @@ def _ablation(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
     if figure is None:
         return []
     return [replace(figure, title="Every arm beside the baseline", span="full")]
+
+
+def _cost(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
+    """Held-out loss against what an arm costs: parameters it stores, seconds it trained."""
+    points = [
+        {
+            "variant": run.variant,
+            "loss": run.held_out(),
+            "stored": run.result.parameters["stored"] / 1e6,
+            "minutes": run.result.seconds / 60,
+        }
+        for run in study.runs
+    ]
+    axes = {
+        "stored": ("Loss against stored parameters", "stored parameters (millions)"),
+        "minutes": ("Loss against wall time", "minutes of training here"),
+    }
+    figures = []
+    for field, (title, axis) in axes.items():
+        chart = (
+            alt.Chart(chart_data(points))
+            .mark_point(filled=True, size=60)
+            .encode(
+                x=alt.X(f"{field}:Q", title=axis, scale=alt.Scale(zero=False, padding=16)),
+                y=alt.Y(
+                    "loss:Q",
+                    title="held-out loss (nats per token)",
+                    scale=alt.Scale(zero=False, padding=16),
+                ),
+                color=colour(looks, "variant"),
+                shape=shape(looks, "variant"),
+                tooltip=["variant:N", alt.Tooltip("loss:Q", format=".4f")],
+            )
+            .properties(height=230)
+        )
+        caption = "A point for each run, at equal tokens. Lower and further left is better."
+        figures.append(Figure(f"cost-{field}", title, chart, caption))
+    return figures
 
 
 def _spectrum(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
@@ -119,5 +155,6 @@ FIGURES: Mapping[str, Draw] = {
     "topology": _topology,
     "spectrum": _spectrum,
     "ablation": _ablation,
+    "cost": _cost,
     **{measure.name: _dynamics(measure.name) for measure in MEASURES},
 }

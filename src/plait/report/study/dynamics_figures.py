@@ -50,6 +50,15 @@ def _overlap_chance(config: ModelConfig, tokens: int) -> float | None:
     return _mean(found) if found else None
 
 
+def _agreement_chance(config: ModelConfig, tokens: int) -> float | None:
+    plan, top_k, found = config.plans.experts, config.experts.top_k, []
+    for bank in range(plan.count):
+        uses, experts = len(plan.uses(bank)), config.experts_in_bank(bank)
+        if uses > 1 and experts > top_k:
+            found.append(chance.agreement(experts, top_k, uses))
+    return _mean(found) if found else None
+
+
 def _listeners(config: ModelConfig) -> list[int]:
     """Experts that each one can listen to, by routed depth; none without an S that began even."""
     c = config.collaboration
@@ -110,6 +119,14 @@ MEASURES = (
         "Jaccard, depths that share",
         "The same over neighbours that share a bank, router or decision only; dashed: chance.",
         _overlap_chance,
+    ),
+    _Measure(
+        "agreement",
+        "Agreement in tied groups",
+        "agreement",
+        "How alike the depths of a tied bank choose, mean over banks: 1, all the same experts; 0, "
+        "as different ones as there are. Dashed: chance.",
+        _agreement_chance,
     ),
     _Measure(
         "topology_entropy",

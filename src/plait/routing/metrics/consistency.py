@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from plait.evaluation.choices import agreement as agreement_of
 from plait.evaluation.choices import bit_sets, jaccard
 from plait.routing import chance
 from plait.routing.metrics.paths import mean_of
@@ -164,17 +165,16 @@ def agreement(trace: Trace, resampler: Resampler) -> dict[tuple[int, ...], Estim
     top_k = trace.info.top_k
     groups = [np.flatnonzero(banks == bank) for bank in dict.fromkeys(banks.tolist())]
     groups = [g for g in groups if len(g) > 1 and trace.info.experts[g[0]] > top_k]
-    distinct = [np.zeros(len(trace)) for _ in groups]
+    by_token = [np.zeros(len(trace)) for _ in groups]
     for rows, masks_NLW in _bit_sets(trace):
-        for counts_N, group in zip(distinct, groups, strict=True):
-            used_NW = np.bitwise_or.reduce(masks_NLW[:, group], axis=1)
-            counts_N[rows] = np.bitwise_count(used_NW).sum(axis=-1)
+        for index_N, group in zip(by_token, groups, strict=True):
+            experts = trace.info.experts[group[0]]
+            index_N[rows] = agreement_of(masks_NLW[:, group], top_k, experts)
     result = {}
-    for counts_N, group in zip(distinct, groups, strict=True):
+    for index_N, group in zip(by_token, groups, strict=True):
         experts = trace.info.experts[group[0]]
-        most = min(len(group) * top_k, experts)
         result[tuple(trace.info.routed[row] for row in group)] = resampler.mean(
-            1 - (counts_N - top_k) / (most - top_k),
+            index_N,
             chance=chance.agreement(experts, top_k, len(group)),
             ceiling=1.0,
         )
