@@ -85,8 +85,9 @@ EXCEPTIONS = {
     "plait data build starter": "fetches an archive, as tests/data/test_packages.py does",
     "plait eval RUN --tasks all": "fetches 230 MB; tests/interop/tasks scores a part of it",
     "plait bench --device cuda": "needs a GPU",
-    "plait bench --pieces experts step-parts optimizers growth": "takes a quarter of an hour; "
-    "tests/bench runs each piece",
+    "plait bench --pieces experts step-parts optimizers": "takes minutes; tests/bench runs each",
+    "plait bench --pieces roofline": "takes minutes; tests/bench runs it",
+    "plait bench --pieces growth --figure growth.svg": "takes ten minutes; tests/bench runs it",
 }
 """what cannot run here, and why"""
 

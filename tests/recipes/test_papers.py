@@ -17,7 +17,7 @@ from plait.model.balance import balance_losses
 from plait.optim.groups import build_optimizers
 from plait.recipes import expert_tying
 from plait.report.paper.figures import FIGURES
-from plait.report.paper.paper_page import SPECIALISATION
+from plait.report.paper.paper_page import TRACED
 from plait.routing.record import Passage, trace_model
 from plait.routing.watching import watch
 from plait.storage.model_folder import load_model, save_model
@@ -108,7 +108,7 @@ def test_every_arm_trains_saves_loads_exports_and_traces(arm, tmp_path):
 def test_every_claim_has_its_contrasts_and_every_study_its_runs(name, scale):
     found = paper(name, scale)
     assert {claim.study for claim in found.claims} - {""} <= {s.name for s in found.studies}
-    assert {figure.shows for figure in found.figures} <= {*FIGURES, SPECIALISATION}
+    assert {figure.shows for figure in found.figures} <= {*FIGURES, *TRACED}
     asked = {c.study: set() for c in found.claims if c.study}
     for claim in found.claims:
         if claim.study:

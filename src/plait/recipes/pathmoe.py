@@ -267,6 +267,13 @@ def paper(scale: Scale = "nano") -> Paper:
                 )
             ),
             PaperFigure(
+                number="paths",
+                title="How concentrated and how consistent paths are, beside chance",
+                study=asked.name,
+                shows="routing",
+                arms=sharing,
+            ),
+            PaperFigure(
                 number="blocks",
                 title="The arms beside the independent model",
                 study=asked.name,

@@ -1,6 +1,6 @@
 """A paper's page: each claim beside what came out, then its tables and figures as ours."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +12,24 @@ from plait.report.figure import Figure, Section
 from plait.report.html_table import html_table
 from plait.report.numbers import interval, number, signed
 from plait.report.page import render
+from plait.report.palette import Series, series
 from plait.report.paper.figures import drawn, restricted
 from plait.report.routing.domains import expert_domain_figures
+from plait.report.routing.sections import comparison_figures
 from plait.report.study.routing_section import traced
 from plait.report.study.wording import in_words
+from plait.routing.analysis import Analysis
 from plait.studies.answers import Answer, answers
 from plait.studies.claims import Claim, Outcome, Paper, PaperTable, outcome
 from plait.studies.outlook import outlook
 from plait.studies.results import StudyResults, read_study
 from plait.studies.tables import Row, comparison_table
 
-SPECIALISATION = "specialisation"
-"""the figure that needs a trace"""
+TRACED: Mapping[str, Callable[[Sequence[Analysis], Sequence[Series]], list[Figure]]] = {
+    "specialisation": lambda found, looks: expert_domain_figures(found),
+    "routing": comparison_figures,
+}
+"""Figures that need a trace of the arms' first seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,13 +202,17 @@ def _figures(
             continue
         study = results[asked.study]
         notes: list[str] = []
-        if asked.shows == SPECIALISATION:
-            figures: list[Figure] = []
-            if tokens:
-                found, notes = traced(restricted(study, asked.arms), tokens, device)
-                figures = expert_domain_figures(found)
-        else:
+        if asked.shows not in TRACED:
             figures = drawn(asked, study)
+        elif tokens:
+            shown = restricted(study, asked.arms)
+            found, notes = traced(shown, tokens, device)
+            names = [one.info.model for one in found]
+            looks = series(shown.finished_variants, shown.baseline)
+            drawn_looks = [look for look in looks if look.name in names]
+            figures = TRACED[asked.shows](found, drawn_looks) if found else []
+        else:
+            figures = []
         if figures or notes:
             sections.append(Section(f"Figure {asked.number}: {asked.title}", notes, figures))
     return sections
