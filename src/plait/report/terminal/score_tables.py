@@ -27,29 +27,34 @@ def evaluation_summary(title: str, domains: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def tasks_summary(title: str, result: Mapping[str, Any]) -> Table:
-    """Return downstream scores with their 95 % intervals."""
+    """Return downstream scores with their 95 % intervals, and the averages of suites."""
+    averages = result["macro_averages"]
     table = Table("task", title=f"{title}, lm-eval {result['lm_eval']}", box=None)
-    for column in ("shots", "documents", "acc", "95 % interval", "acc_norm"):
+    for column in ("shots", "n", "chance", "acc", "95 %", "acc\nnorm", "ln p\n/char", "95 %"):
         table.add_column(column, justify="right")
     for task, scores in result["tasks"].items():
-        normed = scores.get("acc_norm")
         table.add_row(
             task,
-            str(scores["fewshot"]),
+            str(scores["shots"]),
             f"{scores['documents']:,}",
-            *_score(scores["acc"]),
-            f"{normed['value']:.4f}" if normed else "",
+            f"{scores['chance']:.3f}",
+            *_score(scores.get("acc") or scores.get("exact_match")),
+            _score(scores.get("acc_norm"))[0],
+            *_score(scores.get("log_p_per_character")),
         )
-    macro = result.get("macro_average")
-    if macro:
-        table.add_row("macro-average", "", "", *_score(macro), "")
+    for suite, average in averages.items():
+        chance = f"{average['chance']:.3f}"
+        table.add_row(f"{suite}: mean", "", "", chance, *_score(average), "", "", "")
+    table.caption = "\n".join(f"{suite}: {average['basis']}" for suite, average in averages.items())
     return table
 
 
-def _score(score: Mapping[str, Any]) -> tuple[str, str]:
+def _score(score: Mapping[str, Any] | None) -> tuple[str, str]:
+    if score is None:
+        return "", ""
     low_high = score["interval"]
-    interval = f"{low_high[0]:.4f} … {low_high[1]:.4f}" if low_high else "unknown"
-    return f"{score['value']:.4f}", interval
+    interval = f"{low_high[0]:.3f} … {low_high[1]:.3f}" if low_high else "unknown"
+    return f"{score['value']:.3f}", interval
 
 
 def surgery_summary(tied: Tied) -> Table:
