@@ -29,7 +29,8 @@ def evaluation_summary(title: str, domains: Mapping[str, Mapping[str, Any]]) -> 
 def tasks_summary(title: str, result: Mapping[str, Any]) -> Table:
     """Return downstream scores with their 95 % intervals, and the averages of suites."""
     averages = result["macro_averages"]
-    table = Table("task", title=f"{title}, lm-eval {result['lm_eval']}", box=None)
+    title = f"{title}, lm-eval {result['lm_eval']}"
+    table = Table("task", title=title, box=None, padding=(0, 1, 0, 0))
     for column in ("shots", "n", "chance", "acc", "95 %", "acc\nnorm", "ln p\n/char", "95 %"):
         table.add_column(column, justify="right")
     for task, scores in result["tasks"].items():
@@ -38,23 +39,23 @@ def tasks_summary(title: str, result: Mapping[str, Any]) -> Table:
             str(scores["shots"]),
             f"{scores['documents']:,}",
             f"{scores['chance']:.3f}",
-            *_score(scores.get("acc") or scores.get("exact_match")),
-            _score(scores.get("acc_norm"))[0],
-            *_score(scores.get("log_p_per_character")),
+            *_score(scores.get("acc") or scores.get("exact_match"), 3),
+            _score(scores.get("acc_norm"), 3)[0],
+            *_score(scores.get("log_p_per_character"), 2),
         )
     for suite, average in averages.items():
-        chance = f"{average['chance']:.3f}"
-        table.add_row(f"{suite}: mean", "", "", chance, *_score(average), "", "", "")
+        table.add_row(suite, "", "", f"{average['chance']:.3f}", *_score(average, 3))
     table.caption = "\n".join(f"{suite}: {average['basis']}" for suite, average in averages.items())
+    table.caption_justify = "left"
     return table
 
 
-def _score(score: Mapping[str, Any] | None) -> tuple[str, str]:
+def _score(score: Mapping[str, Any] | None, digits: int) -> tuple[str, str]:
     if score is None:
         return "", ""
     low_high = score["interval"]
-    interval = f"{low_high[0]:.3f} … {low_high[1]:.3f}" if low_high else "unknown"
-    return f"{score['value']:.3f}", interval
+    interval = "…".join(f"{bound:.{digits}f}" for bound in low_high) if low_high else "unknown"
+    return f"{score['value']:.{digits}f}", interval
 
 
 def surgery_summary(tied: Tied) -> Table:
