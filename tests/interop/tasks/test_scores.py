@@ -75,7 +75,7 @@ def test_likelihoods_are_those_of_the_logits(wide, packages, by_hand):
     subject = "The following are multiple choice questions (with answers) about {}.\n\n"
     asked = "Where is bone {}\nA. arm\nB. leg\nC. head\nD. ear\nAnswer:"
     prompts = [(subject.format("anatomy") + asked.format(i), i % 4) for i in range(3, 7)]
-    prompts += [(subject.format("virology") + asked.format(i), i % 4) for i in range(3, 5)]
+    prompts += [(subject.format("virology") + asked.format(i), i % 4) for i in (3, 3)]
     logs = [[by_hand(context, f" {letter}") for letter in "ABCD"] for context, _ in prompts]
     check(scores["mmlu"], logs, [r for _, r in prompts], [1] * 6)
 
@@ -95,27 +95,34 @@ def test_likelihoods_are_those_of_the_logits(wide, packages, by_hand):
     assert "p_among_choices" not in open_answer
 
 
-def test_accuracies_are_lm_evals_own(wide, packages):
-    tasks = ["social_iqa", "commonsense_qa", "mmlu", "lambada_openai"]
+def test_scores_with_examples_are_those_of_simple_evaluate(wide, packages, monkeypatch):
+    """The examples too: lm-eval draws them."""
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # takes seconds
     model = open_model(wide).model
-    scores = evaluate_tasks(wide, model, tasks, shots=0, cache=packages)["tasks"]
-    parts = _load(tasks, 0, "packages", packages)
+    scores = evaluate_tasks(wide, model, ["social_iqa", "mmlu"], shots=2, cache=packages)["tasks"]
+    parts = _load({"social_iqa": 2, "mmlu": 2}, "packages", packages)
+    loaded = {key: task for of_name in parts.values() for key, task in of_name.items()}
     scorer = HFLM(
         pretrained=PlaitForCausalLM.of(load_model(wide)),
         tokenizer=hub_tokenizer(read_tokenizer(wide), 512),
         backend="causal",
         max_length=512,
     )
-    loaded = [task for of_name in parts.values() for task in of_name.values()]
-    theirs = lm_eval.simple_evaluate(scorer, tasks=loaded, num_fewshot=0, bootstrap_iters=0)
+    tasks = list(loaded.values())
+    theirs = lm_eval.simple_evaluate(scorer, tasks=tasks, num_fewshot=2, bootstrap_iters=0)
     results = theirs["results"]
-    for task in ("social_iqa", "commonsense_qa", "lambada_openai"):
-        assert scores[task]["acc"]["value"] == pytest.approx(results[task]["acc,none"])
-    perplexity = scores["lambada_openai"]["perplexity"]["value"]
-    assert perplexity == pytest.approx(results["lambada_openai"]["perplexity,none"], rel=1e-4)
+    assert scores["social_iqa"]["acc"]["value"] == pytest.approx(results["social_iqa"]["acc,none"])
     # lm-eval weights MMLU's subjects by their questions
     anatomy, virology = (results[f"mmlu_{s}"]["acc,none"] for s in ("anatomy", "virology"))
     assert scores["mmlu"]["acc"]["value"] == pytest.approx((4 * anatomy + 2 * virology) / 6)
+    for task, of_name in parts.items():
+        log_p = [
+            question["log_p_per_character"]
+            for part in of_name
+            for question in question_scores(loaded[part], theirs["samples"][part])
+        ]
+        expected = sum(log_p) / len(log_p)
+        assert scores[task]["log_p_per_character"]["value"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_is_generated_is_scored_by_exact_match(wide, packages, monkeypatch):

