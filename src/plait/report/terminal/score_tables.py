@@ -27,29 +27,35 @@ def evaluation_summary(title: str, domains: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def tasks_summary(title: str, result: Mapping[str, Any]) -> Table:
-    """Return downstream scores with their 95 % intervals."""
-    table = Table("task", title=f"{title}, lm-eval {result['lm_eval']}", box=None)
-    for column in ("shots", "documents", "acc", "95 % interval", "acc_norm"):
+    """Return downstream scores with their 95 % intervals, and the averages of suites."""
+    averages = result["macro_averages"]
+    title = f"{title}, lm-eval {result['lm_eval']}"
+    table = Table("task", title=title, box=None, padding=(0, 1, 0, 0))
+    for column in ("shots", "n", "chance", "acc", "95 %", "acc\nnorm", "ln p\n/char", "95 %"):
         table.add_column(column, justify="right")
     for task, scores in result["tasks"].items():
-        normed = scores.get("acc_norm")
         table.add_row(
             task,
-            str(scores["fewshot"]),
+            str(scores["shots"]),
             f"{scores['documents']:,}",
-            *_score(scores["acc"]),
-            f"{normed['value']:.4f}" if normed else "",
+            f"{scores['chance']:.3f}",
+            *_score(scores.get("acc") or scores.get("exact_match"), 3),
+            _score(scores.get("acc_norm"), 3)[0],
+            *_score(scores.get("log_p_per_character"), 2),
         )
-    macro = result.get("macro_average")
-    if macro:
-        table.add_row("macro-average", "", "", *_score(macro), "")
+    for suite, average in averages.items():
+        table.add_row(suite, "", "", f"{average['chance']:.3f}", *_score(average, 3))
+    table.caption = "\n".join(f"{suite}: {average['basis']}" for suite, average in averages.items())
+    table.caption_justify = "left"
     return table
 
 
-def _score(score: Mapping[str, Any]) -> tuple[str, str]:
+def _score(score: Mapping[str, Any] | None, digits: int) -> tuple[str, str]:
+    if score is None:
+        return "", ""
     low_high = score["interval"]
-    interval = f"{low_high[0]:.4f} … {low_high[1]:.4f}" if low_high else "unknown"
-    return f"{score['value']:.4f}", interval
+    interval = "…".join(f"{bound:.{digits}f}" for bound in low_high) if low_high else "unknown"
+    return f"{score['value']:.{digits}f}", interval
 
 
 def surgery_summary(tied: Tied) -> Table:
