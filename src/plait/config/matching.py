@@ -8,7 +8,8 @@ of the other. Nothing is built; budgets are counted (`plait.config.counts`).
 import warnings
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from math import inf, lcm
@@ -148,11 +149,10 @@ def _with(config: ModelConfig, values: Mapping[str, int]) -> ModelConfig:
 def _unchecked(config: ModelConfig, width: int, experts: ExpertConfig) -> ModelConfig:
     """Return a model to be counted; checks would take most of the time, and what is found has them.
 
-    Its depth and its plans are those of `config`.
+    It keeps what is cached of `config`, its plans and the depths that are routed, which stay.
     """
-    kept = {*(field.name for field in fields(config)), "plans"}
-    made = object.__new__(ModelConfig)
-    vars(made).update({name: value for name, value in vars(config).items() if name in kept})
+    made = copy(config)
+    vars(made).pop("_experts", None)
     vars(made).update(width=width, experts=experts)
     return made
 
@@ -194,11 +194,11 @@ class _Family:
         worst = max(off, key=lambda name: abs(off[name]))
         paths = ", ".join(f"{FIELDS[field]} {value}" for field, value in best.items())
         others = [field for field in FIELDS if field not in fields and self._may_vary(field)]
-        advice = f"vary {' or '.join(others)} as well, or " if others else ""
+        advice = f"vary {', '.join(others)} too, or " if others else ""
         return (
             f"no {', '.join(fields) or 'field'} makes {', '.join(self.held)} equal to within "
             f"{tolerance:.2%}: the nearest, {paths or 'as it is'}, is {off[worst]:+.2%} off in "
-            f"{worst}; {advice}allow a larger tolerance or a smaller multiple"
+            f"{worst}: {advice}allow a larger tolerance or a smaller multiple"
         )
 
     def natural(self, tolerance: float) -> tuple[str, ...]:
