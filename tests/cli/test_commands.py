@@ -2,17 +2,23 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from plait import __version__ as plait_version
+from plait import recipes
 from plait.cli.commands import COMMANDS
+from plait.config import ModelConfig, TrainConfig
+from plait.config.files import load_yaml, save_yaml
 from plait.data import corpora
 from plait.data.tokenizer import Tokenizer
+from plait.sharing import Sharing
 
 STUDY = Path(__file__).parents[1] / "studies" / "before_the_move"
 
@@ -57,9 +63,53 @@ def test_plan_prints_what_expert_tying_stores(tmp_path):
     assert "2 + (1x2)*6 + 2" in done.stdout
 
 
+def test_match_writes_the_run_with_its_new_model_or_the_model(tmp_path):
+    tied = replace(recipes.model_config("nano"), sharing=Sharing(experts="groups(4, skip=2)"))
+    save_yaml(tied, tmp_path / "tied.yaml")
+    done = plait("match", "nano", "--to", "tied.yaml", "--out", "new/few.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"stored +stored parameters +2,773,760 +2,767,616 +−0.22 %", done.stdout)
+    assert re.search(r"active +active parameters per token \(not held\) .* −0.44 %", done.stdout)
+    assert re.search(r"experts.count +16 +10\n", done.stdout)
+    nano = recipes.train_config("nano")
+    few = replace(nano.model, experts=replace(nano.model.experts, count=10))
+    written = load_yaml(TrainConfig, tmp_path / "new" / "few.yaml")
+    assert written == replace(nano, model=few)
+
+    again = ["match", "new/few.yaml", "--to", "nano", "--vary", "experts", "--out", "again.yaml"]
+    done = plait(*again, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_yaml(TrainConfig, tmp_path / "again.yaml") == nano, "a run stays the run"
+
+    wide = ["match", "tied.yaml", "--to", "nano", "--tolerance", "0.02", "--out", "wide.yaml"]
+    assert plait(*wide, cwd=tmp_path).returncode == 0
+    assert load_yaml(ModelConfig, tmp_path / "wide.yaml").sharing == tied.sharing
+    options = ["--sharing.experts", "groups(4, skip=2)", "--tolerance", "0.02"]
+    done = plait("match", "nano", *options, "--to", "nano", "--out", "same.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    widened = load_yaml(TrainConfig, tmp_path / "same.yaml").model
+    assert widened == load_yaml(ModelConfig, tmp_path / "wide.yaml")
+
+    before = (tmp_path / "same.yaml").read_bytes()
+    for refused, says in (
+        (["--out", "same.yaml"], "same.yaml is there already: choose another file"),
+        (["--vary", "width", "--out", "no.yaml"], "no width makes stored equal to within 0.50%"),
+    ):
+        done = plait("match", "nano", "--to", "tied.yaml", *refused, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("plait: ")
+        assert done.stderr.count("\n") == 1
+        assert says in done.stderr
+    assert (tmp_path / "same.yaml").read_bytes() == before
+    assert not (tmp_path / "no.yaml").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
+        (["match", "nano", "--to", "olmo"], 1, "no model is called 'olmo': did you mean olmoe?"),
+        (["match", "nano", "--to", "nano", "--equal", "size"], 1, "no budget is called 'size'"),
+        (["match", "nano"], 2, "--to"),
         (["plan", "olmo"], 1, "no model is called 'olmo': did you mean olmoe?"),
         (["plan", "olmoe", "--sharing.experts", "2y7"], 2, "found 'y' at character 2"),
         (["plan", "olmoe", "--dept", "3"], 2, "did you mean --depth?"),

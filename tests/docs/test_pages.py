@@ -42,6 +42,7 @@ STAND_INS = {
     "OTHER-RUN": OTHER_RUN,
     "HF-FOLDER": "olmoe",
     "CONFIG.yaml": "run.yaml",
+    "OTHER.yaml": "tied.yaml",
     "SPEC.yaml": "notes.yaml",
     "FILE.py:FUNCTION": "small.py:demo",
 }

@@ -16,6 +16,7 @@ from plait import recipes
 from plait.config import TrainConfig
 from plait.config.files import save_yaml, to_dict
 from plait.data import corpora
+from plait.sharing import Sharing
 from plait.studies.designs import ladder_study
 from plait.studies.ladder import Ladder
 from plait.studies.plan import PlannedRun, planned_runs, write_plan
@@ -151,6 +152,8 @@ def make(folder: Path) -> None:
     hub_tokenizer(corpus.tokenizer, 64).save_pretrained(work / "olmoe")
 
     save_yaml(small_run(), work / "run.yaml")
+    tied = replace(small_run().model, sharing=Sharing(experts="groups(4, skip=2)"))
+    save_yaml(tied, work / "tied.yaml")
     (work / "notes.yaml").write_text(SPECIFICATION)
     (work / "small.py").write_text(SMALL_STUDIES)
     (work / "src").symlink_to(ROOT / "src")

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Command] = {
     "data inspect": Command("data:data_inspect", "what a corpus holds, and whether it is whole"),
     "recipes": Command("disk:list_recipes", "the models and studies that have a name"),
     "plan": Command("train:plan", "parameters, FLOPs and memory of a model, nothing built"),
+    "match": Command("train:match", "a model changed until it costs what another one does"),
     "train": Command("train:train", "train one run, or resume it"),
     "study list": Command("studies:study_list", "the studies that have a name"),
     "study run": Command("studies:study_run", "train all runs of a study that are not finished"),

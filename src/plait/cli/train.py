@@ -1,4 +1,4 @@
-"""Commands on a configuration: count what it costs, train it."""
+"""Commands on a configuration: count what it costs, match it with another, train it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +8,8 @@ from plait import recipes
 from plait.cli.options import Base
 from plait.cli.output import console, say
 from plait.config import ModelConfig, TrainConfig
+from plait.config.matching import TOLERANCE
+from plait.config.matching import match as find_match
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,51 @@ def plan(
     from plait.report.terminal.plan_table import plan_summary
 
     console.print(plan_summary(config, model))
+
+
+def match(
+    config: str,
+    /,
+    model: Annotated[ModelConfig, Base(recipes.model_config, recipes.RECIPES)],
+    to: str,
+    equal: str = "stored",
+    vary: str | None = None,
+    tolerance: float = TOLERANCE,
+    multiple: int = 8,
+    out: Path | None = None,
+) -> None:
+    """Change a model until it costs what another one does: the control of a fair comparison.
+
+    The fields are tried in their order, each alone, then two together, and so on; the first that
+    meet the tolerance are taken, at the numbers that come nearest. Where none do, it says how near
+    they came and writes nothing. Options of the model come first: `plait match nano
+    --sharing.experts "groups(4, skip=2)" --to nano`.
+
+    Args:
+        config: the model that changes: a recipe, or a YAML file of a model or of a run.
+        model: what the options change.
+        to: the model whose budgets are wanted, named likewise.
+        equal: the budgets, of stored,active,flops,kv: parameters, FLOPs of a forward per token,
+            bytes of the key/value cache per token.
+        vary: fields that may change, of experts,expert-width,top-k,width,depth; None: the first two
+            for stored, expert-width and top-k for active and flops, depth and width for a kv that
+            differs.
+        tolerance: the largest difference that counts as equal, as a share.
+        multiple: new widths are multiples of this.
+        out: YAML file to write: the run with its new model, or the model where CONFIG is one.
+    """
+    from plait.config.files import save_yaml
+    from plait.report.terminal.match_table import match_summary
+
+    if out is not None and out.exists():
+        raise ValueError(f"{out} is there already: choose another file, or remove it")
+    other = recipes.model_config(to)
+    found = find_match(model, other, equal, vary, tolerance=tolerance, multiple=multiple)
+    console.print(match_summary(config, to, found))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_yaml(recipes.with_model(config, found.config), out)
+        say(f"configuration: {out}")
 
 
 def train(

@@ -4,13 +4,13 @@ import difflib
 import importlib.util
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from plait.config import ModelConfig, TrainConfig
 from plait.config.files import load_yaml
-from plait.reading import one_line, quoted
+from plait.reading import one_line, quoted, read_yaml
 from plait.recipes import architectures, ct_moe, expert_tying, nano, nano_studies, pathmoe
 from plait.studies.claims import Paper, Scale
 from plait.studies.study import Study
@@ -97,6 +97,13 @@ def train_config(name: str) -> TrainConfig:
         return load_yaml(TrainConfig, Path(name))
     recipe = _recipe(name)
     return recipe.training(recipe.model())
+
+
+def with_model(name: str, model: ModelConfig) -> TrainConfig | ModelConfig:
+    """Return the run of this name with another model; where the name has no run, that model."""
+    if _is_yaml(name) and "model" not in read_yaml(Path(name)):
+        return model
+    return replace(train_config(name), model=model)
 
 
 def study(name: str) -> Study:
