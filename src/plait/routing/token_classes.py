@@ -70,7 +70,7 @@ _ENGLISH = """
     wouldn shouldn mustn
 """
 FUNCTION_WORDS = frozenset(_ENGLISH.split())
-"""articles, pronouns, prepositions, conjunctions, auxiliaries, and what of these stands before 't"""
+"""articles, pronouns, prepositions, conjunctions, auxiliaries; of don't what stands before 't"""
 
 _PROSE_IN_CODE = re.compile(
     r"""\#[^\n]* | (\"{3}|'{3}).*?(?:\1|\Z) | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?""",
