@@ -33,7 +33,7 @@ def class_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) -> list
                 if f.classes
             ],
             looks,
-            "Mutual information less chance, which is what classes permuted within each document give.",
+            "Mutual information less chance: that of classes permuted within each document.",
         ),
         *[_profile_figure(found, number) for number, found in enumerate(analyses)],
     ]
