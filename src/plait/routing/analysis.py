@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from plait.routing.metrics.classes import ClassInformation, PathClasses, Told, path_classes
 from plait.routing.metrics.consistency import (
     Consistency,
     Engagement,
@@ -29,6 +30,7 @@ from plait.routing.metrics.specialisation import (
 )
 from plait.routing.metrics.topology import Topology
 from plait.routing.perturb import Robustness
+from plait.routing.token_classes import CLASSES, token_classes
 from plait.routing.trace import Trace, TraceInfo
 from plait.statistics import Estimate, Resampler
 
@@ -70,6 +72,7 @@ class Analysis:
     token_information: tuple[Estimate, ...]
     paths: tuple[FrequentPath, ...]
     expert_tokens: tuple[dict[int, Distinctive], ...]
+    classes: PathClasses | None = None
     topologies: tuple[Topology, ...] = ()
     robustness: tuple[Robustness, ...] = ()
 
@@ -104,11 +107,11 @@ class Analysis:
         info = self.info
 
         def tokens_of(found: Distinctive) -> list[dict[str, Any]]:
-            rows = zip(found.token_ids, found.z_scores, found.counts, strict=True)
+            rows = zip(found.token_ids, found.log_odds, found.z_scores, found.counts, strict=True)
             return [
-                {"token": token, "z": z, "count": count}
+                {"token": token, "log_odds": delta, "z": z, "count": count}
                 | ({"text": decode(token)} if decode is not None else {})
-                for token, z, count in rows
+                for token, delta, z, count in rows
             ]
 
         data = {
@@ -171,6 +174,7 @@ class Analysis:
                     for by_expert in self.expert_tokens
                 ],
             },
+            "classes": None if self.classes is None else self._classes(self.classes),
             "topology": [
                 {
                     name: value
@@ -185,10 +189,41 @@ class Analysis:
         assert isinstance(plain, dict)
         return plain
 
+    def _classes(self, found: PathClasses) -> dict[str, Any]:
+        def told(about: Told) -> dict[str, Any]:
+            def of(part: ClassInformation) -> dict[str, Any]:
+                return {
+                    name: _figure(getattr(part, name), about.tokens)
+                    for name in ("information", "excess", "share")
+                }
+
+            return {
+                "by_depth": [of(part) for part in about.by_depth],
+                "windows": {width: of(part) for width, part in about.windows.items()},
+                "path": of(about.path),
+            }
+
+        return {
+            "tokens": dict(zip(CLASSES, found.count_C, strict=True)),
+            "kind": told(found.kind),
+            "place": None if found.place is None else told(found.place),
+            "most_frequent": [
+                {
+                    "experts": path.experts,
+                    "tokens": dict(zip(CLASSES, profile.count_C, strict=True)),
+                    "log_odds": dict(zip(CLASSES, profile.log_odds_C, strict=True)),
+                    "main": CLASSES[profile.main],
+                    "share": _figure(profile.share, path.distinctive.tokens),
+                }
+                for path, profile in zip(self.paths, found.profiles, strict=True)
+            ],
+        }
+
 
 def analyse(
     trace: Trace,
     *,
+    decode: Callable[[int], str] | None = None,
     topologies: Sequence[Topology] = (),
     robustness: Sequence[Robustness] = (),
     draws: int = 100,
@@ -198,6 +233,7 @@ def analyse(
 
     Args:
         trace: the tokens.
+        decode: the text of a token, for what paths are about; None leaves that out.
         topologies: of the model, see `metrics.topology.topologies`.
         robustness: of the model, see `perturb.robustness`.
         draws: bootstrap resamples.
@@ -215,6 +251,9 @@ def analyse(
     loads = load(trace, r)
     together = tuple(coactivation(trace, r, row) for row in rows)
     progress("specialisation")
+    about = None
+    if decode is not None:
+        about = path_classes(trace, token_classes(trace, decode), r, tuple(windows), PATHS)
     return Analysis(
         info=info,
         tokens=len(trace),
@@ -239,6 +278,7 @@ def analyse(
             for experts, found, share_D in path_tokens(trace, PATHS, PATHS)
         ),
         expert_tokens=tuple(expert_tokens(trace, row, PATHS) for row in rows),
+        classes=about,
         topologies=tuple(topologies),
         robustness=tuple(robustness),
     )

@@ -7,10 +7,15 @@ import altair as alt
 from markupsafe import Markup
 
 from plait.report.figure import Figure, chart_data
+from plait.report.palette import INK
 from plait.report.token_text import pieces
 from plait.routing.analysis import Analysis
+from plait.routing.metrics.classes import PathProfile
+from plait.routing.token_classes import CLASSES
 
 TOKENS_SHOWN = 7
+STRONG = 6.0
+"""log-odds of the largest letters"""
 
 
 def shown(text: str) -> str:
@@ -38,14 +43,16 @@ def tokens_figure(found: Analysis, decode: Callable[[int], str], number: int) ->
         name = f"{rank + 1} · " + "→".join(str(expert) for expert in path.experts)
         name = name if len(name) <= 44 else name[:43] + "…"
         names.append(name)
-        tokens = zip(path.distinctive.token_ids, path.distinctive.z_scores, strict=True)
-        for place, (token, z) in enumerate(tokens):
+        told = path.distinctive
+        tokens = zip(told.token_ids, told.log_odds, told.z_scores, strict=True)
+        for place, (token, log_odds, z) in enumerate(tokens):
             if place < TOKENS_SHOWN:
                 rows.append(
                     {
                         "path": name,
                         "place": place + 1,
                         "token": shown(decode(token)),
+                        "log_odds": log_odds,
                         "z": z,
                         "share": path.distinctive.tokens / total,
                     }
@@ -61,54 +68,71 @@ def tokens_figure(found: Analysis, decode: Callable[[int], str], number: int) ->
         ),
         x=alt.X(
             "place:O",
-            title="most distinctive tokens, the most telling first",
+            title="most distinctive tokens, the surest first",
             axis=alt.Axis(labelAngle=0, ticks=False, domain=False),
         ),
     )
-    boxes = base.mark_rect(stroke="white", strokeWidth=2, cornerRadius=3).encode(
-        color=alt.Color(
-            "z:Q",
-            title="log-odds, z-score",
-            scale=alt.Scale(range=["#f1f3f4", "#8fbfe0"], interpolate="rgb"),
-            legend=alt.Legend(gradientLength=90, gradientThickness=8, tickCount=3),
+    words = base.mark_text(font="monospace", color=INK, limit=95).encode(
+        text="token:N",
+        size=alt.Size(
+            "log_odds:Q",
+            title="log-odds",
+            scale=alt.Scale(domain=[0, STRONG], range=[9, 17], clamp=True),
+            legend=None,
         ),
-        tooltip=["token:N", alt.Tooltip("z:Q", format=".1f"), alt.Tooltip("share:Q", format=".2%")],
-    )
-    text = base.mark_text(font="monospace", fontSize=11, color="#1d2126", limit=78).encode(
-        text="token:N"
+        tooltip=[
+            "token:N",
+            alt.Tooltip("log_odds:Q", format=".2f"),
+            alt.Tooltip("z:Q", format=".1f"),
+            alt.Tooltip("share:Q", format=".2%"),
+        ],
     )
     covered = sum(path.distinctive.tokens for path in found.paths) / total
     return Figure(
         f"path-tokens-{number}",
         f"What the most frequent paths carry: {found.info.model}",
-        (boxes + text).properties(height=26 * len(names)),
+        words.properties(height=26 * len(names)),
         f"The {len(names)} most frequent paths ({covered:.1%} of the tokens) and the tokens with "
-        "the highest log-odds of being on them (Dirichlet prior). · is a space; control characters "
-        "are shown by name.",
+        "the surest log-odds of being on them (Dirichlet prior); the higher these are, the larger "
+        "the letters. · is a space; control characters are shown by name.",
         span="full",
     )
 
 
 def tokens_table(found: Analysis, decode: Callable[[int], str]) -> Markup:
-    """The same as HTML, which fits any width; everything in it is escaped."""
+    """The same as HTML, which fits any width, with each path's main class; all in it is escaped."""
     total = sum(found.tokens_by_domain.values())
+    profiles = found.classes.profiles if found.classes else [None] * len(found.paths)
     rows = Markup("")
-    for path in found.paths:
-        tokens = Markup("\u2002 ").join(
-            Markup("<code>{}</code>").format(shown(decode(token)))
-            for token in path.distinctive.token_ids
+    for rank, (path, profile) in enumerate(zip(found.paths, profiles, strict=True)):
+        told = path.distinctive
+        rows += Markup('<tr><th scope="row" class="name">{}</th><td>{}</td>{}{}</tr>').format(
+            f"{rank + 1} · " + "→".join(str(expert) for expert in path.experts),
+            f"{told.tokens / total:.1%}",
+            Markup("") if profile is None else _main_class(profile),
+            Markup('<td class="words sized">{}</td>').format(
+                Markup(" ").join(
+                    Markup('<code style="font-size:{:.2f}em">{}</code>').format(
+                        0.85 + 0.75 * min(log_odds / STRONG, 1.0), shown(decode(token))
+                    )
+                    for token, log_odds in zip(told.token_ids, told.log_odds, strict=True)
+                )
+            ),
         )
-        rows += Markup('<tr><th scope="row" class="name">{}</th><td>{}</td>{}</tr>').format(
-            "→".join(str(expert) for expert in path.experts),
-            f"{path.distinctive.tokens / total:.1%}",
-            Markup('<td class="words">{}</td>').format(tokens),
-        )
+    mostly = Markup('<th scope="col" class="words">Mostly</th>') if found.classes else Markup("")
     return Markup(
         '<h3>{}</h3><div class="scroll" tabindex="0" role="region" aria-label="Paths and tokens">'
-        '<table class="plain"><thead><tr><th scope="col" class="name">Path</th>'
-        '<th scope="col">Share</th><th scope="col" class="words">Most distinctive tokens, the most '
-        "telling first</th></tr></thead><tbody>{}</tbody></table></div>"
-    ).format(found.info.model, rows)
+        '<table class="plain carried"><thead><tr><th scope="col" class="name">Path</th>'
+        '<th scope="col">Share</th>{}<th scope="col" class="words">Most distinctive tokens, the '
+        "surest first</th></tr></thead><tbody>{}</tbody></table></div>"
+    ).format(found.info.model, mostly, rows)
+
+
+def _main_class(profile: PathProfile) -> Markup:
+    share = profile.share
+    return Markup('<td class="words">{} {}<small>[{}, {}]</small></td>').format(
+        CLASSES[profile.main], *[f"{value:.0%}" for value in (share.value, share.low, share.high)]
+    )
 
 
 def _mark(name: str) -> str:

@@ -14,6 +14,7 @@ from plait.report.routing.consistency_figures import consistency_figures, consis
 from plait.report.routing.coverage import coverage_figure, window_figure
 from plait.report.routing.domains import domain_figure, expert_domain_figures
 from plait.report.routing.expert_load import coactivation_figures, load_figures, load_maps
+from plait.report.routing.path_classes import class_figures
 from plait.report.routing.path_flow import flow_figures
 from plait.report.routing.path_tokens import shown, tokens_figure, tokens_table
 from plait.report.routing.perturbations import robustness_figures
@@ -41,6 +42,7 @@ def sections(analyses: Sequence[Analysis], decode: Callable[[int], str]) -> list
     parts: list[tuple[str, Sequence[Figure | None]]] = [
         ("Paths", [coverage_figure(analyses, looks), window_figure(analyses, looks)]),
         ("Path flow", flow_figures(analyses)),
+        ("What paths are about", class_figures(analyses, looks)),
         (CARRIED, tokens),
         (
             "Consistency over depth",

@@ -114,7 +114,13 @@ def run_trace(
                     )
                 found = topologies(target.model, trace)
                 analyses.append(
-                    analyse(trace, topologies=found, robustness=changed, progress=progress)
+                    analyse(
+                        trace,
+                        decode=first.tokenizer.token,
+                        topologies=found,
+                        robustness=changed,
+                        progress=progress,
+                    )
                 )
             printed.print(f"{target.name}: {len(trace):,} tokens traced", markup=False)
         _write(analyses, first, folder, formats, printed)

@@ -80,6 +80,14 @@ def _rows(analysed: Analysis) -> list[tuple[str, Reading]]:
             ("expert tells domain, chance-corrected", _mean(found.domains.corrected)),
             ("path tells domain, I / H", found.path_domains),
         ]
+    if (about := found.classes) is not None:
+        by_depth = _mean([part.share for part in about.kind.by_depth])
+        rows.append(("expert tells class of token, beyond chance", by_depth))
+        for width, of_width in about.kind.windows.items():
+            rows.append((f"  windows of {width} depths", of_width.share))
+        rows.append(("path tells class of token, beyond chance", about.kind.path.share))
+        if about.place is not None:
+            rows.append(("path tells where a word begins, beyond chance", about.place.path.share))
     topology_entropy = None
     if found.topologies:
         trained = np.mean([t.row_entropy for t in found.topologies])

@@ -37,9 +37,13 @@ class DomainSpecialisation:
 
 @dataclass(frozen=True)
 class Distinctive:
-    """The tokens that a group (an expert or a path) receives more than the rest, best first."""
+    """The tokens that a group (an expert or a path) receives more than the rest, best first.
+
+    `log_odds` says by how much (δ), `z_scores` how sure that is; the order is that of the latter.
+    """
 
     token_ids: tuple[int, ...]
+    log_odds: tuple[float, ...]
     z_scores: tuple[float, ...]
     counts: tuple[int, ...]
     tokens: int
@@ -146,29 +150,42 @@ def distinctive_tokens(
         prior: strength of the prior, in tokens.
     """
     vocabulary_V, token_N = np.unique(token_ids_N, return_inverse=True)
-    all_V = np.bincount(token_N, minlength=len(vocabulary_V)).astype(np.float64)
-    alpha_V = all_V / all_V.sum() * prior
+    all_V = np.bincount(token_N, minlength=len(vocabulary_V))
     result = {}
     for group in groups:
-        inside_V = np.bincount(token_N[group_N == group], minlength=len(vocabulary_V)).astype(
-            np.float64
-        )
-        outside_V = all_V - inside_V
-        size, rest = inside_V.sum(), outside_V.sum()
-        y_g, y_r = inside_V + alpha_V, outside_V + alpha_V
-        # A vocabulary of one token has odds of infinity on both sides: no difference.
-        odds_g = np.log(y_g) - np.log(np.maximum(size + prior - y_g, 1e-12))
-        odds_r = np.log(y_r) - np.log(np.maximum(rest + prior - y_r, 1e-12))
-        z_V = (odds_g - odds_r) / np.sqrt(1 / y_g + 1 / y_r)
+        inside_V = np.bincount(token_N[group_N == group], minlength=len(vocabulary_V))
+        delta_V, z_V = log_odds(inside_V, all_V, prior)
         best = np.argsort(-z_V, kind="stable")[:top]
         best = best[(z_V[best] > 0) & (inside_V[best] > 0)]
         result[group] = Distinctive(
             token_ids=tuple(int(t) for t in vocabulary_V[best]),
+            log_odds=tuple(float(delta) for delta in delta_V[best]),
             z_scores=tuple(float(z) for z in z_V[best]),
             counts=tuple(int(c) for c in inside_V[best]),
-            tokens=int(size),
+            tokens=int(inside_V.sum()),
         )
     return result
+
+
+def log_odds(
+    inside_V: npt.NDArray[np.integer], all_V: npt.NDArray[np.integer], prior: float = 100.0
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Log-odds of each kind inside a group against the rest, δ, and their z-scores.
+
+    The formulas are those of `distinctive_tokens`.
+
+    Args:
+        inside_V: tokens of each kind in the group.
+        all_V: in the whole text.
+        prior: strength of the prior, in tokens.
+    """
+    outside_V, alpha_V = all_V - inside_V, all_V / all_V.sum() * prior
+    y_g, y_r = inside_V + alpha_V, outside_V + alpha_V
+    # A vocabulary of one token has odds of infinity on both sides: no difference.
+    odds_g = np.log(y_g) - np.log(np.maximum(inside_V.sum() + prior - y_g, 1e-12))
+    odds_r = np.log(y_r) - np.log(np.maximum(outside_V.sum() + prior - y_r, 1e-12))
+    delta_V = odds_g - odds_r
+    return delta_V, delta_V / np.sqrt(1 / y_g + 1 / y_r)
 
 
 def expert_tokens(trace: Trace, row: int, top: int = 10) -> dict[int, Distinctive]:
