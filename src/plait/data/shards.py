@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from plait.data.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 _BATCH_CHARACTERS = 1 << 21
 _BATCH_TEXTS = 1 << 12
@@ -39,7 +41,7 @@ def write_shard(
     sha256 = hashlib.sha256()
     documents = tokens = bytes_ = 0
     with path.open("wb") as file:
-        for batch in _batches(texts):
+        for batch in batched(texts, len):
             for ids in tokenizer.encode_batch(batch):
                 data = np.array([tokenizer.end_of_text, *ids], dtype).tobytes()
                 file.write(data)
@@ -58,12 +60,18 @@ def write_shard(
     }
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def batched(texts: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """Give texts a few megabytes at a time: what is encoded at once on all cores.
+
+    Args:
+        texts: or what holds a text each.
+        length: characters of one.
+    """
+    batch: list[T] = []
     characters = 0
     for text in texts:
         batch.append(text)
-        characters += len(text)
+        characters += length(text)
         if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_TEXTS:
             yield batch
             batch, characters = [], 0

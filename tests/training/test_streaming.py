@@ -1,0 +1,107 @@
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+from test_resume import assert_same, outcome, rows
+from training_process import run
+
+from plait.data import Specification, build
+from plait.data.corpus import Corpus
+from plait.data.sources import StandardLibrary, StandardLibraryTopics
+from plait.data.specification import Streaming
+from plait.storage.metrics_file import read_rows
+from plait.training import train
+from plait.verification import verify
+
+WEIGHTS = {"code": 75, "prose": 25}
+
+
+def specification(corpus, **options):
+    """Two domains, with the tokenizer of the corpus of the other tests."""
+    return Specification(
+        name="two",
+        sources=(
+            StandardLibrary(parts=("json", "email", "logging", "http")),
+            StandardLibraryTopics(),
+        ),
+        tokenizer=str(corpus.path / "tokenizer.json"),
+        weights=WEIGHTS,
+        validation=0.15,
+        test=0.15,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def on(config, corpus, tmp_path_factory):
+    """The configuration, on a corpus that is made anew."""
+
+    def made(**options):
+        path = tmp_path_factory.mktemp("corpora") / "two"
+        build(specification(corpus, **options), path)
+        return replace(config, data=replace(config.data, corpus=str(path)))
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def streaming(on):
+    """On a stream whose blocks are so small that the run goes through many."""
+    config = on(stream=Streaming(sample=150_000, shuffle=512))
+    return replace(config, tokens=2 * config.tokens)
+
+
+def test_a_stream_trains_to_the_losses_of_the_corpus_on_the_disk(on, tmp_path):
+    train(on(), tmp_path / "built", device="cpu")
+    train(on(stream=Streaming()), tmp_path / "streamed", device="cpu")
+    first, second = (tmp_path / name for name in ("built", "streamed"))
+    assert any("evaluation" in row for row in rows(first))
+    assert rows(first) == rows(second)
+    results = [json.loads((path / "result.json").read_text()) for path in (first, second)]
+    assert results[0]["evaluation"] == results[1]["evaluation"]
+    assert results[0]["floors"] == results[1]["floors"]
+    assert not [check for check in verify(second) if check.problem]
+
+
+def test_killed_while_streaming_it_ends_as_if_never_killed(streaming, processes, tmp_path):
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    train(streaming, undisturbed, device="cpu")
+    killed.mkdir()
+    for steps in (5, 17):
+        process = processes.Process(target=run, args=(streaming, killed))
+        process.start()
+        while len(read_rows(killed / "metrics.jsonl")) < steps:
+            assert process.is_alive()
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (killed / "result.json").exists()
+    train(streaming, killed, device="cpu")
+    assert_same(outcome(killed, streaming.steps), outcome(undisturbed, streaming.steps))
+    loader = outcome(killed, streaming.steps)[2]
+    assert loader["domains"]["code"]["block"] > 10
+    assert loader["fingerprint"] == Corpus.open(streaming.data.corpus).fingerprint
+
+
+def test_a_run_that_goes_back_goes_on_past_the_batches_in_the_stream(
+    streaming, tmp_path, monkeypatch
+):
+    from plait.training import loop
+
+    norm, asked = loop.kernels.total_norm, 0
+
+    def sometimes_infinite(gradients):
+        nonlocal asked
+        asked += 1
+        return norm(gradients) * (float("inf") if 7 <= asked < 10 else 1)
+
+    monkeypatch.setattr(loop.kernels, "total_norm", sometimes_infinite)
+    result = train(replace(streaming, skip_limit=3), tmp_path, device="cpu")
+    assert [turn["back_to"] for turn in result.recoveries] == [6]
+    loader = outcome(tmp_path, streaming.steps)[2]
+    skipped = result.recoveries[0]["tokens_skipped"]
+    assert loader["tokens_seen"] == streaming.tokens + skipped
