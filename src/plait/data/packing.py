@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.data.documents import SHORTEST, clean, content_hash
-from plait.data.shards import batched, token_dtype
+from plait.data.shards import BATCH_CHARACTERS, batched, token_dtype
 from plait.data.sources import Source
 from plait.data.specification import Specification
 from plait.data.spool import split_of
@@ -145,7 +145,9 @@ class Packing:
 
     def _encoded(self, mark: Mark) -> Iterator[tuple[Mark, Tokens]]:
         """Give each document's tokens, an end-of-text token first, as `write_shard` writes them."""
-        for batch in batched(self._documents(mark), lambda read: len(read.text)):
+        # about a small block's text at once, so that the first one need not wait for more
+        most = min(BATCH_CHARACTERS, 4 * self._most * self._length)
+        for batch in batched(self._documents(mark), lambda read: len(read.text), most):
             encoded = self._tokenizer.encode_batch([read.text for read in batch])
             for read, ids in zip(batch, encoded, strict=True):
                 yield read.mark, np.array([self._tokenizer.end_of_text, *ids], self._dtype)

@@ -11,7 +11,7 @@ from plait.data.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
-_BATCH_CHARACTERS = 1 << 21
+BATCH_CHARACTERS = 1 << 21
 _BATCH_TEXTS = 1 << 12
 
 
@@ -60,19 +60,22 @@ def write_shard(
     }
 
 
-def batched(texts: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+def batched(
+    texts: Iterable[T], length: Callable[[T], int], most: int = BATCH_CHARACTERS
+) -> Iterator[list[T]]:
     """Give texts a few megabytes at a time: what is encoded at once on all cores.
 
     Args:
         texts: or what holds a text each.
         length: characters of one.
+        most: characters at which a batch is full.
     """
     batch: list[T] = []
     characters = 0
     for text in texts:
         batch.append(text)
         characters += length(text)
-        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_TEXTS:
+        if characters >= most or len(batch) == _BATCH_TEXTS:
             yield batch
             batch, characters = [], 0
     if batch:
