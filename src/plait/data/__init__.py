@@ -1,4 +1,4 @@
-"""Text to tokens: sources → documents → tokenizer → shards → batches.
+"""Text to tokens: sources → documents → tokenizer → shards, or a stream → batches.
 
 >>> from plait.data import Batches, build, corpora
 >>> corpus = build(corpora.starter(), "corpus")                                 # doctest: +SKIP
