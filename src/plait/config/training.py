@@ -19,7 +19,7 @@ class DataConfig:
     """Which text, in which pieces."""
 
     corpus: str = "starter"
-    """name of a corpus in the cache, or the path of its folder"""
+    """name of a corpus in the cache, or the path of its folder; it may be a stream"""
     sequence_length: int = 256
     """tokens in a sequence"""
     batch: int = 16

@@ -5,11 +5,11 @@ domain by the mixture's weights, is that domain's k-th, and lies in the window t
 permutation gives k. Nothing is stored, so a position is a number of tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import lcm
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,21 +43,23 @@ class Order:
 
     def __getitem__(self, number: int) -> tuple[int, int]:
         """Return (domain, window) of sequence `number` ≥ 0; it never ends."""
-        domain, visit = self._share(number)
+        domain, visit = share(self.weights, number)
         epoch, place = divmod(visit, self.windows[domain])
         return domain, permute(place, self.windows[domain], mix(self.seed, domain, epoch))
 
-    def _share(self, number: int) -> tuple[int, int]:
-        # Of the first n sequences, domain 0 has floor(n·w0/W); the others share the rest alike.
-        # Each count grows by 0 or 1 with n; after W sequences every domain had exactly its weight.
-        left = sum(self.weights)
-        for domain, weight in enumerate(self.weights):
-            before = number * weight // left
-            if (number + 1) * weight // left > before:
-                return domain, before
-            number -= before
-            left -= weight
-        raise AssertionError("the last domain takes all that is left")
+
+def share(weights: Sequence[int], number: int) -> tuple[int, int]:
+    """Return (domain, visit): whose sequence `number` is, and how many it had before."""
+    # Of the first n sequences, domain 0 has floor(n·w0/W); the others share the rest alike.
+    # Each count grows by 0 or 1 with n; after W sequences every domain had exactly its weight.
+    left = sum(weights)
+    for domain, weight in enumerate(weights):
+        before = number * weight // left
+        if (number + 1) * weight // left > before:
+            return domain, before
+        number -= before
+        left -= weight
+    raise AssertionError("the last domain takes all that is left")
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,44 @@ class Position:
 
     seed: int
     """that names the order"""
-    epoch: int
-    """whole passes' worth of tokens"""
     tokens_seen: int
     """by all ranks together, from the very start"""
     fingerprint: str
     """of the corpus"""
+
+    @classmethod
+    def resumed(cls, state: Mapping[str, Any], corpus: Corpus, seed: int) -> Self:
+        """Read a loader's state.
+
+        Raises:
+            ValueError: it is damaged, or of another corpus or seed.
+        """
+        try:
+            position = from_dict(cls, state, "loader")
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: the loader's state is damaged or of another version; start anew or take "
+                "an earlier checkpoint"
+            ) from None
+        if position.fingerprint != corpus.fingerprint:
+            raise ValueError(
+                f"this run was trained on the corpus {quoted(position.fingerprint)}, not on "
+                f"{corpus.fingerprint}: give it that corpus, or start a new run"
+            )
+        if position.seed != seed:
+            raise ValueError(
+                f"this run's data order has seed {quoted(position.seed)}, not {seed}: "
+                "resume with that seed, or start a new run"
+            )
+        return position
+
+
+@dataclass(frozen=True)
+class CorpusPosition(Position):
+    """Where training stands in a corpus on the disk."""
+
+    epoch: int
+    """whole passes' worth of tokens"""
 
 
 class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
@@ -110,10 +144,11 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         *,
         weights: Mapping[str, float] | None = None,
     ) -> None:
-        if min(sequence_length, batch_size, world) < 1 or not 0 <= rank < world:
+        check_sizes(sequence_length, batch_size, rank, world)
+        if corpus.streamed and split == "train":
             raise ValueError(
-                f"sequence_length {sequence_length}, batch_size {batch_size}, rank {rank} of world "
-                f"{world}: all must be at least 1, and the rank from 0 to below the world"
+                f"{corpus.path}: is a stream, whose train split is a sample: "
+                "plait.data.training_batches reads all of it"
             )
         domains = corpus.domains
         self._corpus = corpus
@@ -128,13 +163,12 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         weights = corpus.weights if weights is None else weights
         if weights is not None and set(weights) != set(domains):
             raise ValueError(f"weights {dict(weights)}: give one per domain: {', '.join(domains)}")
-        shares = windows if weights is None else _whole([weights[d] for d in domains])
+        shares = windows if weights is None else whole_weights([weights[d] for d in domains])
         self._order = Order(windows, shares, seed)
         self._length = sequence_length
         self._batch = batch_size
         self._rank = rank
         self._world = world
-        self._fingerprint = corpus.fingerprint
         self._next = 0 if state is None else self._resumed(state)
 
     @property
@@ -143,10 +177,18 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         return sum(self._order.windows) * self._length
 
     def state(self) -> dict[str, Any]:
-        """Return where training stands: the fields of `Position`."""
+        """Return where training stands: the fields of `CorpusPosition`."""
         seen = self._next * self._length
-        epoch = seen // self.epoch_tokens
-        return asdict(Position(self._order.seed, epoch, seen, self._fingerprint))
+        position = CorpusPosition(
+            seed=self._order.seed,
+            tokens_seen=seen,
+            fingerprint=self._corpus.fingerprint,
+            epoch=seen // self.epoch_tokens,
+        )
+        return asdict(position)
+
+    def close(self) -> None:
+        """End what works in the background: nothing here, see `Stream`."""
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (tokens_BS, targets_BS), int64; targets are the tokens one place further."""
@@ -162,23 +204,7 @@ class Batches(Iterator[tuple[torch.Tensor, torch.Tensor]]):
         return block[:, :-1].contiguous(), block[:, 1:].contiguous()
 
     def _resumed(self, state: Mapping[str, Any]) -> int:
-        try:
-            position = from_dict(Position, state, "loader")
-        except ValueError as error:
-            raise ValueError(
-                f"{error}: the loader's state is damaged or of another version; start anew or take "
-                "an earlier checkpoint"
-            ) from None
-        if position.fingerprint != self._fingerprint:
-            raise ValueError(
-                f"this run was trained on the corpus {quoted(position.fingerprint)}, not on "
-                f"{self._fingerprint}: give it that corpus, or start a new run"
-            )
-        if position.seed != self._order.seed:
-            raise ValueError(
-                f"this run's data order has seed {quoted(position.seed)}, not {self._order.seed}: "
-                "resume with that seed, or start a new run"
-            )
+        position = CorpusPosition.resumed(state, self._corpus, self._order.seed)
         seen, epoch = position.tokens_seen, position.epoch
         if seen < 0 or seen % self._length or epoch != seen // self.epoch_tokens:
             raise ValueError(
@@ -234,7 +260,17 @@ def _rows(tokens: npt.NDArray[np.int64], length: int, padding: int) -> torch.Ten
     return torch.from_numpy(padded.reshape(rows, length))
 
 
-def _whole(weights: list[float]) -> list[int]:
+def check_sizes(sequence_length: int, batch_size: int, rank: int, world: int) -> None:
+    """Make sure that the numbers of a reader of batches make sense; a ValueError says which."""
+    if min(sequence_length, batch_size, world) < 1 or not 0 <= rank < world:
+        raise ValueError(
+            f"sequence_length {sequence_length}, batch_size {batch_size}, rank {rank} of world "
+            f"{world}: all must be at least 1, and the rank from 0 to below the world"
+        )
+
+
+def whole_weights(weights: list[float]) -> list[int]:
+    """Return whole numbers in the ratio of mixture weights; a ValueError names absurd ones."""
     if not all(1e-6 <= weight <= 1e12 for weight in weights):
         raise ValueError(
             f"mixture weights {quoted(weights)}: each must be from 1e-6 to 1e12; leave out a "

@@ -6,6 +6,7 @@ that a folder with a manifest is a whole corpus, whatever happened before.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -44,6 +45,9 @@ def build(
 ) -> Corpus:
     """Build the corpus that a specification describes, or open it if it is there already.
 
+    Of a stream only the beginning of each source is read and encoded; `plait.data.stream` reads
+    the rest while it trains.
+
     Args:
         spec: what it is made of.
         path: the corpus folder; its parents are made.
@@ -56,6 +60,8 @@ def build(
             `path` holds something else. Nothing is left behind.
     """
     path = Path(path).resolve()  # through a link, to rename on the disk that it leads to
+    if spec.stream is not None:  # it is read again, perhaps from another working folder
+        spec = spec.anchored()
     stamps = [source.stamp() for source in spec.sources]
     wanted = json.loads(json.dumps({"specification": spec.to_dict(), "stamps": stamps}))
     if (corpus := _existing(path, wanted, replace)) is not None:
@@ -148,11 +154,13 @@ def _read(spec: Specification, spool: Spool, progress: Progress) -> list[Counts]
     counts = []
     for source in spec.sources:
         count = Counts()
+        limits = [source.limit, spec.stream.sample if spec.stream else None]
+        enough = min((limit for limit in limits if limit is not None), default=math.inf)
         named = escape(str(source))  # a path may look like rich's markup
         for document in source.documents(cache):
             spool.add(document, count)
             progress.update(task, description=f"reading {named}: {count.bytes / 1e6:.1f} MB")
-            if source.limit is not None and count.characters >= source.limit:
+            if count.characters >= enough:
                 break
         if not count.documents:
             raise ValueError(
@@ -180,7 +188,8 @@ def _require_every_split(spec: Specification, spool: Spool) -> None:
             if not spool.size(split, domain)[0]:
                 raise ValueError(
                     f"domain {domain!r}: none of its {total} documents falls into {split}: give it "
-                    f"more text, cut its files into smaller documents (`cut`) or raise `{split}`"
+                    f"more text{' (`sample`)' if spec.stream else ''}, cut its files into smaller "
+                    f"documents (`cut`) or raise `{split}`"
                 )
 
 
@@ -230,4 +239,6 @@ def _fingerprint(manifest: dict[str, Any]) -> str:
         "tokenizer": manifest["tokenizer"]["fingerprint"],
         "weights": manifest["weights"],
     }
+    if manifest["specification"].get("stream"):
+        read |= {key: manifest[key] for key in ("specification", "stamps")}
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:16]

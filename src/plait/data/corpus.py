@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +52,8 @@ class _Manifest:
     weights: dict[str, float] | None
     dtype: Literal["<u2", "<u4"]
     tokenizer: _TokenizerFile
+    specification: dict[str, Any] = field(default_factory=dict)
+    stamps: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         domains = self.splits.get("train", {})
@@ -131,6 +133,11 @@ class Corpus:
         """Mixture weights by domain; None means in proportion to size."""
         weights: dict[str, float] | None = self.manifest["weights"]
         return weights
+
+    @property
+    def streamed(self) -> bool:
+        """Whether training reads the sources: the split train is then only a sample of them."""
+        return bool(self.manifest.get("specification", {}).get("stream"))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

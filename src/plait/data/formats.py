@@ -3,6 +3,7 @@
 import ast
 import gzip
 import io
+import itertools
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,17 +38,34 @@ def texts(path: Path, fields: Sequence[str] = ("text",), cut: int | None = None)
     Raises:
         ValueError: naming the file, for a damaged file, a record that is not JSON or lacks a field.
     """
+    return (text for _, _, text in placed_texts(path, fields, cut))
+
+
+def placed_texts(
+    path: Path, fields: Sequence[str] = ("text",), cut: int | None = None, first: int = 0
+) -> Iterator[tuple[int, int, str]]:
+    """Give (record, piece of it, text), both numbered from 0; see `texts`.
+
+    Args:
+        path: as for `texts`.
+        fields: as for `texts`.
+        cut: as for `texts`.
+        first: the record to begin with; those before it are passed over as fast as the format
+            allows. A text file is one record.
+    """
     suffix = _suffix(path)
     if suffix in RECORD_SUFFIXES:
-        for record in _records(path, suffix, fields):
-            yield from pieces(record_text(record, fields, str(path)), cut)
-    else:
+        for number, record in _records(path, suffix, fields, first):
+            for piece, text in enumerate(pieces(record_text(record, fields, str(path)), cut)):
+                yield number, piece, text
+    elif first == 0:
         # newline="": line ends are cleaned with the rest
         with (
             _open(path) as raw,
             io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="") as stream,
         ):
-            yield from pieces(stream, cut)
+            for piece, text in enumerate(pieces(stream, cut)):
+                yield 0, piece, text
 
 
 def record_text(record: Mapping[str, Any], fields: Sequence[str], where: str) -> str:
@@ -108,24 +126,29 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _records(path: Path, suffix: str, fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+def _records(
+    path: Path, suffix: str, fields: Sequence[str], first: int
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if suffix == ".parquet":
-        yield from _parquet(path, fields)
+        yield from _parquet(path, fields, first)
     elif suffix == ".json":
         with _open(path) as raw:
             data = parse_json(raw.read(), path, MEND)
         if not isinstance(data, (dict, list)):
             raise ValueError(f"{path}: not a list of records, but {quoted(data)}: {MEND}")
-        yield from data.values() if isinstance(data, dict) else data
+        records = data.values() if isinstance(data, dict) else data
+        yield from itertools.islice(enumerate(records), first, None)
     else:
         with _open(path) as raw:
-            for number, line in enumerate(raw, 1):
+            for number, line in itertools.islice(enumerate(raw), first, None):
                 if line.isspace():
                     continue
-                yield parse_json(line, f"{path}: line {number}", MEND)
+                yield number, parse_json(line, f"{path}: line {number + 1}", MEND)
 
 
-def _parquet(path: Path, fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+def _parquet(
+    path: Path, fields: Sequence[str], first: int
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -144,8 +167,17 @@ def _parquet(path: Path, fields: Sequence[str]) -> Iterator[Mapping[str, Any]]:
                 f"{path}: no field {min(missing)!r} (there is: "
                 f"{', '.join(file.schema_arrow.names)}): set `fields`"
             )
-        for batch in file.iter_batches(batch_size=256, columns=sorted(wanted)):
-            yield from batch.to_pylist()
+        number = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if number + rows <= first:
+                number += rows
+                continue
+            batches = file.iter_batches(256, row_groups=[group], columns=sorted(wanted))
+            for record in (record for batch in batches for record in batch.to_pylist()):
+                if number >= first:
+                    yield number, record
+                number += 1
 
 
 def _suffix(path: Path) -> str:

@@ -3,13 +3,15 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from plait.data.tokenizer import Tokenizer
 
-_BATCH_CHARACTERS = 1 << 21
+T = TypeVar("T")
+
+BATCH_CHARACTERS = 1 << 21
 _BATCH_TEXTS = 1 << 12
 
 
@@ -39,7 +41,7 @@ def write_shard(
     sha256 = hashlib.sha256()
     documents = tokens = bytes_ = 0
     with path.open("wb") as file:
-        for batch in _batches(texts):
+        for batch in batched(texts, len):
             for ids in tokenizer.encode_batch(batch):
                 data = np.array([tokenizer.end_of_text, *ids], dtype).tobytes()
                 file.write(data)
@@ -58,13 +60,22 @@ def write_shard(
     }
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def batched(
+    texts: Iterable[T], length: Callable[[T], int], most: int = BATCH_CHARACTERS
+) -> Iterator[list[T]]:
+    """Give texts a few megabytes at a time: what is encoded at once on all cores.
+
+    Args:
+        texts: or what holds a text each.
+        length: characters of one.
+        most: characters at which a batch is full.
+    """
+    batch: list[T] = []
     characters = 0
     for text in texts:
         batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_TEXTS:
+        characters += length(text)
+        if characters >= most or len(batch) == _BATCH_TEXTS:
             yield batch
             batch, characters = [], 0
     if batch:

@@ -15,9 +15,9 @@ import platform
 import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from plait.data import formats
 from plait.data.documents import Document, is_text, pieces
@@ -53,9 +53,25 @@ class Source(ABC):
             ValueError, FileNotFoundError: if the source is missing or damaged, with the fix.
         """
 
+    def documents_from(self, cache: Path, place: Any = None) -> Iterator[tuple[Any, Document]]:
+        """Give the documents from a place on, each with its own place.
+
+        Args:
+            cache: as for `documents`.
+            place: of the first document, as it was given; None is the beginning. It is plain data.
+
+        Raises:
+            ValueError, FileNotFoundError: as for `documents`.
+        """
+        yield from itertools.islice(enumerate(self.documents(cache)), place or 0, None)
+
     def stamp(self) -> str:
         """Return what tells this text from an earlier state of the same source; may be empty."""
         return ""
+
+    def anchored(self) -> "Source":
+        """Return this source as it is named from any working folder."""
+        return self
 
     @abstractmethod
     def __str__(self) -> str:
@@ -89,6 +105,12 @@ def file_names(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if name != "__pycache__"]
         for file in files:
             yield (Path(where) / file).relative_to(folder).as_posix()
+
+
+def _numbered(name: str, record: int, piece: int) -> str:
+    """Return the name of a piece of a record: `a.jsonl`, `a.jsonl#1`, `a.jsonl#1.1`."""
+    number = f"#{record}.{piece}" if piece else f"#{record}" if record else ""
+    return name + number
 
 
 def numbered(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -179,31 +201,43 @@ class Files(Source):
 
     def documents(self, cache: Path) -> Iterator[Document]:
         """Give one document per text file, row or piece; see `Source.documents`."""
-        path = Path(self.path)
-        if path.is_file():
-            # one file named by the user must be right; a folder may hold what is not text
-            if path.stat().st_size == 0:
+        return (document for _, document in self.documents_from(cache))
+
+    def documents_from(self, cache: Path, place: Any = None) -> Iterator[tuple[Any, Document]]:
+        """Give documents with their places: [file, record, piece]; see `Source.documents_from`."""
+        first = place or [0, 0, 0]
+        # one file named by the user must be right; a folder may hold what is not text
+        strict = Path(self.path).is_file()
+        for number, (name, path) in enumerate(self._files()):
+            if number < first[0]:
+                continue
+            if strict and path.stat().st_size == 0:
                 raise ValueError(f"{path}: is empty: leave it out")
-            for named, text in numbered(path.name, formats.texts(path, self.fields, self.cut)):
-                if not is_text(text):
+            record = first[1] if number == first[0] else 0
+            for *at, text in formats.placed_texts(path, self.fields, self.cut, record):
+                here = [number, *at]
+                if here < first:
+                    continue
+                if strict and not is_text(text):
                     raise ValueError(
                         f"{path}: not UTF-8 text: convert it (iconv -t utf-8) or leave it out"
                     )
-                yield self._document(named, text)
-            return
-        for name, file in self._files():
-            for named, text in numbered(name, formats.texts(file, self.fields, self.cut)):
-                yield self._document(named, text)
+                yield here, self._document(_numbered(name, *at), text)
 
     def stamp(self) -> str:
         """Return a hash of the files' names, sizes and times."""
-        path = Path(self.path)
-        files = [(path.name, path)] if path.is_file() else self._files()
+        files = self._files()
         stamps = [(name, (at := file.stat()).st_size, at.st_mtime_ns) for name, file in files]
         return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
+    def anchored(self) -> Source:
+        """Return this source with an absolute path."""
+        return replace(self, path=os.path.abspath(self.path))
+
     def _files(self) -> list[tuple[str, Path]]:
         path = Path(self.path)
+        if path.is_file():
+            return [(path.name, path)]
         if path.is_dir():
             folder = path
             names = [name for name in file_names(path) if formats.known(Path(name))]
@@ -248,16 +282,44 @@ class HubDataset(Source):
 
     def documents(self, cache: Path) -> Iterator[Document]:
         """Give one document per row; see `Source.documents`."""
+        return (document for _, document in self.documents_from(cache))
+
+    def documents_from(self, cache: Path, place: Any = None) -> Iterator[tuple[Any, Document]]:
+        """Give documents with their places: [row, piece, the library's own state]."""
         import datasets  # of the extra `hf`
 
+        number, first, state = place or (0, 0, None)
         try:
             rows = datasets.load_dataset(
                 self.name, self.config, split=self.split, revision=self.revision, streaming=True
             )
+            if state is None:
+                state = rows.state_dict()
+            else:
+                rows.load_state_dict(state)
+            given = iter(rows)
         except Exception as error:  # the library raises dozens of kinds, many of them its own
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"dataset {self.name!r} cannot be loaded: {reason}") from None
-        for number, row in enumerate(rows):
+            raise ValueError(f"dataset {self.name!r} cannot be loaded: {_reason(error)}") from None
+        while True:
+            try:
+                row = next(given)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise ValueError(
+                    f"dataset {self.name!r} cannot be read at row {number}: {_reason(error)}"
+                ) from None
             text = formats.record_text(row, self.fields, f"dataset {self.name!r}")
-            for named, piece in numbered(f"{self.name}:{number}", pieces(text)):
-                yield self._document(named, piece)
+            for piece, part in enumerate(pieces(text)):
+                if piece >= first:
+                    name = f"{self.name}:{number}" + (f"#{piece}" if piece else "")
+                    yield [number, piece, state], self._document(name, part)
+            number, first, state = number + 1, 0, rows.state_dict()
+
+    def anchored(self) -> Source:
+        """Return this source with an absolute path, if it is a folder."""
+        return replace(self, name=os.path.abspath(self.name)) if Path(self.name).is_dir() else self
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -19,6 +19,9 @@ from plait.data.sources import (
 )
 from plait.reading import quoted, read_yaml
 
+MOST_SHUFFLED = 1 << 30
+"""tokens of a domain that may be held in memory"""
+
 SOURCE_KINDS: dict[str, type[Source]] = {
     kind.kind: kind
     for kind in (
@@ -30,6 +33,27 @@ SOURCE_KINDS: dict[str, type[Source]] = {
         HubDataset,
     )
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """How a corpus is read from its sources while it trains, without a copy on the disk.
+
+    Args:
+        sample: characters of each source that are read beforehand, once: the tokenizer is trained
+            on them, and the documents among them that are held out are those that are scored.
+        shuffle: tokens of a domain, one block after the other, whose sequences are shuffled.
+    """
+
+    sample: int = 50_000_000
+    shuffle: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        if self.sample < 1 or not 1 <= self.shuffle <= MOST_SHUFFLED:
+            raise ValueError(
+                f"stream: sample {quoted(self.sample)} and shuffle {quoted(self.shuffle)} must be "
+                f"1 or more, and shuffle {MOST_SHUFFLED:,} at the most, which are held in memory"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +69,8 @@ class Specification:
         tokenizer: a `tokenizer.json` to use instead, or `tiktoken:NAME`.
         validation: share of the documents, by hash, held out for validation.
         test: share of the documents, by hash, held out for the test.
+        stream: read the training text from the sources while it trains; None: a copy is encoded
+            on the disk. Several domains then need weights.
     """
 
     name: str
@@ -54,6 +80,7 @@ class Specification:
     tokenizer: str | None = None
     validation: float = 0.05
     test: float = 0.05
+    stream: Streaming | None = None
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.domains):
@@ -88,17 +115,27 @@ class Specification:
                 f"from 1e-6 to 1e12 to each domain ({quoted(', '.join(self.domains))}) and to no "
                 "other"
             )
+        if self.stream is not None and self.weights is None and len(self.domains) > 1:
+            raise ValueError(
+                f"corpus {self.name!r}: how large its domains are is not known of a stream: give "
+                f"weights for {quoted(', '.join(self.domains))}"
+            )
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The sources' domains, in order of first appearance."""
         return tuple(dict.fromkeys(source.domain for source in self.sources))
 
+    def anchored(self) -> "Specification":
+        """Return the same with sources that are found from any working folder."""
+        return replace(self, sources=tuple(source.anchored() for source in self.sources))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, from which `from_dict` makes the same specification."""
         data: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         data["sources"] = [_source_to_dict(source) for source in self.sources]
         data["weights"] = dict(self.weights) if self.weights else None
+        data["stream"] = asdict(self.stream) if self.stream else None
         return {key: value for key, value in data.items() if value is not None}
 
     @classmethod
@@ -108,6 +145,8 @@ class Specification:
         Raises:
             ValueError: naming the unknown or missing option and the nearest known one.
         """
+        if isinstance(stream := data.get("stream"), Mapping):
+            data = {**data, "stream": Streaming(**_options(Streaming, stream, "stream"))}
         checked = _options(cls, data, "corpus")
         if isinstance(checked["sources"], str):
             raise ValueError("sources: give a list, one entry per source")

@@ -15,11 +15,17 @@ from plait.data.documents import SHORTEST, Document, clean, content_hash
 HASH_RANGE = 1 << 64
 
 
-def split_of(position: float, validation: float, test: float) -> str:
-    """Return the split of a document whose hash lies at `position` of its range, 0 to 1."""
+def split_of(digest: bytes, validation: float, test: float) -> str:
+    """Return the split of a document with this `content_hash`, by where that lies in its range."""
+    position = place_of(digest) / HASH_RANGE
     if position < validation:
         return "validation"
     return "test" if position < validation + test else "train"
+
+
+def place_of(digest: bytes) -> int:
+    """Return where a document's hash lies, from 0 to below `HASH_RANGE`."""
+    return int.from_bytes(digest[:8], "little")
 
 
 @dataclass
@@ -96,10 +102,9 @@ class Spool:
         counts.bytes += len(data)
         counts.characters += len(text)
         counts.text_hash = content_hash(counts.text_hash.encode() + digest).hex()
-        position = int.from_bytes(digest[:8], "little")
-        split = split_of(position / HASH_RANGE, self._validation, self._test)
+        split = split_of(digest, self._validation, self._test)
         texts, index = self._open(split, document.domain)
-        array.array("Q", (position, texts.tell(), len(data))).tofile(index)
+        array.array("Q", (place_of(digest), texts.tell(), len(data))).tofile(index)
         texts.write(data)
 
     def finish(self) -> None:

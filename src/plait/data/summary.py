@@ -15,6 +15,8 @@ SAMPLE_TOKENS = 120
 class Summary:
     """A corpus in figures.
 
+    Of a stream, `rows` and `sources` count what was read of it beforehand.
+
     `rows` has one mapping per split and domain: `split, domain, documents, bytes, tokens,
     bytes_per_token`; `sources` one per source: `source, domain, licence, documents, bytes,
     short, duplicates, not_text`; `samples` a piece of training text per domain.
@@ -25,6 +27,7 @@ class Summary:
     fingerprint: str
     tokenizer: str
     mixture: str
+    streamed: bool
     rows: list[dict[str, Any]]
     sources: list[dict[str, Any]]
     samples: dict[str, str]
@@ -59,6 +62,7 @@ def inspect(path: str | Path, *, verify: bool = True) -> Summary:
         fingerprint=corpus.fingerprint,
         tokenizer=f"{tokenizer['vocab_size']:,} tokens ({tokenizer['fingerprint']})",
         mixture=f"mixture {shares}" if weights else "mixture in proportion to size",
+        streamed=corpus.streamed,
         rows=rows,
         sources=corpus.manifest["sources"],
         samples={domain: _sample(corpus, domain) for domain in corpus.domains},

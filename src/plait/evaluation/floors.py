@@ -5,6 +5,7 @@ are counted on the tokens that a run saw and scored on the tokens that it is sco
 """
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from plait.atomic import write_json
-from plait.data.batches import IGNORED, Batches, evaluation_batches
+from plait.data.batches import IGNORED, evaluation_batches
 from plait.data.corpus import Corpus
+from plait.data.stream import training_batches
 from plait.evaluation.heldout import Score
 
 MOST_COUNTED = 10_000_000
@@ -137,11 +139,11 @@ def floors(
 
 
 def _training(corpus: Corpus, sequence_length: int, rows: int, seed: int) -> Tokens:
-    batches = Batches(corpus, "train", sequence_length, 1, seed)
     sequences = np.empty((rows, sequence_length + 1), np.int64)
-    for row in sequences:
-        tokens_BS, targets_BS = next(batches)
-        row[:-1], row[-1] = tokens_BS[0].numpy(), int(targets_BS[0, -1])
+    with closing(training_batches(corpus, sequence_length, 1, seed)) as batches:
+        for row in sequences:
+            tokens_BS, targets_BS = next(batches)
+            row[:-1], row[-1] = tokens_BS[0].numpy(), int(targets_BS[0, -1])
     return sequences
 
 

@@ -300,6 +300,7 @@ class _Run:
         newest = self.checkpoints.newest()
         before = counters.recoveries
         if newest is None:
+            self.state.batches.close()
             self.state = TrainState(self.config, self.state.corpus, self.world)
         else:
             self.state.restore(newest)
@@ -381,6 +382,7 @@ class _Run:
         return result
 
     def close(self) -> None:
-        """Close the sinks."""
+        """Close the sinks, and end the reading ahead."""
+        self.state.batches.close()
         for sink in self.sinks:
             sink.close()

@@ -12,8 +12,8 @@ from torch import Tensor
 from plait.config import TrainConfig
 from plait.config.files import from_json
 from plait.config.limits import MOST_TOKENS
-from plait.data.batches import Batches
 from plait.data.corpus import Corpus
+from plait.data.stream import TrainingBatches, training_batches
 from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers, state_keys
 from plait.parallel import World, shard, whole
@@ -110,11 +110,10 @@ class TrainState:
             )
         return batch // at_once
 
-    def _batches(self, state: dict[str, Any] | None) -> Batches:
+    def _batches(self, state: dict[str, Any] | None) -> TrainingBatches:
         data = self.config.data
-        return Batches(
+        return training_batches(
             self.corpus,
-            "train",
             data.sequence_length,
             self.micro_batch,
             self.config.seed,
@@ -155,7 +154,7 @@ class TrainState:
         """
         progress = read_progress(path)
         self.counters = from_json(Counters, progress, path / PROGRESS, TRY_ANOTHER)
-        self.batches = self._batches(progress.get("loader") or {})
+        self.skip_to(progress.get("loader") or {})
         load_weights(self.model, read_weights(path / WEIGHTS), path)
         shapes = shard_shapes(path / STATE)
         tensors: dict[str, Tensor] = {}
@@ -183,6 +182,7 @@ class TrainState:
 
     def skip_to(self, place: dict[str, Any]) -> None:
         """Go on in the data from where `batches.state()` was `place`."""
+        self.batches.close()
         self.batches = self._batches(place)
 
     def _make_optimizer_state(

@@ -37,8 +37,10 @@ def corpus_tables(corpus: Summary) -> Group:
             f"{source['bytes'] / 1e6:.2f}",
             _dropped(source),
         )
+    stream = "a stream: the figures are of what was read beforehand, training reads the sources"
     return Group(
         Text(f"{corpus.name}  {corpus.path}", style="bold"),
+        *([Text(stream)] if corpus.streamed else []),
         Text(f"fingerprint {corpus.fingerprint} · {corpus.tokenizer} · {corpus.mixture}"),
         splits,
         sources,
