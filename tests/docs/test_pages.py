@@ -56,6 +56,7 @@ INSTEAD = {
     "plait study show crossed.py:crossed": "plait study show small.py:crossed",
     "plait study run rungs.py:rungs": "plait study run small.py:rungs",
     "plait study show rungs.py:rungs": "plait study show small.py:rungs",
+    "plait reproduce pathmoe --dry-run": "plait reproduce pathmoe --scale paper",
     "plait reproduce ct-moe --dry-run": "plait reproduce ct-moe --scale paper",
     "plait reproduce pathmoe --only P-2": "plait reproduce pathmoe --only P-2 --scale paper",
     "plait bench --shapes A B --precision fp32 bf16 --json bench.json": "plait bench --shapes tiny "
