@@ -274,6 +274,13 @@ def paper(scale: Scale = "nano") -> Paper:
                 arms=sharing,
             ),
             PaperFigure(
+                number="words",
+                title="What paths are about: classes of tokens, beside chance",
+                study=asked.name,
+                shows="classes",
+                arms=sharing,
+            ),
+            PaperFigure(
                 number="blocks",
                 title="The arms beside the independent model",
                 study=asked.name,

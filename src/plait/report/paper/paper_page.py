@@ -15,6 +15,7 @@ from plait.report.page import render
 from plait.report.palette import Series, series
 from plait.report.paper.figures import drawn, restricted
 from plait.report.routing.domains import expert_domain_figures
+from plait.report.routing.path_classes import class_figures
 from plait.report.routing.sections import comparison_figures
 from plait.report.study.routing_section import traced
 from plait.report.study.wording import in_words
@@ -28,6 +29,7 @@ from plait.studies.tables import Row, comparison_table
 TRACED: Mapping[str, Callable[[Sequence[Analysis], Sequence[Series]], list[Figure]]] = {
     "specialisation": lambda found, looks: expert_domain_figures(found),
     "routing": comparison_figures,
+    "classes": class_figures,
 }
 """Figures that need a trace of the arms' first seeds."""
 

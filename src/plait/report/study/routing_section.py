@@ -75,5 +75,12 @@ def traced(
         except ValueError:
             continue  # dense, or its experts choose their tokens
         trace = trace_model(watched, text_tokens)
-        found.append(analyse(trace, topologies=topologies(opened.model), draws=50))
+        found.append(
+            analyse(
+                trace,
+                decode=opened.tokenizer.token,
+                topologies=topologies(opened.model),
+                draws=50,
+            )
+        )
     return found, missing
