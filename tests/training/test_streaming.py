@@ -110,6 +110,18 @@ def test_a_run_that_goes_back_goes_on_past_the_batches(streaming, tmp_path, monk
     assert outcome(tmp_path, 10)[2]["tokens_seen"] == few.tokens + skipped
 
 
+def test_a_source_that_is_gone_leaves_no_run_behind(config, corpus, tmp_path):
+    (tmp_path / "text").mkdir()
+    for seed, domain in enumerate(WEIGHTS):
+        write(tmp_path / "text" / f"{domain}.jsonl", seed)
+    build(specification(tmp_path / "text", corpus, stream=Streaming()), tmp_path / "two")
+    (tmp_path / "text" / "web.jsonl").unlink()
+    config = replace(config, data=replace(config.data, corpus=str(tmp_path / "two")))
+    with pytest.raises(FileNotFoundError, match=r"web\.jsonl: no such file"):
+        train(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_one_process_goes_on_where_two_stopped(streaming, processes, tmp_path):
     plain = replace(
