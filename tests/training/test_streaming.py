@@ -6,14 +6,17 @@ import time
 from dataclasses import replace
 
 import pytest
+from test_distributed import together
 from test_recovery import poison
 from test_resume import assert_same, outcome, rows
 from training_process import run
 
+from plait.config import OptimizerConfig
 from plait.data import Specification, build
 from plait.data.corpus import Corpus
 from plait.data.sources import Files
 from plait.data.specification import Streaming
+from plait.storage.metrics_file import read_rows
 from plait.training import train
 from plait.verification import verify
 
@@ -105,3 +108,34 @@ def test_a_run_that_goes_back_goes_on_past_the_batches(streaming, tmp_path, monk
     assert [(turn["step"], turn["back_to"]) for turn in result.recoveries] == [(7, 4)]
     skipped = result.recoveries[0]["tokens_skipped"]
     assert outcome(tmp_path, 10)[2]["tokens_seen"] == few.tokens + skipped
+
+
+def test_a_source_that_is_gone_leaves_no_run_behind(config, corpus, tmp_path):
+    (tmp_path / "text").mkdir()
+    for seed, domain in enumerate(WEIGHTS):
+        write(tmp_path / "text" / f"{domain}.jsonl", seed)
+    build(specification(tmp_path / "text", corpus, stream=Streaming()), tmp_path / "two")
+    (tmp_path / "text" / "web.jsonl").unlink()
+    config = replace(config, data=replace(config.data, corpus=str(tmp_path / "two")))
+    with pytest.raises(FileNotFoundError, match=r"web\.jsonl: no such file"):
+        train(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_stopped(streaming, processes, tmp_path):
+    plain = replace(
+        streaming,
+        model=replace(streaming.model, dropout=0.0),
+        data=replace(streaming.data, micro_batch=None),
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+        tokens=8 * streaming.tokens_per_step,
+    )
+    one, two = tmp_path / "one", tmp_path / "two"
+    train(plain, one, device="cpu")
+    together(processes, 2, plain, two, stop_after=5)
+    assert read_rows(two / "metrics.jsonl")[-1]["step"] < 8
+    train(plain, two, device="cpu")
+    assert outcome(one, 8)[2] == outcome(two, 8)[2], "they stand at the same place in the stream"
+    losses = [[row["loss"] for row in rows(path) if "loss" in row] for path in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)

@@ -173,6 +173,16 @@ def training_batches(
     return Batches(corpus, "train", sequence_length, batch_size, seed, rank, world, state)
 
 
+def require_sources(corpus: Corpus) -> None:
+    """Make sure, where a corpus is a stream, that its sources are there and as they were.
+
+    Raises:
+        ValueError, FileNotFoundError: naming the source that is not.
+    """
+    if corpus.streamed:
+        _specification(corpus)
+
+
 def _specification(corpus: Corpus) -> Specification:
     """Return what a stream is made of, if its sources are still as they were."""
     try:

@@ -15,6 +15,7 @@ from plait.config.counts import count
 from plait.config.files import config_hash, to_dict
 from plait.data.corpora import open_corpus
 from plait.data.corpus import Corpus
+from plait.data.stream import require_sources
 from plait.evaluation.heldout import evaluate
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
@@ -91,6 +92,8 @@ def train(
         processor.configure()
     # before the folder is claimed, so that a run that cannot begin leaves nothing behind
     corpus = None if RunFolder(folder).finished else open_corpus(config.data.corpus)
+    if corpus is not None:
+        require_sources(corpus)
     with (
         claim(folder, config) if world.is_main else nullcontext(),
         Interruption() as interruption,
