@@ -202,3 +202,9 @@ def test_the_macro_average_weighs_tasks_alike():
     assert average["interval"][1] - 0.25 == pytest.approx(1.96 * spread)
     with pytest.raises(ValueError, match="other: lm-eval gives no accuracy"):
         macro_average({"other": {"documents": 3, "chance": 0.0}})
+
+
+def test_two_questions_far_apart_bound_no_perplexity():
+    questions = [{"chance": 0.0, "log_p": value} for value in (-1.0, -200.0)]
+    low, high = task_scores(questions)["perplexity"]["interval"]
+    assert (low < 1, high) == (True, math.inf)

@@ -107,10 +107,14 @@ def macro_average(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _perplexity(log_p: Estimate) -> Estimate:
-    value = math.exp(-log_p.value)
+    value, n = _exp(-log_p.value), log_p.n
     if log_p.low is None or log_p.high is None:
-        return Estimate(value=value, n=log_p.n)
-    return Estimate(value=value, low=math.exp(-log_p.high), high=math.exp(-log_p.low), n=log_p.n)
+        return Estimate(value=value, n=n)
+    return Estimate(value=value, low=_exp(-log_p.high), high=_exp(-log_p.low), n=n)
+
+
+def _exp(power: float) -> float:
+    return math.exp(power) if power < 700 else math.inf  # two questions bound almost nothing
 
 
 def _record(estimate: Estimate) -> dict[str, Any]:
