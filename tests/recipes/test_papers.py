@@ -143,12 +143,13 @@ def test_the_grid_has_the_papers_43_runs(scale):
 
 
 def test_widened_and_narrow_models_are_of_equal_size():
-    """Routers aside, which widening enlarges: a hundredth at the most."""
-    for scale in SCALES:
-        study = expert_tying.tied_study(scale)
+    """Routers aside, which widening enlarges, and shared experts, which it does not."""
+    for name in (name for name in recipes.STUDIES if name.startswith("tied-")):
+        study = recipes.study(name)
         stored = {name: count(config.model).stored for name, config in study.variants.items()}
         for wide, narrow in (("tied-g4-x4", "plain"), ("tied-g4", "quarter"), ("tied-g2", "half")):
-            assert stored[wide] == pytest.approx(stored[narrow], rel=0.01)
+            near = 0.03 if "deepseek" in name else 0.01
+            assert stored[wide] == pytest.approx(stored[narrow], rel=near)
 
 
 @pytest.mark.parametrize(

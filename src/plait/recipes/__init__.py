@@ -59,14 +59,17 @@ STUDIES: dict[str, Callable[[], Study]] = {
     "ct-moe-k2-nano": partial(ct_moe.ablation, 2, "nano"),
     "ct-moe-k3-nano": partial(ct_moe.ablation, 3, "nano"),
     "pathmoe-nano": partial(pathmoe.study, "nano"),
-    "tied-nano": partial(expert_tying.tied_study, "nano"),
+    "tied-nano": partial(expert_tying.tied_study, size="nano"),
     "looped-nano": partial(expert_tying.looped_study, "nano"),
     "ct-moe-k2": partial(ct_moe.ablation, 2),
     "ct-moe-k3": partial(ct_moe.ablation, 3),
     "pathmoe-tiny": partial(pathmoe.study, "tiny"),
     "pathmoe": partial(pathmoe.study, "paper"),
-    "tied-tiny": partial(expert_tying.tied_study, "tiny"),
-    "tied": partial(expert_tying.tied_study, "paper"),
+    **{
+        f"tied-{name}-{size}": partial(expert_tying.tied_study, name, size)
+        for name in expert_tying.ARCHITECTURES
+        for size in ("regular", "small", "tiny")
+    },
     "looped": expert_tying.looped_study,
 }
 

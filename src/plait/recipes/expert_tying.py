@@ -15,7 +15,7 @@ from plait.config import (
     TrainConfig,
 )
 from plait.recipes import nano
-from plait.recipes.architectures import TYING_BALANCE, olmoe
+from plait.recipes.architectures import TYING_BALANCE, Size, deepseek_moe, olmoe, qwen3_moe
 from plait.sharing import Sharing
 from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable, Scale
 from plait.studies.contrasts import Contrast
@@ -228,8 +228,11 @@ def tied_models(plain: ModelConfig, skip: int = 2) -> dict[str, tuple[ModelConfi
         return replace(plain, sharing=plan, experts=replace(plain.experts, expand=expand))
 
     def narrow(parts: int) -> ModelConfig:
-        ends, middle = (count,) * skip, (count // parts,) * (plain.depth - 2 * skip)
-        return replace(plain, experts=replace(plain.experts, count=ends + middle + ends))
+        always = plain.experts.shared_width / plain.experts.width  # a tied bank has them once too
+        few = round((count + always) / parts - always)
+        counts = [count if min(d, plain.depth - 1 - d) < skip else few for d in range(plain.depth)]
+        counts[: plain.experts.dense_first] = [1] * plain.experts.dense_first
+        return replace(plain, experts=replace(plain.experts, count=tuple(counts)))
 
     return {
         "plain": (plain, "none"),
@@ -242,19 +245,22 @@ def tied_models(plain: ModelConfig, skip: int = 2) -> dict[str, tuple[ModelConfi
     }
 
 
-def tied_study(scale: Scale = "tiny") -> Study:
-    """§4's comparison on OLMoE: at tiny widths for a GPU, at full width, on nano's model."""
-    plain = {
-        "nano": nano.model(),
-        "tiny": olmoe("tiny", vocab_size=8192),
-        "paper": olmoe(),
-    }[scale]
-    train = nano_training if scale == "nano" else architecture_training
+ARCHITECTURES: Mapping[str, Callable[[Size], ModelConfig]] = {
+    "olmoe": olmoe,
+    "qwen3-moe": qwen3_moe,
+    "deepseek-moe": deepseek_moe,
+}
+
+
+def tied_study(architecture: str = "olmoe", size: Size | Literal["nano"] = "tiny") -> Study:
+    """§4's comparison on an architecture at one of its sizes, or on nano's model."""
+    plain = nano.model() if size == "nano" else ARCHITECTURES[architecture](size)
+    train = nano_training if size == "nano" else architecture_training
     runs = {name: train(model, divisor) for name, (model, divisor) in tied_models(plain).items()}
     tied = runs["tied-g4"].model
     runs |= {f"tied-g4-{d}": train(tied, d) for d in ("none", "linear")}
     return Study(
-        name={"nano": "tied-nano", "tiny": "tied-tiny", "paper": "tied"}[scale],
+        name="tied-nano" if size == "nano" else f"tied-{architecture}-{size}",
         baseline="plain",
         variants=runs,
         seeds=(0, 1, 2, 3, 4),
@@ -278,12 +284,17 @@ def _ask(variant: str, against: str, expected: str | None = None) -> Contrast:
 
 def paper(scale: Scale = "nano") -> Paper:
     """Expert Tying's claims and the controls that test them."""
-    looped, tied = looped_study(scale), tied_study(scale)
+    looped = looped_study(scale)
+    if scale == "nano":
+        tied, others = tied_study(size="nano"), []
+    else:
+        sizes: tuple[Size, ...] = ("tiny",) if scale == "tiny" else ("regular", "small", "tiny")
+        tied, *others = [tied_study(name, size) for size in sizes for name in ARCHITECTURES]
     return Paper(
         name="expert-tying",
         title=PAPER,
         scale=scale,
-        studies=(tied, looped),
+        studies=(tied, *others, looped),
         claims=(
             Claim(
                 name="T-1",
@@ -321,7 +332,10 @@ def paper(scale: Scale = "nano") -> Paper:
         ),
         tables=(
             PaperTable(title="§3, the grid", study=looped.name, columns=(), published={}),
-            PaperTable(title="§4, OLMoE", study=tied.name, columns=(), published={}),
+            *(
+                PaperTable(title=f"§4, {one.name}", study=one.name, columns=(), published={})
+                for one in (tied, *others)
+            ),
         ),
         figures=(
             PaperFigure(

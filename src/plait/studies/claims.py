@@ -120,15 +120,25 @@ class Paper:
                 studies.append(_asking(study, asked))
         if not studies:
             raise ValueError(f"{', '.join(names)}: not testable at {self.scale} scale")
-        shown = {study.name for study in studies}
+        arms = {study.name: study.variants for study in studies}
+        tables = [
+            replace(
+                t, published={arm: of for arm, of in t.published.items() if arm in arms[t.study]}
+            )
+            for t in self.tables
+            if t.study in arms
+        ]
+        figures = [
+            replace(f, arms=tuple(arm for arm in f.arms if arm in arms[f.study]))
+            for f in self.figures
+            if f.study in arms
+        ]
         return replace(
             self,
             claims=claims,
             studies=tuple(studies),
-            tables=tuple(
-                replace(table, published={}) for table in self.tables if table.study in shown
-            ),
-            figures=(),
+            tables=tuple(tables),
+            figures=tuple(figures),
         )
 
     def study(self, name: str) -> Study:
