@@ -13,6 +13,10 @@ from plait.studies.throughput import Throughput, measure
 
 WORTH_MEASURING = 2e12
 """training FLOPs of what waits, about a minute of a core: below it a look would cost more"""
+MOST_TO_TRY = 5e12
+"""training FLOPs of a step, about a minute of a core: a larger one is not tried"""
+ASSUMED_FLOPS = 1e11
+"""a second, of a machine on which no step was tried"""
 LONG = 24 * 3600
 """seconds from which a study asks before it begins"""
 
@@ -27,6 +31,8 @@ class Forecast:
     """of the checkpoints that stay"""
     throughput: Throughput | None
     """None: nothing was measured, for it is a small study or no CPU trains it"""
+    assumed: bool = False
+    """the throughput is that of `ASSUMED_FLOPS`: a step is too large to be tried"""
 
     @property
     def jobs(self) -> int:
@@ -54,14 +60,21 @@ def forecast(study: Study, root: Path, *, cpu: bool) -> Forecast:
     """
     waiting = _waiting(study, root)
     flops = sum(count(run.config.model).flops_training * run.tokens for run in waiting)
-    speed = None
+    speed, assumed = None, False
     if cpu and len(waiting) > 1 and flops > WORTH_MEASURING:
-        speed = measure(study.variants[study.baseline], root / study.name, len(waiting))
+        baseline = study.variants[study.baseline]
+        a_token = count(baseline.model).flops_training
+        assumed = a_token * baseline.tokens_per_step > MOST_TO_TRY
+        if assumed:
+            speed = Throughput(1, ASSUMED_FLOPS / a_token, ASSUMED_FLOPS / a_token)
+        else:
+            speed = measure(baseline, root / study.name, len(waiting))
     return Forecast(
         runs=len(waiting),
         tokens=sum(run.tokens for run in waiting),
         bytes=sum(_bytes(run.config) for run in waiting),
         throughput=speed,
+        assumed=assumed,
     )
 
 

@@ -26,7 +26,11 @@ def say_forecast(
         said += f"{quantity(expected.tokens / expected.runs)} tokens"
         if expected.seconds is not None and expected.runs_per_hour is not None:
             said += f", {_time(expected.seconds)} on this machine"
-            said += f" ({expected.runs_per_hour:.0f} runs an hour, {jobs} at a time)"
+            said += (
+                " (at 100 GFLOP/s, which is assumed)"
+                if expected.assumed
+                else f" ({expected.runs_per_hour:.0f} runs an hour, {jobs} at a time)"
+            )
         console.print(Text(f"{said}, {size(expected.bytes)} of disk when done"), soft_wrap=True)
     folder = root / (pilot or study.name)
     if pilot is None and not (folder / STUDY).is_file():
