@@ -78,7 +78,7 @@ def training(
 ) -> TrainConfig:
     """PathMoE's lengths (arXiv 2603.18297): 400k steps over 100B tokens, sequences of 4096.
 
-    A step is thereby 61 sequences (64 are ours, and the 100B tokens kept); the rates are ours.
+    So a step has 61 of them, which is inferred; the rates are ours.
     """
     length = model.context
     batch = max(1, round(tokens / steps / length))

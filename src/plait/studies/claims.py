@@ -128,11 +128,11 @@ class Paper:
             for t in self.tables
             if t.study in arms
         ]
-        figures = [
-            replace(f, arms=tuple(arm for arm in f.arms if arm in arms[f.study]))
-            for f in self.figures
-            if f.study in arms
-        ]
+        figures = []
+        for figure in self.figures:
+            left = tuple(arm for arm in figure.arms if arm in arms.get(figure.study, ()))
+            if figure.study in arms and (left or not figure.arms):
+                figures.append(replace(figure, arms=left))
         return replace(
             self,
             claims=claims,
