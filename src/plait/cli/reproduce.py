@@ -68,7 +68,8 @@ def reproduce(
     from plait.report.paper.paper_page import write_paper
 
     out = out or runs / f"{paper.name}-{scale}.html"
-    with console.status("the page"):
+    with console.status("the page"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         claims = write_paper(paper, runs, out, trace_tokens, device)
     console.print(claims_table(claims))
     say(f"page: {out}")

@@ -15,6 +15,8 @@ from plait.routing.metrics.topology import Topology
 from plait.statistics import Estimate, mean_interval
 
 LEVEL = 0.05
+ROUNDING = 1e-5
+"""of log S: what moved by less was not learned, however alike all seeds round it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ def _p(moved_SEE: npt.NDArray[np.float64]) -> float | None:
         return None
     error = float(np.sqrt(moved_SN.var(axis=0, ddof=1).mean() / seeds))
     farthest = float(np.abs(moved_SN.mean(axis=0)).max())
+    if farthest < ROUNDING:
+        return 1.0
     if error == 0:
         return 0.0
     freedom = max(1, entries // 2) * (seeds - 1)  # what i hears of j and j of i is one parameter
