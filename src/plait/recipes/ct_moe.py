@@ -114,23 +114,21 @@ def ablation(top_k: int = 3, scale: Scale = "tiny") -> Study:
     models["renormalised"] = replace(plain, router=replace(plain.router, renormalise=True))
     train = partial(nano.training, tokens=NANO_TOKENS, corpus="papers-2k") if small else training
     contrasts = [
-        Contrast("Full − Standard", "Full", "Standard", expected="lower"),
-        Contrast("NoRouting − Standard", "NoRouting", "Standard", expected="lower"),
-        Contrast("NoCollab − Standard", "NoCollab", "Standard", expected="lower"),
-        Contrast("NoRouting − gate-scale", "NoRouting", "gate-scale", expected="lower"),
-        Contrast("gate-scale − Standard", "gate-scale", "Standard", expected="equal"),
-        Contrast("renormalised − Standard", "renormalised", "Standard"),
-        Contrast("Full-code − Standard", "Full-code", "Standard", expected="lower"),
-        Contrast("Full-code − gate-scale-code", "Full-code", "gate-scale-code", expected="lower"),
+        Contrast.between("Full", "Standard", "lower"),
+        Contrast.between("NoRouting", "Standard", "lower"),
+        Contrast.between("NoCollab", "Standard", "lower"),
+        Contrast.between("NoRouting", "gate-scale", "lower"),
+        Contrast.between("gate-scale", "Standard", "equal"),
+        Contrast.between("renormalised", "Standard"),
+        Contrast.between("Full-code", "Standard", "lower"),
+        Contrast.between("Full-code", "gate-scale-code", "lower"),
     ]
     if top_k == 2:
-        contrasts.append(
-            Contrast("NoRouting − fixed-swap", "NoRouting", "fixed-swap", expected="lower")
-        )
+        contrasts.append(Contrast.between("NoRouting", "fixed-swap", "lower"))
     else:
         contrasts += [
-            Contrast("Full − frozen-uniform", "Full", "frozen-uniform", expected="lower"),
-            Contrast("Full − frozen-random", "Full", "frozen-random", expected="lower"),
+            Contrast.between("Full", "frozen-uniform", "lower"),
+            Contrast.between("Full", "frozen-random", "lower"),
         ]
     return Study(
         name=f"ct-moe-k{top_k}" + ("-nano" if small else ""),

@@ -202,13 +202,13 @@ def looped_study(scale: Scale = "paper") -> Study:
         variants=variants,
         seeds=(0, 1, 2),
         contrasts=(
-            _ask("fine-g4-experttie", "fine-untied", "equal"),
-            _ask("fine-g4-experttie", "fine-g4-attntie", "lower"),
-            _ask("fine-g4-experttie", "fine-g4-alltie", "lower"),
-            _ask("coarse-g4-experttie", "coarse-untied", "equal"),
-            _ask("fine-g4-experttie", "fine-g4-experttie-none", "lower"),
-            _ask("fine-g4-experttie", "fine-g4-experttie-linear", "lower"),
-            _ask("fine-untied", "dense"),
+            Contrast.between("fine-g4-experttie", "fine-untied", "equal"),
+            Contrast.between("fine-g4-experttie", "fine-g4-attntie", "lower"),
+            Contrast.between("fine-g4-experttie", "fine-g4-alltie", "lower"),
+            Contrast.between("coarse-g4-experttie", "coarse-untied", "equal"),
+            Contrast.between("fine-g4-experttie", "fine-g4-experttie-none", "lower"),
+            Contrast.between("fine-g4-experttie", "fine-g4-experttie-linear", "lower"),
+            Contrast.between("fine-untied", "dense"),
         ),
         description="The 43 runs of arXiv 2606.16825 §3.",
     )
@@ -265,21 +265,17 @@ def tied_study(architecture: str = "olmoe", size: Size | Literal["nano"] = "tiny
         variants=runs,
         seeds=(0, 1, 2, 3, 4),
         contrasts=(
-            _ask("tied-g2", "plain", "equal"),
-            _ask("tied-g4", "plain", "equal"),
-            _ask("tied-g2", "half", "lower"),
-            _ask("tied-g4", "quarter", "lower"),
-            _ask("tied-g4-x2", "half", "lower"),
-            _ask("tied-g4-x4", "plain", "lower"),
-            _ask("tied-g4", "tied-g4-none", "lower"),
-            _ask("tied-g4", "tied-g4-linear", "lower"),
+            Contrast.between("tied-g2", "plain", "equal"),
+            Contrast.between("tied-g4", "plain", "equal"),
+            Contrast.between("tied-g2", "half", "lower"),
+            Contrast.between("tied-g4", "quarter", "lower"),
+            Contrast.between("tied-g4-x2", "half", "lower"),
+            Contrast.between("tied-g4-x4", "plain", "lower"),
+            Contrast.between("tied-g4", "tied-g4-none", "lower"),
+            Contrast.between("tied-g4", "tied-g4-linear", "lower"),
         ),
         description="Experts tied over groups of depths, widened, and controls of equal size.",
     )
-
-
-def _ask(variant: str, against: str, expected: str | None = None) -> Contrast:
-    return Contrast(f"{variant} − {against}", variant, against, expected=expected)  # type: ignore[arg-type]
 
 
 def paper(scale: Scale = "nano") -> Paper:

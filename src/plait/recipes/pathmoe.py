@@ -168,23 +168,19 @@ def study(scale: Scale = "nano") -> Study:
         variants={name: train(config) for name, config in arms(plain).items()},
         seeds=(0, 1, 2, 3, 4),
         contrasts=(
-            _ask("PathB4", "independent-balanced", "lower"),
-            _ask("PathB4", "independent", "lower"),
-            _ask("PathB4-balanced", "PathB4", "equal"),
-            _ask("independent", "independent-balanced"),
-            _ask("PathB4", "PathB2", "lower"),
-            _ask("PathB4", "PathB8", "lower"),
-            _ask("PathB4-choice", "independent-choice", "equal"),
-            _ask("PathB4", "random-fixed", "lower"),
-            _ask("decision-B8", "independent-balanced"),
+            Contrast.between("PathB4", "independent-balanced", "lower"),
+            Contrast.between("PathB4", "independent", "lower"),
+            Contrast.between("PathB4-balanced", "PathB4", "equal"),
+            Contrast.between("independent", "independent-balanced"),
+            Contrast.between("PathB4", "PathB2", "lower"),
+            Contrast.between("PathB4", "PathB8", "lower"),
+            Contrast.between("PathB4-choice", "independent-choice", "equal"),
+            Contrast.between("PathB4", "random-fixed", "lower"),
+            Contrast.between("decision-B8", "independent-balanced"),
         ),
         description="Routers shared over blocks of depths, with and without a balance loss, and "
         "every other router that the paper compares.",
     )
-
-
-def _ask(variant: str, against: str, expected: str | None = None) -> Contrast:
-    return Contrast(f"{variant} − {against}", variant, against, expected=expected)  # type: ignore[arg-type]
 
 
 def paper(scale: Scale = "nano") -> Paper:

