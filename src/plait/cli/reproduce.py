@@ -20,6 +20,10 @@ def reproduce(
     device: str | None = None,
     tokens: float | None = None,
     seeds: str | None = None,
+    until: Literal["decided"] | None = None,
+    max_seeds: int | None = None,
+    tune: bool = False,
+    corpus: str | None = None,
     trace_tokens: int = 20_000,
     dry_run: bool = False,
     yes: bool = False,
@@ -39,6 +43,10 @@ def reproduce(
         device: as torch names it; None: CUDA where there is one, else the CPU.
         tokens: of every run, in place of what the scale says.
         seeds: 0..5 (both ends included) or 0,1,2; None: those of the scale.
+        until: decided: look at the seeds three times, and stop where every question is decided.
+        max_seeds: with until: the most seeds.
+        tune: first find each arm its own learning rate, at half, one and two times the baseline's.
+        corpus: to train and score on, in place of the scale's; as large a vocabulary or smaller.
         trace_tokens: held-out tokens traced for a figure that needs it; 0: without it.
         dry_run: say what would be done, and do nothing.
         yes: begin without asking, however long it takes.
@@ -57,7 +65,18 @@ def reproduce(
         return 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        studies = [restated(one, tokens=tokens, seeds=seeds) for one in paper.studies]
+        studies = [
+            restated(
+                one,
+                options=[f"data.corpus={corpus}"] if corpus is not None else (),
+                tokens=tokens,
+                seeds=seeds,
+                until_decided=until is not None,
+                max_seeds=max_seeds,
+                tune=tune,
+            )
+            for one in paper.studies
+        ]
     code = 0
     for study in studies:
         code = begin(study, runs, jobs=jobs, device=device, pilot=None, dry_run=dry_run, yes=yes)

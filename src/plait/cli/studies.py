@@ -31,6 +31,7 @@ def study_run(
     variants: tuple[str, ...] = (),
     until: Literal["decided"] | None = None,
     max_seeds: int | None = None,
+    tune: bool = False,
     pilot: str | None = None,
     dry_run: bool = False,
     yes: bool = False,
@@ -51,6 +52,8 @@ def study_run(
         variants: that are kept, the baseline among them.
         until: decided: look at the seeds three times, and stop where every question is decided.
         max_seeds: with until: the most seeds.
+        tune: first find each variant its own learning rate, at half, one and two times the
+            baseline's.
         pilot: a study whose finished runs tell the deviation; None: this one's own.
         dry_run: say what would be done, and do nothing.
         yes: begin without asking, however long it takes.
@@ -65,6 +68,7 @@ def study_run(
         variants=[one for word in variants for one in word.split(",") if one],
         until_decided=until is not None,
         max_seeds=max_seeds,
+        tune=tune,
     )
     return begin(study, runs, jobs=jobs, device=device, pilot=pilot, dry_run=dry_run, yes=yes)
 

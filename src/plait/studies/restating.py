@@ -10,6 +10,7 @@ import yaml
 from plait.reading import quoted
 from plait.studies.changes import changed, with_tokens
 from plait.studies.study import Study
+from plait.studies.tuning import Tuning
 
 LOOKS = 3
 """at equal distances; more cost power (see `plait.statistics.sequential`)"""
@@ -24,6 +25,7 @@ def restated(
     variants: Sequence[str] = (),
     until_decided: bool = False,
     max_seeds: int | None = None,
+    tune: bool = False,
 ) -> Study:
     """Return the study with what is asked changed in every variant.
 
@@ -35,6 +37,8 @@ def restated(
         variants: that are kept; none: all.
         until_decided: look at the study three times, and stop where all is decided.
         max_seeds: that it then has at the most.
+        tune: first find each variant its own rate, at half, one and two times the baseline's; a
+            study that states its tuning keeps it.
 
     Raises:
         ValueError: in one line, for what does not fit.
@@ -60,7 +64,10 @@ def restated(
         raise ValueError("--max-seeds belongs to --until decided: give both, or --seeds")
     elif looks and len(chosen) != len(study.seeds):
         looks = _looks(len(chosen))
-    return dataclasses.replace(study, variants=configs, seeds=chosen, looks=looks)
+    tuning = study.tuning
+    if tune and tuning is None:
+        tuning = Tuning.around(configs[study.baseline].optimizer.learning_rate)
+    return dataclasses.replace(study, variants=configs, seeds=chosen, looks=looks, tuning=tuning)
 
 
 def _of_variants(study: Study, names: Sequence[str]) -> Study:

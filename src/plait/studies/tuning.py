@@ -26,6 +26,11 @@ class Tuning:
     seeds: tuple[int, ...] = (1000,)
     widen: int = 2
 
+    @classmethod
+    def around(cls, rate: float) -> "Tuning":
+        """Return the grid of half, one and two times a rate."""
+        return cls(learning_rate=(rate / 2, rate, 2 * rate))
+
     def __post_init__(self) -> None:
         rates = self.learning_rate
         if len(rates) < 3 or any(b <= a for a, b in pairwise(rates)):
