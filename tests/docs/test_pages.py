@@ -59,6 +59,9 @@ INSTEAD = {
     "plait reproduce pathmoe --dry-run": "plait reproduce pathmoe --scale paper",
     "plait reproduce ct-moe --dry-run": "plait reproduce ct-moe --scale paper",
     "plait reproduce pathmoe --only P-2": "plait reproduce pathmoe --only P-2 --scale paper",
+    "plait reproduce expert-tying --only T-1 --tune --until decided --max-seeds 15": (
+        "plait reproduce expert-tying --only T-1 --tune --scale paper"
+    ),
     "plait bench --shapes A B --precision fp32 bf16 --json bench.json": "plait bench --shapes tiny "
     "--precision fp32 bf16 --json bench.json",
     "torchrun --nproc-per-node 8 --no-python plait train CONFIG.yaml": "torchrun --standalone "
