@@ -17,7 +17,7 @@ from plait.config import (
 )
 from plait.data.corpora import tiny
 from plait.sharing import Sharing
-from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable
+from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable, PathContrast
 from plait.studies.contrasts import Contrast
 from plait.studies.study import Study
 
@@ -66,6 +66,15 @@ def paper(tmp_path, monkeypatch):
         claims=(
             Claim(name="one", contrasts=("shared − plain",), **told),
             Claim(name="two", contrasts=("other − plain",), **told),
+            Claim(
+                name="three",
+                paths=(
+                    PathContrast(
+                        measure="consistency", variant="shared", against="plain", expected="higher"
+                    ),
+                ),
+                **told,
+            ),
         ),
         tables=(
             PaperTable(title="Table", study="s", columns=("loss",), published={"plain": ("1",)}),
@@ -73,6 +82,7 @@ def paper(tmp_path, monkeypatch):
         figures=(
             PaperFigure(number="1", title="Loss", study="s", shows="perplexity"),
             PaperFigure(number="2", title="Domains", study="s", shows="specialisation"),
+            PaperFigure(number="3", title="Changed", study="s", shows="robustness"),
         ),
         notes=("Smaller than there.",),
     )
@@ -96,9 +106,12 @@ def test_a_claim_is_run_and_shown_and_the_rest_goes_on_from_there(paper, tmp_pat
     assert len(list(runs.glob("s/*/result.json"))) == 3
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())
     page = (runs / "pathmoe-nano.html").read_text()
-    assert "Of 2 claims, 2 undecided" in page
+    assert "Of 3 claims, 3 undecided" in page
+    assert "consistency: shared − plain: " in page
+    assert "under 3 seeds" in page
     assert "Figure 1: Loss" in page
     assert "Figure 2: Domains" in page
+    assert "Figure 3: Changed" in page
 
 
 def test_what_was_published_is_priced_and_not_run(paper, tmp_path, capsys):
@@ -108,5 +121,5 @@ def test_what_was_published_is_priced_and_not_run(paper, tmp_path, capsys):
 
 
 def test_an_unknown_claim_is_named(paper, tmp_path, capsys):
-    assert command("pathmoe", "--only", "three", "--runs", tmp_path) == 1
-    assert "choose one, two" in capsys.readouterr().err
+    assert command("pathmoe", "--only", "four", "--runs", tmp_path) == 1
+    assert "choose one, two, three" in capsys.readouterr().err

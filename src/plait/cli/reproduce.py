@@ -79,7 +79,16 @@ def reproduce(
         ]
     code = 0
     for study in studies:
-        code = begin(study, runs, jobs=jobs, device=device, pilot=None, dry_run=dry_run, yes=yes)
+        code = begin(
+            study,
+            runs,
+            jobs=jobs,
+            device=device,
+            pilot=None,
+            dry_run=dry_run,
+            yes=yes,
+            deviation=paper.deviation,
+        )
         if code:
             return code
     if dry_run:

@@ -82,8 +82,12 @@ def begin(
     pilot: str | None,
     dry_run: bool,
     yes: bool,
+    deviation: float | None = None,
 ) -> int:
-    """Say what a study takes and can resolve, then train what is not finished: its exit code."""
+    """Say what a study takes and can resolve, then train what is not finished: its exit code.
+
+    `deviation` is σ of a paired difference where no finished runs tell it, in nats per token.
+    """
     from plait.cli.data import ensure_corpus
     from plait.report.terminal.forecast import say_forecast
     from plait.studies.forecast import LONG, forecast
@@ -92,7 +96,7 @@ def begin(
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
         ensure_corpus(corpus)
     expected = forecast(study, runs, cpu=_on_cpu(device))
-    say_forecast(study, expected, runs, pilot, jobs or expected.jobs, console)
+    say_forecast(study, expected, runs, pilot, jobs or expected.jobs, console, assumed=deviation)
     if dry_run:
         return 0
     if (expected.seconds or 0) > LONG and not yes and not _agreed("Begin?"):

@@ -168,6 +168,7 @@ def paper(scale: Scale = "nano") -> Paper:
         name="ct-moe",
         title=PAPER,
         scale=scale,
+        deviation=nano.DEVIATION if scale == "nano" else None,
         studies=(k3, k2),
         claims=(
             Claim(

@@ -290,6 +290,7 @@ def paper(scale: Scale = "nano") -> Paper:
         name="expert-tying",
         title=PAPER,
         scale=scale,
+        deviation=nano.DEVIATION if scale == "nano" else None,
         studies=(tied, *others, looped),
         claims=(
             Claim(

@@ -14,6 +14,9 @@ from plait.config import (
     TrainConfig,
 )
 
+DEVIATION = 0.009
+"""σ of a paired difference between nano models, nats per token (docs/lab/2026-11-24-recipe.md)"""
+
 
 def model(vocab_size: int = 2048) -> ModelConfig:
     """Train in a minute or two on two cores: the size of the demo study."""

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from plait.reading import quoted
-from plait.studies.answers import Answer
+from plait.statistics import Difference, holm, paired_difference
+from plait.studies.answers import LEAST_SEEDS, LEVEL, Answer
+from plait.studies.contrasts import Contrast
 from plait.studies.study import Study
 
 Scale = Literal["nano", "tiny", "paper"]
@@ -13,11 +15,31 @@ Scale = Literal["nano", "tiny", "paper"]
 Outcome = Literal["confirmed", "refuted", "undecided", "not testable at this scale"]
 
 
+PathMeasure = Literal["coverage", "consistency", "one permutation", "permutation per depth"]
+"""Of a trace: share of tokens on the 100 most frequent paths · Jaccard index of neighbouring depths
+above chance · rise of the loss when experts are permuted, nats per token"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathContrast:
+    """One question about paths: a measure of `variant` minus that of `against`, paired by seed."""
+
+    measure: PathMeasure
+    variant: str
+    against: str
+    expected: Literal["higher", "lower"]
+
+    @property
+    def name(self) -> str:
+        """Measure and variants."""
+        return f"{self.measure}: {self.variant} − {self.against}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim, with the contrasts of one study that test it.
+    """One claim, with the contrasts of one study that test it: of losses, or of paths.
 
-    All of `contrasts` must come out as their `expected` says for it to be confirmed; one that comes
+    All of them must come out as their `expected` says for it to be confirmed; one that comes
     out decided otherwise refutes it. `controls` are contrasts that say what else could explain it.
     """
 
@@ -28,11 +50,12 @@ class Claim:
     study: str = ""
     contrasts: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
+    paths: tuple[PathContrast, ...] = ()
     untestable: str = ""
     """why no study of this scale tests it"""
 
     def __post_init__(self) -> None:
-        if bool(self.untestable) == bool(self.contrasts):
+        if bool(self.untestable) == bool(self.contrasts or self.paths):
             raise ValueError(
                 f"claim {self.name}: give the contrasts that test it, or say why none does"
             )
@@ -75,6 +98,8 @@ class Paper:
     figures: tuple[PaperFigure, ...] = ()
     notes: tuple[str, ...] = ()
     """what differs from the paper at this scale, and what is inferred"""
+    deviation: float | None = None
+    """σ of a paired difference in nats per token, as such runs had it before; None: not known"""
 
     def __post_init__(self) -> None:
         named = {study.name: study for study in self.studies}
@@ -86,6 +111,10 @@ class Paper:
                         f"claim {claim.name}: study {claim.study!r} has no contrast "
                         f"{quoted(contrast)}"
                     )
+            for asked in claim.paths:
+                for arm in (asked.variant, asked.against):
+                    if arm not in named[claim.study].variants:
+                        raise ValueError(f"claim {claim.name}: {claim.study} has no arm {arm!r}")
         shown: tuple[PaperTable | PaperFigure, ...] = (*self.tables, *self.figures)
         for one in shown:
             arms = one.published if isinstance(one, PaperTable) else one.arms
@@ -110,14 +139,9 @@ class Paper:
         claims = tuple(known[name] for name in names)
         studies = []
         for study in self.studies:
-            asked = {
-                contrast
-                for claim in claims
-                if claim.study == study.name
-                for contrast in (*claim.contrasts, *claim.controls)
-            }
-            if asked:
-                studies.append(_asking(study, asked))
+            of_study = [claim for claim in claims if claim.study == study.name]
+            if of_study:
+                studies.append(_asking(study, of_study))
         if not studies:
             raise ValueError(f"{', '.join(names)}: not testable at {self.scale} scale")
         arms = {study.name: study.variants for study in studies}
@@ -146,20 +170,70 @@ class Paper:
         return next(study for study in self.studies if study.name == name)
 
 
-def _asking(study: Study, names: set[str]) -> Study:
-    """Return the study with these contrasts alone and the arms that they name."""
+def _asking(study: Study, claims: Sequence[Claim]) -> Study:
+    """Return the study with the contrasts of these claims alone and the arms that they name."""
+    names = {name for claim in claims for name in (*claim.contrasts, *claim.controls)}
     contrasts = tuple(contrast for contrast in study.contrasts if contrast.name in names)
-    arms = {study.baseline} | {arm for c in contrasts for arm in (c.variant, c.against)}
+    asked: list[Contrast | PathContrast] = [*contrasts]
+    asked += [one for claim in claims for one in claim.paths]
+    arms = {study.baseline} | {arm for one in asked for arm in (one.variant, one.against)}
     kept = {name: config for name, config in study.variants.items() if name in arms}
     return replace(study, variants=kept, contrasts=contrasts)
 
 
-def outcome(claim: Claim, answers: Sequence[Answer]) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class PathAnswer:
+    """One question about paths and what is known of it; `p` after Holm's correction."""
+
+    contrast: PathContrast
+    difference: Difference | None
+    p: float | None
+
+    @property
+    def as_expected(self) -> bool | None:
+        """Whether it came out as claimed; None where it is not decided."""
+        if self.difference is None or self.p is None or self.p >= LEVEL:
+            return None
+        return (self.difference.estimate.value > 0) == (self.contrast.expected == "higher")
+
+
+def path_answers(
+    contrasts: Sequence[PathContrast],
+    measured: Mapping[str, Mapping[int, Mapping[PathMeasure, float]]],
+) -> tuple[PathAnswer, ...]:
+    """Answer questions about paths that are asked together.
+
+    Args:
+        contrasts: the questions; each counts in Holm's correction of the others.
+        measured: arm → seed → measures.
+    """
+
+    def of(contrast: PathContrast, arm: str) -> dict[int, float]:
+        return {
+            seed: by[contrast.measure]
+            for seed, by in measured.get(arm, {}).items()
+            if contrast.measure in by
+        }
+
+    found = [paired_difference(of(c, c.variant), of(c, c.against)) for c in contrasts]
+    tested = [None if one is None or one.estimate.n < LEAST_SEEDS else one.p for one in found]
+    corrected = holm([1.0 if p is None else p for p in tested])
+    return tuple(
+        PathAnswer(contrast=contrast, difference=one, p=None if p is None else adjusted)
+        for contrast, one, p, adjusted in zip(contrasts, found, tested, corrected, strict=True)
+    )
+
+
+def outcome(claim: Claim, answers: Sequence[Answer], paths: Sequence[PathAnswer] = ()) -> Outcome:
     """Say how a claim came out, from the answers of its study; none where nothing has run."""
     if claim.untestable:
         return "not testable at this scale"
     found = {answer.name: answer.as_expected for answer in answers}
-    tested = [found.get(name) for name in claim.contrasts]
+    about_paths = {answer.contrast: answer.as_expected for answer in paths}
+    tested = [
+        *(found.get(name) for name in claim.contrasts),
+        *(about_paths.get(contrast) for contrast in claim.paths),
+    ]
     if False in tested:
         return "refuted"
     return "confirmed" if tested and all(tested) else "undecided"

@@ -14,14 +14,16 @@ from plait.report.numbers import interval, number, signed
 from plait.report.page import render
 from plait.report.palette import Series, series
 from plait.report.paper.figures import drawn, restricted
+from plait.report.paper.path_claims import answer_paths, sentence
 from plait.report.routing.domains import expert_domain_figures
 from plait.report.routing.path_classes import class_figures
+from plait.report.routing.perturbations import robustness_figures
 from plait.report.routing.sections import comparison_figures
 from plait.report.study.routing_section import traced
 from plait.report.study.wording import in_words
 from plait.routing.analysis import Analysis
 from plait.studies.answers import Answer, answers
-from plait.studies.claims import Claim, Outcome, Paper, PaperTable, outcome
+from plait.studies.claims import Claim, Outcome, Paper, PaperTable, PathAnswer, outcome
 from plait.studies.outlook import outlook
 from plait.studies.results import StudyResults, read_study
 from plait.studies.tables import Row, comparison_table
@@ -30,6 +32,7 @@ TRACED: Mapping[str, Callable[[Sequence[Analysis], Sequence[Series]], list[Figur
     "specialisation": lambda found, looks: expert_domain_figures(found),
     "routing": comparison_figures,
     "classes": class_figures,
+    "robustness": robustness_figures,
 }
 """Figures that need a trace of the arms' first seeds."""
 
@@ -60,16 +63,40 @@ def results_of(paper: Paper, root: Path) -> dict[str, StudyResults]:
     return found
 
 
-def shown_claims(paper: Paper, results: Mapping[str, StudyResults]) -> list[Shown]:
-    """Say of each claim how it came out; one whose study has not run is undecided."""
+def shown_claims(
+    paper: Paper,
+    results: Mapping[str, StudyResults],
+    tokens: int = 20_000,
+    device: str | None = None,
+) -> list[Shown]:
+    """Say of each claim how it came out; one whose study has not run is undecided.
+
+    Args:
+        paper: the claims.
+        results: of its studies.
+        tokens: held-out tokens to trace of each run that a claim about paths needs; 0: none.
+        device: that they run on.
+    """
     asked = {name: answers(study) for name, study in results.items()}
     return [
-        _shown(claim, results.get(claim.study), asked.get(claim.study, ()))
+        _shown(
+            claim,
+            results.get(claim.study),
+            asked.get(claim.study, ()),
+            answer_paths(claim.paths, results[claim.study], tokens, device)
+            if claim.paths and tokens and claim.study in results
+            else (),
+        )
         for claim in paper.claims
     ]
 
 
-def _shown(claim: Claim, study: StudyResults | None, found: tuple[Answer, ...]) -> Shown:
+def _shown(
+    claim: Claim,
+    study: StudyResults | None,
+    found: tuple[Answer, ...],
+    about_paths: tuple[PathAnswer, ...],
+) -> Shown:
     def sentences(names: tuple[str, ...]) -> tuple[str, ...]:
         if study is None:
             return ()
@@ -79,13 +106,15 @@ def _shown(claim: Claim, study: StudyResults | None, found: tuple[Answer, ...]) 
     reason = claim.untestable
     if not reason and study is None:
         reason = f"study {claim.study} has not run"
+    elif claim.paths and not about_paths:
+        reason = "its runs were not traced"
     return Shown(
         name=claim.name,
         statement=claim.statement,
         published=claim.published,
-        outcome=outcome(claim, found),
+        outcome=outcome(claim, found, about_paths),
         reason=reason,
-        tested=sentences(claim.contrasts),
+        tested=(*sentences(claim.contrasts), *map(sentence, about_paths)),
         controls=sentences(claim.controls),
     )
 
@@ -108,7 +137,7 @@ def write_paper(
     results = results_of(paper, root)
     if not results:
         raise ValueError(f"no run of {paper.name} at {paper.scale} scale has finished yet")
-    claims = shown_claims(paper, results)
+    claims = shown_claims(paper, results, trace_tokens, device)
     missing = [
         f"{study.name} has not begun" if study.name not in results else f"{study.name}: {left}"
         for study in paper.studies
@@ -199,6 +228,10 @@ def _figures(
     paper: Paper, results: Mapping[str, StudyResults], tokens: int, device: str | None
 ) -> list[Section]:
     sections = []
+    of_study = {
+        name: _traced(paper, study, tokens, device) if tokens else ([], [])
+        for name, study in results.items()
+    }
     for asked in paper.figures:
         if asked.study not in results:
             continue
@@ -206,15 +239,27 @@ def _figures(
         notes: list[str] = []
         if asked.shows not in TRACED:
             figures = drawn(asked, study)
-        elif tokens:
+        else:
+            found, notes = of_study[asked.study]
             shown = restricted(study, asked.arms)
-            found, notes = traced(shown, tokens, device)
+            found = [one for one in found if one.info.model in shown.finished_variants]
             names = [one.info.model for one in found]
             looks = series(shown.finished_variants, shown.baseline)
             drawn_looks = [look for look in looks if look.name in names]
             figures = TRACED[asked.shows](found, drawn_looks) if found else []
-        else:
-            figures = []
         if figures or notes:
             sections.append(Section(f"Figure {asked.number}: {asked.title}", notes, figures))
     return sections
+
+
+def _traced(
+    paper: Paper, study: StudyResults, tokens: int, device: str | None
+) -> tuple[list[Analysis], list[str]]:
+    """Trace the arms of all figures of a study that need it, once."""
+    asked = [f for f in paper.figures if f.study == study.name and f.shows in TRACED]
+    if not asked:
+        return [], []
+    whole = any(not figure.arms for figure in asked)
+    arms = () if whole else tuple({arm: None for figure in asked for arm in figure.arms})
+    perturbed = tokens // 5 if any(figure.shows == "robustness" for figure in asked) else 0
+    return traced(restricted(study, arms), tokens, device, perturbed)

@@ -20,8 +20,8 @@ from plait.routing.metrics.topology import topologies
 from plait.routing.perturb import ALLOWED, NOISE, Robustness, robustness
 from plait.routing.record import LONGEST_WINDOW, Passage, trace_to_file
 from plait.routing.text import passages
-from plait.routing.trace import read_trace
-from plait.routing.watched_model import vocabulary
+from plait.routing.trace import Trace, read_trace
+from plait.routing.watched_model import WatchedModel, vocabulary
 from plait.routing.watching import watch
 
 
@@ -100,15 +100,13 @@ def run_trace(
                 trace = read_trace(path, columns=("entropy",))
                 changed: list[Robustness] = []
                 if perturb_tokens:
-                    held_out = _every_second(text_tokens, perturb_tokens)
-                    others = trace.select(trace.document_N % 2 == 0)
-                    frequent, _ = most_frequent(others, max(ALLOWED))
-                    changed = robustness(
+                    changed = perturbed(
                         subject,
-                        held_out,
+                        trace,
+                        text_tokens,
+                        perturb_tokens,
                         context=window,
-                        frequent_paths=frequent if len(text_tokens) > 1 else None,
-                        noise=noise if subject.can_reroute else (),
+                        noise=noise,
                         draws=draws,
                         progress=progress,
                     )
@@ -151,6 +149,41 @@ def _counted(text_tokens: Sequence[Passage], progress: Callable[[str], None]) ->
         read += len(passage.token_ids)
         progress(f"tracing {read:,} of {total:,} tokens")
         yield passage
+
+
+def perturbed(
+    subject: WatchedModel,
+    trace: Trace,
+    text_tokens: Sequence[Passage],
+    limit: int,
+    *,
+    context: int | None = None,
+    noise: Sequence[float] = NOISE,
+    draws: int = 3,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Robustness]:
+    """Perturb the routing on every second document; the others count the frequent paths.
+
+    Args:
+        subject: the model.
+        trace: of it on this text.
+        text_tokens: the documents.
+        limit: tokens to perturb at the most.
+        context: window that documents are cut into, tokens; None: the model's.
+        noise: σ values of the noise on logits, for routers whose rule is known.
+        draws: of each random perturbation.
+        progress: called with what comes next.
+    """
+    frequent, _ = most_frequent(trace.select(trace.document_N % 2 == 0), max(ALLOWED))
+    return robustness(
+        subject,
+        _every_second(text_tokens, limit),
+        context=context,
+        frequent_paths=frequent if len(text_tokens) > 1 else None,
+        noise=noise if subject.can_reroute else (),
+        draws=draws,
+        progress=progress,
+    )
 
 
 def _every_second(text_tokens: Sequence[Passage], limit: int) -> list[Passage]:

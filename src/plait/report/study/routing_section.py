@@ -9,12 +9,13 @@ from plait.report.figure import Section
 from plait.report.palette import series
 from plait.report.routing.routing_page import html_table
 from plait.report.routing.sections import comparison_figures
+from plait.report.routing.trace_report import perturbed
 from plait.routing.analysis import Analysis, analyse, notes
 from plait.routing.metrics.topology import topologies
 from plait.routing.record import trace_model
 from plait.routing.text import passages
 from plait.routing.watching import watch
-from plait.studies.results import StudyResults, read_study
+from plait.studies.results import FinishedRun, StudyResults, read_study
 
 
 def study_section(folder: Path, tokens: int = 20_000, device: str | None = None) -> Section | None:
@@ -57,30 +58,50 @@ def study_section(folder: Path, tokens: int = 20_000, device: str | None = None)
 
 
 def traced(
-    study: StudyResults, tokens: int, device: str | None
+    study: StudyResults, tokens: int, device: str | None, perturb_tokens: int = 0
 ) -> tuple[list[Analysis], list[str]]:
     """Trace the first seed of each finished variant; what could not be traced is said in a line."""
     found: list[Analysis] = []
     missing: list[str] = []
     for variant in study.finished_variants:
         try:
-            opened = open_model(study.of(variant)[0].folder, device, name=variant)
-            assert opened.corpus is not None
-            text_tokens = list(passages([opened.corpus], opened.tokenizer, opened.first, tokens))
+            one = trace_run(study.of(variant)[0], tokens, device, perturb_tokens)
         except FileNotFoundError as error:
             missing.append(f"{variant} was not traced: {error}")
             continue
-        try:
-            watched = watch(opened.model, variant, opened.tokenizer.encoding_fingerprint)
-        except ValueError:
-            continue  # dense, or its experts choose their tokens
-        trace = trace_model(watched, text_tokens)
-        found.append(
-            analyse(
-                trace,
-                decode=opened.tokenizer.token,
-                topologies=topologies(opened.model),
-                draws=50,
-            )
-        )
+        if one is not None:
+            found.append(one)
     return found, missing
+
+
+def trace_run(
+    run: FinishedRun, tokens: int, device: str | None, perturb_tokens: int = 0
+) -> Analysis | None:
+    """Trace a finished run on its own held-out text.
+
+    None where there is nothing to trace: it is dense, or its experts choose their tokens.
+
+    Args:
+        run: whose variant becomes the name of what is found.
+        tokens: of the test split, over all domains.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
+        perturb_tokens: of these, for the perturbations; 0: none.
+
+    Raises:
+        FileNotFoundError: its weights or its corpus are gone.
+    """
+    opened = open_model(run.folder, device, name=run.variant)
+    assert opened.corpus is not None
+    text_tokens = list(passages([opened.corpus], opened.tokenizer, opened.first, tokens))
+    try:
+        watched = watch(opened.model, run.variant, opened.tokenizer.encoding_fingerprint)
+    except ValueError:
+        return None
+    trace = trace_model(watched, text_tokens)
+    return analyse(
+        trace,
+        decode=opened.tokenizer.token,
+        topologies=topologies(opened.model),
+        robustness=perturbed(watched, trace, text_tokens, perturb_tokens) if perturb_tokens else (),
+        draws=50,
+    )
