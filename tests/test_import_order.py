@@ -12,6 +12,7 @@ import plait
 ROOT = Path(plait.__file__).parent
 ORDER = (
     "reading",
+    "calling",
     "plan_text",
     "sharing",
     "atomic",

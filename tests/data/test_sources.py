@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from plait.data.sources import Files, HubDataset, StandardLibrary
+from plait.data.sources import Files, HubDataset, PythonFunction, StandardLibrary
 
 
 def read(source, cache="unused"):
@@ -69,3 +69,46 @@ def test_a_hub_dataset_is_read_by_row(tmp_path):
     assert [document.text for document in found.values()] == ["row 0", "row 1", "row 2"]
     with pytest.raises(ValueError, match="cannot be loaded"):
         read(HubDataset(str(tmp_path / "missing"), domain="x"))
+
+
+def test_a_function_gives_any_iterable_of_texts_or_mappings(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "def texts():\n"
+        "    yield 'first'\n"
+        "    yield {'body': 'second', 'id': 2}\n"
+        "def listed():\n"
+        "    return ['only']\n"
+    )
+    given = read(PythonFunction(f"{tmp_path}/own.py:texts", domain="x", fields=("body",)))
+    assert [document.text for document in given.values()] == ["first", "second"]
+    assert {document.domain for document in given.values()} == {"x"}
+    listed = PythonFunction(f"{tmp_path}/own.py:listed", domain="x")
+    assert [document.text for document in read(listed).values()] == ["only"]
+    before = listed.stamp()
+    (tmp_path / "own.py").write_text("def listed():\n    return ['another']\n")
+    assert listed.stamp() != before
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def texts():\n    yield 'a'\n    yield 1 / 0\n", "own.py, line 3: ZeroDivisionError"),
+        ("def texts():\n    return 'one text'\n", "returns an iterable of texts"),
+        ("other = 1\n", "returns an iterable of texts"),
+        ("def texts():\n    return ['a', None]\n", "document 1: NoneType is neither text nor"),
+        ("def texts():\n    return [{'body': 'a'}]\n", "document 0"),
+        ("def texts(:\n", "own.py, line 1: SyntaxError"),
+    ],
+)
+def test_what_is_wrong_in_a_function_is_one_line(tmp_path, code, says):
+    (tmp_path / "own.py").write_text(code)
+    with pytest.raises(ValueError, match=says) as caught:
+        read(PythonFunction(f"{tmp_path}/own.py:texts", domain="x"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_is_named_by_its_file(tmp_path):
+    with pytest.raises(ValueError, match=r"FILE\.py:FUNCTION"):
+        PythonFunction("texts", domain="x")
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read(PythonFunction(f"{tmp_path}/own.py:texts", domain="x"))

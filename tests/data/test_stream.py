@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from plait.data import Batches, Corpus, Specification, Stream, Tokenizer, build, training_batches
 from plait.data.permutation import mix, permute
-from plait.data.sources import Files, HubDataset
+from plait.data.sources import Files, HubDataset, PythonFunction
 from plait.data.specification import Streaming
 
 LENGTH = 32
@@ -184,7 +184,7 @@ def parquet(path, seeds):
 
 
 @pytest.mark.parametrize(
-    "kind", ["jsonl", "parquet", "json", "cut", "folder", "hub", "hub-parquet"]
+    "kind", ["jsonl", "parquet", "json", "cut", "folder", "python", "hub", "hub-parquet"]
 )
 def test_documents_are_given_from_any_place_on(tmp_path, kind):
     if kind == "jsonl":
@@ -207,6 +207,11 @@ def test_documents_are_given_from_any_place_on(tmp_path, kind):
             (tmp_path / f"{seed}.txt").write_text(text(seed))
             write_jsonl(tmp_path / f"{seed}.jsonl.gz", range(10 * seed, 10 * seed + 3))
         source = Files(str(tmp_path), domain="x")
+    elif kind == "python":
+        (tmp_path / "own.py").write_text(
+            f"def texts():\n    return ({text(0)!r} * n for n in range(1, 9))\n"
+        )
+        source = PythonFunction(f"{tmp_path}/own.py:texts", domain="x")
     else:
         pytest.importorskip("datasets")
         for file in range(3):

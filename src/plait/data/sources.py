@@ -14,11 +14,12 @@ import os
 import platform
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from plait.calling import blaming, called, parted
 from plait.data import formats
 from plait.data.documents import Document, is_text, pieces
 
@@ -319,6 +320,76 @@ class HubDataset(Source):
     def anchored(self) -> Source:
         """Return this source with an absolute path, if it is a folder."""
         return replace(self, name=os.path.abspath(self.name)) if Path(self.name).is_dir() else self
+
+
+_END = object()
+
+
+@dataclass(frozen=True)
+class PythonFunction(Source):
+    """Whatever a function of yours gives: an iterable of texts, or of mappings with fields of text.
+
+    Args:
+        function: FILE.py:FUNCTION. It is called without arguments, whenever reading begins, and
+            must give the same documents in the same order each time.
+        fields: of a mapping that make up its text.
+    """
+
+    kind: ClassVar[str] = "python"
+
+    function: str
+    _: KW_ONLY
+    fields: tuple[str, ...] = ("text",)
+
+    def __post_init__(self) -> None:
+        if parted(self.function) is None:
+            raise ValueError(f"function {self.function!r}: name it as FILE.py:FUNCTION")
+
+    def __str__(self) -> str:
+        return self.function
+
+    def documents(self, cache: Path) -> Iterator[Document]:
+        """Give the documents in the function's order; see `Source.documents`."""
+        found = called(self.function)
+        path, function = self._parts
+        if not isinstance(found, Iterable) or isinstance(found, str | bytes | Mapping):
+            raise ValueError(
+                f"{self.function}: {function} is no function of {path} that returns an iterable of "
+                "texts"
+            )
+        given = iter(found)
+        for number in itertools.count():
+            with blaming(path):
+                one = next(given, _END)
+            if one is _END:
+                return
+            where = f"{self.function}, document {number}"
+            if isinstance(one, Mapping):
+                text = formats.record_text(one, self.fields, where)
+            elif isinstance(one, str):
+                text = one
+            else:
+                raise ValueError(f"{where}: {type(one).__name__} is neither text nor a mapping")
+            for name, part in numbered(f"{function}:{number}", pieces(text)):
+                yield self._document(name, part)
+
+    def stamp(self) -> str:
+        """Return a hash of the file: of what the function reads it says nothing."""
+        path, _ = self._parts
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}: it gave the text of {self.domain}")
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+    def anchored(self) -> Source:
+        """Return this source with an absolute path."""
+        path, function = self._parts
+        return replace(self, function=f"{os.path.abspath(path)}:{function}")
+
+    @property
+    def _parts(self) -> tuple[Path, str]:
+        parts = parted(self.function)
+        assert parts is not None
+        return parts
 
 
 def _reason(error: Exception) -> str:

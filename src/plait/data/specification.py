@@ -13,6 +13,7 @@ from plait.data.packages import DebianPackage, PythonPackage
 from plait.data.sources import (
     Files,
     HubDataset,
+    PythonFunction,
     Source,
     StandardLibrary,
     StandardLibraryTopics,
@@ -31,6 +32,7 @@ SOURCE_KINDS: dict[str, type[Source]] = {
         PythonPackage,
         DebianPackage,
         HubDataset,
+        PythonFunction,
     )
 }
 

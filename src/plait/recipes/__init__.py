@@ -1,16 +1,15 @@
 """Recipes: the papers' configurations and ours, a file for each source, and their names."""
 
 import difflib
-import importlib.util
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from plait.calling import called, parted
 from plait.config import ModelConfig, TrainConfig
 from plait.config.files import load_yaml
-from plait.reading import one_line, quoted, read_yaml
+from plait.reading import quoted, read_yaml
 from plait.recipes import architectures, ct_moe, expert_tying, nano, nano_studies, pathmoe
 from plait.studies.claims import Paper, Scale
 from plait.studies.study import Study
@@ -113,33 +112,14 @@ def study(name: str) -> Study:
     """Return the study of this name, or the one that `FILE.py:FUNCTION` returns."""
     if name in STUDIES:
         return STUDIES[name]()
-    file, _, function = name.partition(".py:")
-    if not function:
+    parts = parted(name)
+    if parts is None:
         raise _unknown("study", name, STUDIES, "or FILE.py:FUNCTION")
-    path = Path(f"{file}.py")
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: a study is named FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        made = getattr(module, function, lambda: None)()
-    except (Exception, SystemExit) as error:  # whatever is wrong in somebody's file
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{path}{_line_of(error, path)}: {kind}{one_line(error)}") from error
+    made = called(name)
     if not isinstance(made, Study):
+        path, function = parts
         raise ValueError(f"{name}: {function} is no function of {path} that returns a Study")
     return made
-
-
-def _line_of(error: BaseException, path: Path) -> str:
-    """Say which line of a file an error is in, or came through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
-    return f", line {line}" if line else ""
 
 
 def _recipe(name: str) -> Recipe:
