@@ -107,7 +107,7 @@ def test_a_claim_is_run_and_shown_and_the_rest_goes_on_from_there(paper, tmp_pat
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())
     page = (runs / "pathmoe-nano.html").read_text()
     assert "Of 3 claims, 3 undecided" in page
-    assert "consistency: shared − plain: " in page
+    assert "above chance (Jaccard): shared − plain: " in page
     assert "under 3 seeds" in page
     assert "Figure 1: Loss" in page
     assert "Figure 2: Domains" in page

@@ -264,7 +264,7 @@ def paper(scale: Scale = "nano") -> Paper:
         ),
         figures=(
             PaperFigure(
-                number="dynamics, loss",
+                number="dynamics 1",
                 title="Validation perplexity with and without a balance loss",
                 study=asked.name,
                 shows="perplexity",
@@ -272,17 +272,20 @@ def paper(scale: Scale = "nano") -> Paper:
             ),
             *(
                 PaperFigure(
-                    number=f"dynamics, {name.replace('_', ' ')}",
+                    number=f"dynamics {number}",
                     title=title,
                     study=asked.name,
                     shows=name,
                     arms=sharing,
                 )
-                for name, title in (
-                    ("load_max_over_mean", "Load of the fullest expert"),
-                    ("router_entropy", "Router entropy"),
-                    ("path_entropy", "Path entropy"),
-                    ("consistency", "Consistency of neighbouring depths"),
+                for number, (name, title) in enumerate(
+                    (
+                        ("load_max_over_mean", "Is an expert overloaded?"),
+                        ("router_entropy", "How undecided is the router?"),
+                        ("path_entropy", "How many paths are there?"),
+                        ("consistency", "Do neighbouring depths choose alike?"),
+                    ),
+                    start=2,
                 )
             ),
             PaperFigure(
@@ -301,16 +304,19 @@ def paper(scale: Scale = "nano") -> Paper:
             ),
             PaperFigure(
                 number="words",
-                title="What paths are about: classes of tokens, beside chance",
+                title="What paths are about: classes of tokens beside chance, and words",
                 study=asked.name,
                 shows="classes",
                 arms=sharing,
             ),
             PaperFigure(
                 number="blocks",
-                title="The arms beside the independent model",
+                title="Blocks and routers beside the independent model",
                 study=asked.name,
                 shows="ablation",
+                arms=tuple(
+                    n for n in asked.variants if not n.endswith(("-choice", "-k1", "-k2", "-k4"))
+                ),
             ),
         ),
         notes=(

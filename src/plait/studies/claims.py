@@ -29,11 +29,6 @@ class PathContrast:
     against: str
     expected: Literal["higher", "lower"]
 
-    @property
-    def name(self) -> str:
-        """Measure and variants."""
-        return f"{self.measure}: {self.variant} − {self.against}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:

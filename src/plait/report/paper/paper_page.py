@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
 from rich.table import Table
 
 import plait
@@ -17,11 +18,13 @@ from plait.report.paper.figures import drawn, restricted
 from plait.report.paper.path_claims import answer_paths, sentence
 from plait.report.routing.domains import expert_domain_figures
 from plait.report.routing.path_classes import class_figures
+from plait.report.routing.path_tokens import tokens_table
 from plait.report.routing.perturbations import robustness_figures
 from plait.report.routing.sections import comparison_figures
 from plait.report.study.routing_section import traced
 from plait.report.study.wording import in_words
 from plait.routing.analysis import Analysis
+from plait.storage.model_folder import read_tokenizer
 from plait.studies.answers import Answer, answers
 from plait.studies.claims import Claim, Outcome, Paper, PaperTable, PathAnswer, outcome
 from plait.studies.outlook import outlook
@@ -237,6 +240,7 @@ def _figures(
             continue
         study = results[asked.study]
         notes: list[str] = []
+        html = Markup("")
         if asked.shows not in TRACED:
             figures = drawn(asked, study)
         else:
@@ -247,9 +251,19 @@ def _figures(
             looks = series(shown.finished_variants, shown.baseline)
             drawn_looks = [look for look in looks if look.name in names]
             figures = TRACED[asked.shows](found, drawn_looks) if found else []
+            if asked.shows == "classes":
+                html = _words(study, found)
         if figures or notes:
-            sections.append(Section(f"Figure {asked.number}: {asked.title}", notes, figures))
+            sections.append(Section(f"Figure {asked.number}: {asked.title}", notes, figures, html))
     return sections
+
+
+def _words(study: StudyResults, found: Sequence[Analysis]) -> Markup:
+    """The distinctive tokens of each arm's most frequent paths, where the tokenizer is there."""
+    tokenizer = read_tokenizer(study.runs[0].folder)
+    if tokenizer is None:
+        return Markup("")
+    return Markup("").join(tokens_table(one, tokenizer.token) for one in found)
 
 
 def _traced(

@@ -11,6 +11,12 @@ from plait.studies.results import StudyResults
 
 COVERED_BY = 100
 """paths whose share of the tokens is the coverage"""
+WORDS: Mapping[PathMeasure, str] = {
+    "coverage": f"Share of tokens on the {COVERED_BY} most frequent paths",
+    "consistency": "Consistency of neighbouring depths above chance (Jaccard)",
+    "one permutation": "Rise of the loss in nats under one permutation of the experts",
+    "permutation per depth": "Rise of the loss in nats under a permutation at each depth",
+}
 
 
 def answer_paths(
@@ -60,7 +66,8 @@ def measures(found: Analysis) -> dict[PathMeasure, float]:
 
 def sentence(answer: PathAnswer) -> str:
     """Say what came out of a question."""
-    name, found = answer.contrast.name, answer.difference
+    asked, found = answer.contrast, answer.difference
+    name = f"{WORDS[asked.measure]}: {asked.variant} − {asked.against}"
     if found is None:
         return f"{name}: not traced."
     said = f"{name}: {signed(found.estimate.value)} ({interval(found.estimate, sign=True)})"

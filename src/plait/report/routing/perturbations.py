@@ -15,6 +15,8 @@ def robustness_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) ->
     """Rise of the loss under each perturbation; the ablation by depth apart."""
     bars: list[dict[str, Any]] = []
     depths: list[dict[str, Any]] = []
+    kinds = list(dict.fromkeys(one.kind for found in analyses for one in found.robustness))
+    places: dict[str, tuple[int, float]] = {}
     for found in analyses:
         for measured in found.robustness:
             spread = measured.spread or 0.0
@@ -29,10 +31,12 @@ def robustness_figures(analyses: Sequence[Analysis], looks: Sequence[Series]) ->
             if measured.kind == "random depth":
                 depths.append(row | {"depth": measured.setting})
             else:
-                bars.append(row | {"perturbation": _perturbation(measured.kind, measured.setting)})
+                name = _perturbation(measured.kind, measured.setting)
+                places[name] = (kinds.index(measured.kind), measured.setting or 0.0)
+                bars.append(row | {"perturbation": name})
     made = []
     if bars:
-        order = list(dict.fromkeys(row["perturbation"] for row in bars))
+        order = sorted(places, key=lambda name: places[name])
         base = alt.Chart(chart_data(bars)).encode(
             y=alt.Y("perturbation:N", sort=order, title=None, axis=alt.Axis(labelLimit=260)),
             yOffset=alt.YOffset("model:N", sort=[look.name for look in looks]),
