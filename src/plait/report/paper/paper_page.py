@@ -21,9 +21,10 @@ from plait.report.routing.path_classes import class_figures
 from plait.report.routing.path_tokens import tokens_table
 from plait.report.routing.perturbations import robustness_figures
 from plait.report.routing.sections import comparison_figures
-from plait.report.study.routing_section import traced
+from plait.report.study.routing_section import all_metrics, traced
 from plait.report.study.wording import in_words
 from plait.routing.analysis import Analysis
+from plait.statistics import Estimate
 from plait.storage.model_folder import read_tokenizer
 from plait.studies.answers import Answer, answers
 from plait.studies.claims import Claim, Outcome, Paper, PaperTable, PathAnswer, outcome
@@ -186,7 +187,7 @@ def _title(claims: list[Shown]) -> str:
         "not testable at this scale",
     )
     told = [f"{counted[word]} {word}" for word in order if word in counted]
-    return f"Of {len(claims)} claims, {', '.join(told)}"
+    return f"Of {len(claims)} claim{'s' if len(claims) > 1 else ''}, {', '.join(told)}"
 
 
 def _tables(paper: Paper, results: Mapping[str, StudyResults]) -> list[Section]:
@@ -217,14 +218,17 @@ def paper_table(table: PaperTable, study: StudyResults) -> Table:
 def _measured(row: Row) -> tuple[str, ...]:
     gap = row.difference
     return (
-        f"{number(row.loss.value)} [{interval(row.loss)}]",
+        number(row.loss.value) + _within(row.loss),
         number(row.perplexity.value, 2),
-        "–"
-        if gap is None
-        else f"{signed(gap.estimate.value)} [{interval(gap.estimate, sign=True)}]",
+        "–" if gap is None else signed(gap.estimate.value) + _within(gap.estimate, sign=True),
         f"{row.stored / 1e6:.2f} M",
         str(len(row.seeds)),
     )
+
+
+def _within(estimate: Estimate, sign: bool = False) -> str:
+    reach = interval(estimate, sign=sign)
+    return f" [{reach}]" if reach else ""
 
 
 def _figures(
@@ -253,6 +257,8 @@ def _figures(
             figures = TRACED[asked.shows](found, drawn_looks) if found else []
             if asked.shows == "classes":
                 html = _words(study, found)
+            elif asked.shows == "routing" and found:
+                html = all_metrics(found)
         if figures or notes:
             sections.append(Section(f"Figure {asked.number}: {asked.title}", notes, figures, html))
     return sections

@@ -1,5 +1,6 @@
 """The routing section of a study's report: each variant's first seed on the same tokens."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -41,11 +42,8 @@ def study_section(folder: Path, tokens: int = 20_000, device: str | None = None)
         "are over documents, chance is independent uniform choice.",
     ]
     below = [*[f"{names}: {note}" for names, note in notes(found)], *missing]
-    html = Markup(
-        '<details class="more"><summary>All metrics as a table</summary>{}</details>{}'
-    ).format(
-        html_table(found),
-        Markup("").join(Markup('<p class="under">{}</p>').format(said) for said in below),
+    html = all_metrics(found) + Markup("").join(
+        Markup('<p class="under">{}</p>').format(said) for said in below
     )
     return Section(
         "Routing",
@@ -55,6 +53,13 @@ def study_section(folder: Path, tokens: int = 20_000, device: str | None = None)
         folded=True,
         gist=f"paths, load and specialisation of {len(found)} variants, one seed of each",
     )
+
+
+def all_metrics(found: Sequence[Analysis]) -> Markup:
+    """Every metric of the traced models as a table that unfolds."""
+    return Markup(
+        '<details class="more"><summary>All metrics as a table</summary>{}</details>'
+    ).format(html_table(found))
 
 
 def traced(
