@@ -65,8 +65,8 @@ def export_model(
     if untie:
         config, weights = untied(config, weights)
     source = Path(source)
-    tokenizer = _own_tokenizer(source)
-    special = _special_tokens(source, tokenizer)
+    tokenizer = own_tokenizer(source)
+    special = special_tokens(source, tokenizer)
     architecture = match(config)
     if architecture is None:
         theirs: Any = PlaitConfig.of(config, **special)
@@ -93,7 +93,7 @@ def export_model(
     return Exported(theirs.architectures[0], size)
 
 
-def _own_tokenizer(source: Path) -> Tokenizer | None:
+def own_tokenizer(source: Path) -> Tokenizer | None:
     """Return the tokenizer to describe for transformers; None where files go out as they came."""
     if (source / "tokenizer_config.json").is_file():
         return None
@@ -103,7 +103,7 @@ def _own_tokenizer(source: Path) -> Tokenizer | None:
         return None
 
 
-def _special_tokens(source: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def special_tokens(source: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Return the ids that begin, end and pad, as far as they are known."""
     names = [f"{kind}_token_id" for kind in ("bos", "eos", "pad")]
     if tokenizer is not None:
