@@ -9,10 +9,13 @@ option; what shares must be untied first.
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -86,19 +89,16 @@ def export_gguf(source: Path, out: Path, untie: bool = False, licence: str = "un
     kinds = {tensor.dtype for _, tensor in pieces if tensor.dim() > 1} - {torch.float32}
     writer.add_file_type(_TYPES[kinds.pop() if kinds else torch.float32][1])
     for name, tensor in pieces:
-        array = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
         kind = _TYPES[tensor.dtype][0]
-        writer.add_tensor_info(name, tensor.shape, array.numpy().dtype, tensor.nbytes, kind)
+        writer.add_tensor_info(name, tensor.shape, _array(tensor).dtype, tensor.nbytes, kind)
     size = sum(tensor.nbytes for _, tensor in pieces)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(out, size) as partial:
+    with new_file(out, size) as partial, closing(writer):
         writer.write_header_to_file(partial)
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for _, tensor in pieces:
-            array = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-            writer.write_tensor_data(array.contiguous().numpy())
-        writer.close()
+            writer.write_tensor_data(np.ascontiguousarray(_array(tensor)))
     return Exported(f"{writer.arch} (GGUF)", size)
 
 
@@ -227,3 +227,8 @@ def _pieces(
         ):
             pattern: Any = gguf.TENSOR_NAMES[gguf.MODEL_TENSOR[kind]]
             yield f"{pattern.format(bid=depth and depth[0])}.weight", rows
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """The same numbers for numpy, which knows no bfloat16 and takes it as whole numbers."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -53,23 +53,25 @@ def model_card(source: Path, out: Path, licence: str = "unknown") -> Card:
 def _card(source: Path, name: str, licence: str, written: ModelConfig, architecture: str) -> str:
     config, trained = read_config(source), read_training(source)
     result = None if trained is None else RunFolder(source).result()
+    study, variant = _study_of(source)
     untied = written.sharing != config.sharing
+    kind = "mixture-of-experts" if config.routed_depths else "dense"
     front = {
         "license": licence,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["plait", "mixture-of-experts"],
+        "tags": ["plait", kind],
     }
     sections = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {name}",
-        f"A mixture-of-experts language model of {config.depth} depths, built with Plait "
-        f"{plait.__version__} and written as `{architecture}`.",
+        f"A {kind} language model of {config.depth} depths, built with Plait {plait.__version__} "
+        f"and written as `{architecture}`.",
         *_structure(config, written, untied),
         *_loading(name, architecture),
         *_data(source),
-        *_losses(source, result),
-        *_making(source, trained, result, untied),
+        *_losses(result, study, variant),
+        *_making(source, trained, result, study, variant, untied),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -139,12 +141,11 @@ def _data(source: Path) -> Iterator[str]:
     yield "The licences are those of the text. Test text was split off by document before training."
 
 
-def _losses(source: Path, result: Result | None) -> Iterator[str]:
+def _losses(result: Result | None, study: StudyResults | None, variant: str) -> Iterator[str]:
     if result is None:
         return
     yield "## Held-out loss"
-    yield "Nats per token on text that was held out."
-    study, variant = _study_of(source)
+    yield f"Nats per token on held-out text (the {result.evaluation.get('split', 'test')} split)."
     head = ["domain", "loss", "bits per byte"]
     floors = result.floors or {}
     head += ["bigram count"] * bool(floors)
@@ -200,14 +201,18 @@ def _study_of(source: Path) -> tuple[StudyResults | None, str]:
 
 
 def _making(
-    source: Path, trained: TrainConfig | None, result: Result | None, untied: bool
+    source: Path,
+    trained: TrainConfig | None,
+    result: Result | None,
+    study: StudyResults | None,
+    variant: str,
+    untied: bool,
 ) -> Iterator[str]:
     yield "## How it was made"
     export = f"plait export {source.resolve().name} OUT" + " --untie" * untied
     if trained is None:
         yield f"```sh\n{export}\n```"
         return
-    study, variant = _study_of(source)
     first = "plait train config.yaml"
     if study is not None:
         first = f"plait study run {study.name}    # variant {variant}, seed {trained.seed}"
