@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 import plait
 from plait.config import (
@@ -231,8 +231,28 @@ def too_many_tokens(folder, tokenizer):
     return ValueError, "has number 520, but the model has only 520"
 
 
+def not_byte_level(folder, tokenizer):
+    (folder / "tokenizer_config.json").write_text("{}")
+    tokenizer.model = models.WordLevel({"a": 0}, unk_token="a")
+    return ValueError, "not byte-level BPE"
+
+
+def damaged_settings(folder, tokenizer):
+    (folder / "tokenizer_config.json").write_text("[")
+    return ValueError, r"tokenizer_config\.json is damaged"
+
+
 @pytest.mark.parametrize(
-    "change", [no_tokenizer, another_split, a_space_in_front, lower_case, too_many_tokens]
+    "change",
+    [
+        no_tokenizer,
+        another_split,
+        a_space_in_front,
+        lower_case,
+        too_many_tokens,
+        not_byte_level,
+        damaged_settings,
+    ],
 )
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(change, saved, tmp_path):
     folder = saved(OLMOE)
@@ -240,8 +260,10 @@ def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(change, save
     error, says = change(folder, backend)
     if (folder / "tokenizer.json").is_file():
         backend.save(str(folder / "tokenizer.json"))
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=says) as refusal:
         export_gguf(folder, tmp_path / "m.gguf")
+    assert "\n" not in str(refusal.value)
+    assert str(folder) in str(refusal.value)
     assert not list(tmp_path.glob("*.gguf*"))
 
 

@@ -6,6 +6,7 @@ option; what shares must be untied first.
 
 # mypy: allow-untyped-calls
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from plait.atomic import new_file
 from plait.config import ModelConfig
+from plait.data.tokenizer import read_backend
 from plait.interop.exporting import Exported, match, own_tokenizer, special_tokens
 from plait.interop.gguf_vocabulary import pre_tokenizer, vocabulary
 from plait.interop.tokenization import hub_tokenizer
-from plait.reading import read_json
+from plait.reading import one_line
 from plait.storage.model_folder import copy_companions, read_state
 from plait.storage.run_folder import TOKENIZER
 from plait.surgery.banks import Weights, untied
@@ -192,8 +194,13 @@ def _add_tokenizer(writer: gguf.GGUFWriter, source: Path, config: ModelConfig) -
             raise FileNotFoundError(
                 f"{source}: no {TOKENIZER}, without which llama.cpp reads no text: put it there"
             )
-        said = read_json(folder / TOKENIZER, "fetch it anew")
-        special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=config.vocab_size)
+        read = source if own is None else folder
+        said = json.loads(read_backend(read / TOKENIZER).to_str())
+        try:
+            special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=config.vocab_size)
+        except Exception as error:  # it takes the files for whole
+            problem = f"its tokenizer_config.json is damaged ({one_line(error)})"
+            raise ValueError(f"{source}: {problem}: fetch it anew") from None
     try:
         name = pre_tokenizer(said)
         tokens, types = vocabulary(said, config.vocab_size)

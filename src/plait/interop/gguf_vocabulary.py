@@ -13,6 +13,12 @@ _SPACES = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _QWEN2 = _WORDS % r"\p{N}" + _SPACES
 _LLAMA3 = _WORDS % r"\p{N}{1,3}" + _SPACES
+_OF_OTHER_KINDS = (
+    "byte_fallback",
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+)
 PRE_TOKENIZERS = {
     (_GPT2, False): "gpt-2",
     (_QWEN2, False): "qwen2",
@@ -27,18 +33,18 @@ def pre_tokenizer(said: Mapping[str, Any]) -> str:
     """Return llama.cpp's name for how a `tokenizer.json` splits text.
 
     Args:
-        said: the file's content.
+        said: the file's content, as `tokenizers` writes it.
 
     Raises:
         ValueError: llama.cpp has none that does the same.
     """
     model = said["model"]
-    if model.get("type", "BPE") != "BPE" or model.get("byte_fallback") or model.get("dropout"):
+    if model["type"] != "BPE" or any(model[option] for option in _OF_OTHER_KINDS):
         raise ValueError("not byte-level BPE: GGUF is written for the GPT-2, Llama-3 or Qwen kind")
-    if not model.get("merges"):
+    if not model["merges"]:
         raise ValueError("it merges nothing, which llama.cpp refuses: train a larger vocabulary")
-    normalizer = (said.get("normalizer") or {}).get("type", "NFC")
-    name = PRE_TOKENIZERS.get((_expression(said), bool(model.get("ignore_merges"))))
+    normalizer = (said["normalizer"] or {"type": "NFC"})["type"]
+    name = PRE_TOKENIZERS.get((_expression(said), model["ignore_merges"]))
     if normalizer != "NFC" or name is None:
         raise ValueError(
             "llama.cpp has no pre-tokenizer that is known to split text as this one does: known "
@@ -49,16 +55,17 @@ def pre_tokenizer(said: Mapping[str, Any]) -> str:
 
 def _expression(said: Mapping[str, Any]) -> str | None:
     """The expression by which text is split into what is then merged byte by byte."""
-    steps = said.get("pre_tokenizer") or {}
-    steps = steps.get("pretokenizers", [steps])
-    if [step.get("type") for step in steps] == ["ByteLevel"]:
-        whole = not steps[0].get("add_prefix_space") and steps[0].get("use_regex", True)
-        return _GPT2 if whole else None
-    if [step.get("type") for step in steps] != ["Split", "ByteLevel"]:
+    whole = said["pre_tokenizer"] or {"type": None}
+    steps = whole.get("pretokenizers", [whole])
+    kinds = [step["type"] for step in steps]
+    if kinds[-1:] != ["ByteLevel"] or steps[-1]["add_prefix_space"]:
         return None
-    split, level = steps
-    alone = split.get("behavior") == "Isolated" and not split.get("invert")
-    if not alone or level.get("add_prefix_space") or level.get("use_regex", True):
+    if kinds == ["ByteLevel"]:
+        return _GPT2 if steps[0]["use_regex"] else None
+    if kinds != ["Split", "ByteLevel"] or steps[1]["use_regex"]:
+        return None
+    split = steps[0]
+    if split["behavior"] != "Isolated" or split["invert"]:
         return None
     return split["pattern"].get("Regex")  # type: ignore[no-any-return]
 
@@ -67,7 +74,7 @@ def vocabulary(said: Mapping[str, Any], size: int) -> tuple[list[str], list[Toke
     """Return the tokens by id, and what each is; ids of the model without one are unused.
 
     Args:
-        said: a `tokenizer.json`'s content.
+        said: as for `pre_tokenizer`.
         size: of the model's vocabulary.
 
     Raises:
@@ -76,7 +83,7 @@ def vocabulary(said: Mapping[str, Any], size: int) -> tuple[list[str], list[Toke
     tokens = [f"[PAD{id_}]" for id_ in range(size)]
     types = [TokenType.UNUSED] * size
     known = [(text, id_, TokenType.NORMAL) for text, id_ in said["model"]["vocab"].items()]
-    for added in said.get("added_tokens", []):
+    for added in said["added_tokens"]:
         kind = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
         known.append((added["content"], added["id"], kind))
     for text, id_, kind in known:
