@@ -26,7 +26,8 @@ PRE_TOKENIZERS = {
     (_LLAMA3, True): "llama-bpe",
 }
 """expression that splits text, whether whole tokens are looked up before merging → llama.cpp's
-name; what else a name implies there, the keys of the file override"""
+name. Where it decodes a whole text at once (not token by token, as its programs do), gpt-2 and dbrx
+also take spaces away before punctuation"""
 
 
 def pre_tokenizer(said: Mapping[str, Any]) -> str:
