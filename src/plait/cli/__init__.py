@@ -22,6 +22,7 @@ EXTRAS = {
     "anyio": "explore",
     "transformers": "hf",
     "datasets": "hf",
+    "gguf": "gguf",
     "lm_eval": "eval",
     "accelerate": "eval",
     "wandb": "track",

@@ -19,17 +19,27 @@ def import_(folder: Path, out: Path, /) -> None:
     say(f"{done.architecture}: {done.parameters:,} parameters in {out}")
 
 
-def export(run: Path, out: Path, /, untie: bool = False) -> None:
-    """Write a model as a folder that transformers loads.
+def export(run: Path, out: Path, /, untie: bool = False, licence: str = "unknown") -> None:
+    """Write a model as a folder that transformers loads, or as a GGUF file for llama.cpp.
+
+    The folder holds a model card. GGUF is for OLMoE's and Qwen3-MoE's structures and needs the
+    extra gguf.
 
     Args:
         run: folder of a run or a model.
-        out: folder to make.
+        out: folder to make, or file whose name ends in .gguf.
         untie: give each depth a copy of the banks that it shares.
+        licence: of the weights, as the hub names it, such as apache-2.0.
     """
-    from plait.interop.exporting import export_model
+    if out.suffix == ".gguf":
+        from plait.interop.gguf import export_gguf
 
-    done = export_model(run, out, untie)
+        done = export_gguf(run, out, untie, licence)
+    else:
+        from plait.interop.exporting import export_model
+        from plait.report.model_card import model_card
+
+        done = export_model(run, out, untie, beside=model_card(run, out, licence))
     say(f"{done.architecture}: {done.bytes:,} bytes in {out}")
 
 

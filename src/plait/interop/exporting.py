@@ -1,13 +1,13 @@
 """From a Plait run or model folder to one that transformers loads."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from plait.atomic import new_folder
@@ -27,6 +27,7 @@ from plait.storage.tensor_files import INDEX, Shape, write_tensors
 from plait.surgery.banks import untied
 
 SHARD_BYTES = 5_000_000_000
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class Exported:
 
 
 def export_model(
-    source: Path, out: Path, untie: bool = False, shard_bytes: int = SHARD_BYTES
+    source: Path,
+    out: Path,
+    untie: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    beside: Callable[[ModelConfig, str], Mapping[str, str]] | None = None,
 ) -> Exported:
     """Write a model as a folder that transformers loads.
 
@@ -53,13 +58,15 @@ def export_model(
         untie: give each depth a copy of the banks that it shares, so that more structures are one
             of transformers' own.
         shard_bytes: size at which the weights go on in another file.
+        beside: gives further text files by name for the structure and class that are written, such
+            as `plait.report.model_card`.
     """
     config, weights = read_state(source)
     if untie:
         config, weights = untied(config, weights)
     source = Path(source)
-    tokenizer = _own_tokenizer(source)
-    special = _special_tokens(source, tokenizer)
+    tokenizer = own_tokenizer(source)
+    special = special_tokens(source, tokenizer)
     architecture = match(config)
     if architecture is None:
         theirs: Any = PlaitConfig.of(config, **special)
@@ -76,14 +83,17 @@ def export_model(
     with new_folder(Path(out)) as partial:
         theirs.save_pretrained(partial)
         size = _write(partial, tensors, shard_bytes)
-        if tokenizer is None:
-            copy_companions(source, partial)
-        else:
+        copy_companions(source, partial)
+        if tokenizer is not None:
             hub_tokenizer(tokenizer, config.context).save_pretrained(partial)
+        if not (partial / GENERATION).is_file():
+            GenerationConfig.from_model_config(theirs).save_pretrained(partial)
+        for name, text in (beside(config, theirs.architectures[0]) if beside else {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
     return Exported(theirs.architectures[0], size)
 
 
-def _own_tokenizer(source: Path) -> Tokenizer | None:
+def own_tokenizer(source: Path) -> Tokenizer | None:
     """Return the tokenizer to describe for transformers; None where files go out as they came."""
     if (source / "tokenizer_config.json").is_file():
         return None
@@ -93,13 +103,13 @@ def _own_tokenizer(source: Path) -> Tokenizer | None:
         return None
 
 
-def _special_tokens(source: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def special_tokens(source: Path, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Return the ids that begin, end and pad, as far as they are known."""
     names = [f"{kind}_token_id" for kind in ("bos", "eos", "pad")]
     if tokenizer is not None:
         return dict.fromkeys(names, tokenizer.end_of_text)
-    if (source / "generation_config.json").is_file():
-        path = inside(source, "generation_config.json")
+    if (source / GENERATION).is_file():
+        path = inside(source, GENERATION)
         known = read_json(path, "mend it, or take it away")
         return {name: known[name] for name in names if name in known}
     return {}

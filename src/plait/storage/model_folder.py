@@ -36,6 +36,8 @@ COMPANIONS = (
     "generation_config.json",
 )
 """files that go along unread when a model is imported, changed or exported"""
+CHAT_TEMPLATES = "additional_chat_templates"
+"""folder of named templates, which go along too"""
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -70,7 +72,9 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
 
 def copy_files(source: Path, target: Path) -> None:
     """Copy those of the files that go along which are there; errors as for `copy_companions`."""
-    for name in COMPANIONS:
+    more = (source / CHAT_TEMPLATES).glob("*.jinja")
+    for name in (*COMPANIONS, *(f"{CHAT_TEMPLATES}/{path.name}" for path in more)):
+        (target / name).parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(inside(source, name), target / name)
 
