@@ -13,6 +13,7 @@ ROOT = Path(plait.__file__).parent
 ORDER = (
     "reading",
     "plan_text",
+    "notebook",
     "sharing",
     "atomic",
     "statistics",
