@@ -1,8 +1,8 @@
 """The notebooks of `examples/` run from top to bottom, and what they show is of the same code.
 
-They run at toy size on a toy corpus. Their outputs must then be those that are kept, but for
-numbers: a cell that was changed and not run again, or code that shows something else by now, fails.
-A cell whose words depend on what was measured has the tag `varies`: of it only the kind is compared.
+They run at toy size on a toy corpus, and must then show what is kept, but for numbers: a cell that
+was changed and not run again, or code that shows something else by now, fails. A cell whose words
+depend on what was measured has the tag `varies`: of it only the kinds of output are compared.
 """
 
 import re

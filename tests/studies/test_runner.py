@@ -27,9 +27,9 @@ from plait.config import (
 )
 from plait.data.corpora import tiny
 from plait.storage.run_folder import RunFolder
+from plait.studies import runner
 from plait.studies.plan import planned_runs
 from plait.studies.results import read_study
-from plait.studies import runner
 from plait.studies.runner import Outcome, run, run_study
 from plait.studies.study import Study
 
