@@ -81,7 +81,7 @@ def words(kind: str, text: str) -> object:
         labels = re.findall(r"<text[^>]*>([^<]*)</text>", text)
         return {label for label in labels if re.search("[a-z]{2}", label)}
     without = re.sub(r"[-−+]?\d[\d,.]*(e-\d+)?", "0", text)
-    return re.sub(r"\s+", " ", without)
+    return re.sub(r"0( 0)+", "0", re.sub(r"\s+", " ", without))
 
 
 @pytest.mark.parametrize("name", notebooks.names())
