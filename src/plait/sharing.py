@@ -27,7 +27,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal
 
-from plait.notebook.plan_picture import Row, plan_picture
+from plait.notebook.plan_picture import DRAWN, Row, plan_picture
 from plait.notebook.tables import note
 from plait.plan_text import text_of
 from plait.reading import quoted
@@ -36,8 +36,6 @@ DEEPEST = 10_000
 """depths of the deepest model that can be described"""
 LONGEST = 4 * DEEPEST
 """characters of a plan: as many as "1 + 1 + …" needs for the deepest model"""
-DRAWN = 128
-"""depths of the deepest model that `Sharing` is tried on, to draw it"""
 NESTED = 20
 """groups in groups; each that repeats doubles the depth at the least"""
 

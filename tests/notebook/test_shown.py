@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from made_up_study import made_up_config, write_study
 from plait.config import CollaborationConfig, ExpertConfig, ModelConfig
 from plait.config.counts import count
-from plait.notebook.plan_picture import DEEPEST, Row, plan_picture
+from plait.notebook.plan_picture import DRAWN, Row, plan_picture
 from plait.notebook.tables import note, table, titled
 from plait.report.figure import Figure, chart_data
 from plait.routing.trace import Trace, TraceInfo
@@ -57,7 +57,7 @@ def boxes(html: str) -> list[tuple[range, int, float, float, str]]:
     return found
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=DEEPEST))
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=DRAWN))
 def test_a_picture_holds_the_plan(banks: Sequence[int]) -> None:
     drawn = boxes(plan_picture([Row("experts", banks, "some text")]))
     assert [bank for where, bank, *_ in drawn for _ in where] == list(banks)
@@ -78,7 +78,7 @@ def test_a_plan_without_a_text_and_one_too_deep_to_draw() -> None:
     with pytest.raises(ValueError, match="cannot be written"):
         str(crossed)
     assert [bank for _, bank, *_ in boxes(crossed._repr_html_())] == [0, 1, 0]
-    assert words(Plan.parse("own", DEEPEST + 1)._repr_html_()) == "own"
+    assert words(Plan.parse("own", DRAWN + 1)._repr_html_()) == "own"
 
 
 def test_sharing_is_drawn_at_the_depth_that_its_plans_name() -> None:

@@ -6,7 +6,7 @@ from html import escape
 from itertools import groupby
 from typing import NamedTuple
 
-DEEPEST = 128
+DRAWN = 128
 """depths that are drawn at the most"""
 _CELL, _ROW, _BOX, _AIR = 30.0, 28, 20, 3
 _WIDEST = 640.0
@@ -30,10 +30,10 @@ def plan_picture(rows: Sequence[Row]) -> str:
     one of a single depth has none.
 
     Args:
-        rows: at least one; up to `DEEPEST` depths are drawn, of a deeper model only the texts.
+        rows: at least one; up to `DRAWN` depths are drawn, of a deeper model only the texts.
     """
     depth = len(rows[0].banks)
-    if depth > DEEPEST:
+    if depth > DRAWN:
         return "".join(f"<div>{escape(f'{row.name} {row.text}'.strip())}</div>" for row in rows)
     cell = min(_CELL, _WIDEST / depth)
     left = 8 + 7 * max(len(row.name) for row in rows)
