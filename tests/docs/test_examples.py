@@ -5,6 +5,7 @@ was changed and not run again, or code that shows something else by now, fails. 
 depend on what was measured has the tag `varies`: of it only the kinds of output are compared.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from plait.data.build import build, cache_folder
 from plait.data.sources import StandardLibrary, StandardLibraryTopics
 from plait.data.specification import Specification
 
+NANO = {"from plait.recipes import nano": "import small_nano as nano"}
 SMALLER = {
-    "first-steps": {"tokens=400_000": "tokens=2_048"},
-    "from-one-process-to-many": {"tokens=60_000": "tokens=4_096"},
+    "first-steps": NANO,
+    "from-one-process-to-many": NANO,
     "routing-of-a-hugging-face-moe": {"steps = 150": "steps = 2", "tokens=8_000": "tokens=2_000"},
-    "study-of-your-own": {"tokens=200_000": "tokens=2_048", "seeds=(0, 1, 2)": "seeds=(0, 1)"},
-    "tie-and-heal": {"tokens=400_000": "tokens=2_048", "tokens=100_000": "tokens=2_048"},
+    "study-of-your-own": NANO | {"seeds=(0, 1, 2)": "seeds=(0,)"},
+    "tie-and-heal": NANO,
 }
 """by notebook: a text of its cells, and what stands for it here"""
 LARGEST = 300_000
@@ -46,7 +48,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         test=0.15,
     )
     build(specification, cache / "corpora" / "starter-2k")
-    return {"PLAIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+    found = os.environ.get("PYTHONPATH")
+    here = str(Path(__file__).parent)
+    return {
+        "PLAIT_CACHE": str(cache),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{here}:{found}" if found else here,
+    }
 
 
 @pytest.mark.slow
