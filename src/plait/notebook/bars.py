@@ -66,12 +66,11 @@ class NotebookProgress(Progress):
             self._drawn = time.monotonic()
             self._shown.update(self)
 
-    def __repr__(self) -> str:
-        return "\n".join(self.printed)
-
-    def _repr_html_(self) -> str:
+    def _repr_mimebundle_(self, *_: object, **__: object) -> dict[str, str]:
+        """Take the place of rich's own, which draws a terminal."""
         bars = "".join(_bar(task) for task in self.tasks if task.visible)
-        return f"<div>{bars}{''.join(map(note, self.printed))}</div>"
+        html = f"<div>{bars}{''.join(map(note, self.printed))}</div>"
+        return {"text/html": html, "text/plain": "\n".join(self.printed)}
 
 
 def _bar(task: Task) -> str:
