@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test wheel clean
+.PHONY: demo test examples wheel clean
 
 demo: .venv/.demo
 	$(BIN)/plait study run demo
@@ -17,6 +17,11 @@ test: .venv/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Runs the notebooks at the size that they show, and keeps their outputs.
+examples: .venv/.dev
+	$(BIN)/python tests/docs/notebooks.py
+	$(BIN)/ruff format examples
 
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo

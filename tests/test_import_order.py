@@ -14,6 +14,7 @@ ORDER = (
     "reading",
     "calling",
     "plan_text",
+    "notebook",
     "sharing",
     "atomic",
     "statistics",

@@ -22,10 +22,13 @@ PathMoE (arXiv 2603.18297), `groups` is Expert Tying.
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal
 
+from plait.notebook.plan_picture import DRAWN, Row, plan_picture
+from plait.notebook.tables import note
 from plait.plan_text import text_of
 from plait.reading import quoted
 
@@ -128,6 +131,16 @@ class Plan:
 
     def __str__(self) -> str:
         return self._text
+
+    def _repr_html_(self) -> str:
+        return plan_picture([self.row()])
+
+    def row(self, name: str = "") -> Row:
+        """Return what a picture shows of the plan, under a name."""
+        try:
+            return Row(name, self.banks, str(self))
+        except ValueError:  # the notation has no text for it
+            return Row(name, self.banks, "")
 
     @cached_property
     def _text(self) -> str:
@@ -292,6 +305,25 @@ class Sharing:
                 raise ValueError(f"sharing.{field.name}: {error}") from None
         return Plans(**parsed)
 
+    def drawn(self, depth: int, kinds: Iterable[str] = KINDS) -> str:
+        """Draw what is shared in a model of `depth` depths, in HTML, and name what is not.
+
+        Args:
+            depth: of the model.
+            kinds: of part, that it has.
+        """
+        plans = self.plans(depth)
+        rows = [Row(kind, getattr(plans, kind).banks, getattr(self, kind)) for kind in kinds]
+        return _drawn(rows)
+
+    def _repr_html_(self) -> str:
+        for depth in (8, *range(1, DRAWN + 1)):  # where no plan names another, 8 will do
+            try:
+                return self.drawn(depth) + note(f"as in a model of depth {depth}")
+            except ValueError:
+                continue
+        return note(str(self))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
@@ -307,3 +339,14 @@ class Plans:
     def decider(self, depth: int) -> int:
         """Return the depth at which the routing decision that `depth` uses is made."""
         return self.decision.uses(self.decision.banks[depth])[0]
+
+    def _repr_html_(self) -> str:
+        return _drawn([getattr(self, kind).row(kind) for kind in KINDS])
+
+
+def _drawn(rows: Sequence[Row]) -> str:
+    shared = [row for row in rows if len(set(row.banks)) < len(row.banks)]
+    rest = ", ".join(row.name for row in rows if row not in shared)
+    if not shared:
+        return note(f"nothing is shared: {rest}")
+    return plan_picture(shared) + note(rest and f"not shared: {rest}")

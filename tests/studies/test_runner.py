@@ -27,9 +27,10 @@ from plait.config import (
 )
 from plait.data.corpora import tiny
 from plait.storage.run_folder import RunFolder
+from plait.studies import runner
 from plait.studies.plan import planned_runs
 from plait.studies.results import read_study
-from plait.studies.runner import run
+from plait.studies.runner import Outcome, run, run_study
 from plait.studies.study import Study
 
 FAKE_TRAINER = """
@@ -103,6 +104,38 @@ def test_a_failed_run_is_one_line_and_the_others_go_on(config: TrainConfig, tmp_
 
     again = run(study(config, "plain", "broken", "last"), tmp_path, command=fake(), console=console)
     assert (len(again.skipped), len(again.failed), again.finished) == (2, 1, [])
+
+
+def test_a_program_gets_the_results_and_an_error_where_there_are_none(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "worker_command", lambda folder, device: fake()(folder))
+    console = Console(file=io.StringIO(), width=200)
+    results = run_study(study(config, "a", "b", seeds=(0, 1)), tmp_path, console=console)
+    frame = results.frame()
+    assert frame["variant"].tolist() == ["a", "a", "b", "b"]
+    assert frame["seed"].tolist() == [0, 1, 0, 1]
+    assert frame["loss_nats_per_token"].tolist() == [5.0] * 4
+    assert frame["tokens_seen"].tolist() == [4096] * 4
+    with pytest.raises(RuntimeError, match=r"study small: broken-s0-\w+ failed: log.txt"):
+        run_study(study(config, "a", "broken"), tmp_path, console=console)
+    assert read_study(tmp_path / "small").finished_variants == ("a",)
+    monkeypatch.setattr(runner, "run", lambda *_, **__: Outcome(interrupted=True))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study(config, "a"), tmp_path, console=console)
+
+
+def test_a_study_runs_outside_the_main_thread(config: TrainConfig, tmp_path: Path) -> None:
+    ended: list[Outcome] = []
+    console = Console(file=io.StringIO())
+    thread = threading.Thread(
+        target=lambda: ended.append(
+            run(study(config, "a"), tmp_path, command=fake(), console=console)
+        )
+    )
+    thread.start()
+    thread.join(60)
+    assert [outcome.exit_code for outcome in ended] == [0]
 
 
 def test_jobs_run_at_once_and_divide_the_threads(
@@ -197,12 +230,12 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
     threading.Thread(target=interrupt_later, daemon=True).start()
     outcome = run(long, tmp_path, console=Console(file=said, width=200))
     assert (outcome.interrupted, outcome.exit_code, outcome.failed) == (True, 1, [])
-    assert "plait study run small" in said.getvalue()
+    assert "run study small again to go on from here" in said.getvalue()
     assert checkpoints() > saved
     assert not (planned.folder / "result.json").exists()
 
-    outcome = run(long, tmp_path, console=Console(file=said, width=200))
-    assert outcome.finished == [planned.folder.name]
+    results = run_study(long, tmp_path, console=Console(file=said, width=200))
+    assert [run.folder for run in results.runs] == [planned.folder]
     assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from plait.cli.output import console, progress, say
 from plait.data import corpora
 from plait.data.build import build
-from plait.data.corpus import MANIFEST
 from plait.data.summary import inspect
 from plait.report.terminal.corpus_table import corpus_tables
 
@@ -38,10 +37,7 @@ def data_inspect(corpus: str, /) -> None:
 
 def ensure_corpus(name: str) -> None:
     """Build a named corpus with a progress bar, unless it is there; a folder is left alone."""
-    if name not in corpora.NAMED:
-        return
-    path = corpora.default_path(name)
-    if not (path / MANIFEST).is_file():
-        say(f"building the corpus {name} in {path}")
+    if corpora.is_missing(name):
+        say(f"building the corpus {name} in {corpora.default_path(name)}")
         with progress() as shown:
-            build(corpora.specification(name), path, shown)
+            corpora.ensure(name, shown)

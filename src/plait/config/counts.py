@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from plait.config import ModelConfig
+from plait.notebook.tables import table, titled
 from plait.sharing import Plan
 
 
@@ -31,6 +32,17 @@ class Counts:
     def flops_training(self) -> int:
         """Floating-point operations per token of one training step: forward and twice that back."""
         return 3 * self.flops_forward
+
+    def _repr_html_(self) -> str:
+        parts = sorted(self.stored_by_part.items(), key=lambda item: -item[1])
+        rows = [
+            ("total, as if nothing were shared", f"{self.total:,}"),
+            ("stored", f"{self.stored:,}"),
+            *((f"\u2003{part}", f"{size:,}") for part, size in parts),
+            ("active per token", f"{self.active:,}"),
+            ("FLOPs per token, forward", f"{self.flops_forward:,}"),
+        ]
+        return titled("Parameters", table(rows))
 
 
 def count(config: ModelConfig) -> Counts:

@@ -17,6 +17,7 @@ from plait.config.parts import (
     ExpertConfig,
     RouterConfig,
 )
+from plait.notebook.tables import note, titled
 from plait.reading import quoted
 from plait.sharing import KINDS, Plans, Sharing
 
@@ -110,6 +111,20 @@ class ModelConfig:
         if where == "every":
             return tuple(range(self.depth))
         return self.routed_depths if where == "routed" else self.deciding_depths
+
+    def _repr_html_(self) -> str:
+        kinds = [kind for kind in KINDS if kind != "collaboration" or self.collaboration]
+        counts = sorted(set(self._experts))
+        routed = f"{' to '.join(map(str, counts[:: len(counts) - 1 or 1]))} experts of width "
+        routed += f"{self.experts.width}, top {self.experts.top_k}, {self.router.kind} router"
+        return titled(
+            f"Model of depth {self.depth}, width {self.width}",
+            note(
+                f"{routed if self.routed_depths else 'dense'} · {self.heads[0]} heads · context "
+                f"{self.context:,} · vocabulary {self.vocab_size:,}"
+            ),
+            self.sharing.drawn(self.depth, kinds),
+        )
 
 
 def _check_sizes(config: ModelConfig) -> None:

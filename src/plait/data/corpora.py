@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from rich.progress import Progress
+
 from plait.data.build import build, cache_folder
 from plait.data.corpus import MANIFEST, Corpus
 from plait.data.packages import PythonPackage
@@ -95,6 +97,17 @@ def open_corpus(name: str) -> Corpus:
     corpus = Corpus.open(folder if (folder / MANIFEST).is_file() else default_path(name))
     corpus.verify_once()
     return corpus
+
+
+def is_missing(name: str) -> bool:
+    """Whether a corpus that has a name is not built yet; a folder of one's own never is."""
+    return name in NAMED and not (default_path(name) / MANIFEST).is_file()
+
+
+def ensure(name: str, progress: Progress | None = None) -> None:
+    """Build a named corpus unless it is there; a folder of one's own is left alone."""
+    if is_missing(name):
+        build(specification(name), default_path(name), progress)
 
 
 def tiny(path: str | Path) -> Corpus:

@@ -1,5 +1,6 @@
 """A figure: an altair chart with its words, for the page and as a file of its own."""
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,18 @@ class Figure:
     def width(self) -> int:
         """Pixels across when it is a file of its own."""
         return {"quarter": 260, "third": 340, "half": 520, "full": 680}[self.span]
+
+    @property
+    def whole(self) -> Any:
+        """The chart as it stands by itself: on white, with its title."""
+        return styled(self.chart).properties(width=self.width, title=self.title, background="white")
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Show it in a notebook as SVG, which needs no network."""
+        svg = io.StringIO()
+        self.whole.save(svg, format="svg")
+        said = f"{self.title}. {self.caption}".rstrip()
+        return {"image/svg+xml": svg.getvalue(), "text/plain": said}
 
 
 @dataclass(frozen=True)
@@ -97,13 +110,8 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for figure in figures:
-        chart: Any = styled(figure.chart).properties(
-            width=figure.width,
-            title=figure.title,
-            background="white",
-        )
         for kind in formats:
             path = folder / f"{figure.name}.{kind}"
-            chart.save(str(path), **({"scale_factor": 2} if kind == "png" else {}))
+            figure.whole.save(str(path), **({"scale_factor": 2} if kind == "png" else {}))
             paths.append(path)
     return paths

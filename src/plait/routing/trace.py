@@ -32,10 +32,14 @@ import numpy.typing as npt
 from plait.atomic import new_file
 from plait.config.files import from_dict
 from plait.evaluation.choices import shared_labels
+from plait.notebook.plan_picture import plan_picture
+from plait.notebook.tables import table, titled
 from plait.reading import parse_json
 from plait.sharing import Plan
 
 FORMAT = 1
+PARTS = ("expert", "router", "decision")
+"""that give experts their labels, as `TraceInfo` names their plans"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,23 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.token_ids_N)
+
+    def _repr_html_(self) -> str:
+        info = self.info
+        in_domain_D = np.bincount(self.domain_N, minlength=len(info.domains))
+        sizes = zip(info.domains, in_domain_D, strict=True)
+        rows = [
+            ("tokens", f"{len(self):,}"),
+            *((f"\u2003{domain}", f"{tokens:,}") for domain, tokens in sizes),
+            ("documents", f"{len(np.unique(self.document_N)):,}"),
+            ("depths with a router", f"{len(info.routed)} of {info.depth}"),
+            ("experts at a depth", " to ".join(map(str, sorted({*info.experts})))),
+            ("experts per token", str(info.top_k)),
+        ]
+        plans = {part: Plan.parse(getattr(info, f"{part}_plan"), info.depth) for part in PARTS}
+        shared = [plan.row(part) for part, plan in plans.items() if plan.count < plan.depth]
+        picture = plan_picture(shared) if shared else ""
+        return titled(f"Routing of {info.model}", table(rows), picture)
 
     @property
     def top1_NL(self) -> npt.NDArray[np.unsignedinteger]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from plait.atomic import write_json
 from plait.config.files import load_json
+from plait.notebook.tables import note, table, titled
 from plait.reading import quoted, read_json
 
 RESULT = "result.json"
@@ -92,6 +93,25 @@ class Result:
         """All measures on the test split by domain, and of all domains together as "all"."""
         domains: Mapping[str, Mapping[str, float]] = self.evaluation["domains"]
         return domains
+
+    def _repr_html_(self) -> str:
+        heads = ("held-out text", "loss, nats/token", "perplexity", "bits/byte", "tokens scored")
+        rows = [
+            (
+                domain,
+                f"{measures['loss']:.3f}",
+                f"{measures['perplexity']:.1f}",
+                f"{measures['bits_per_byte']:.3f}",
+                f"{measures['tokens']:,.0f}",
+            )
+            for domain, measures in self.domains.items()
+        ]
+        said = f"{self.tokens:,} tokens seen in {self.steps:,} steps, {self.seconds:,.0f} s"
+        if "stored" in self.parameters:
+            said += f" · {self.parameters['stored']:,} parameters stored"
+        return titled(
+            f"{self.study}: {self.variant}, seed {self.seed}", table(rows, heads), note(said)
+        )
 
 
 def _check_measures(what: str, domains: Any) -> None:

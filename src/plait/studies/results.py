@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from plait.config import TrainConfig
 from plait.config.files import load_json
+from plait.notebook.tables import note, table, titled
 from plait.reading import quoted
-from plait.statistics import Looks
+from plait.statistics import Estimate, Looks, mean_interval, paired_difference
 from plait.storage.result import Result
 from plait.storage.run_folder import RunFolder
 from plait.studies.contrasts import Contrast, default_contrasts
@@ -212,6 +213,35 @@ class StudyResults:
         names = {d: None for run in self.runs for d in run.result.domains}
         return tuple(name for name in names if name != "all")
 
+    def _repr_html_(self) -> str:
+        """What was measured; `plait.studies.answers.answers` judges it."""
+        heads = (
+            "variant",
+            "seeds",
+            "held-out loss, nats/token",
+            f"difference to {self.compared_with}",
+            "parameters stored",
+        )
+        rows = []
+        for variant in self.finished_variants:
+            losses, against = self.measured(variant), self.reference(variant)
+            found = paired_difference(losses, self.measured(against))
+            rows.append(
+                (
+                    variant,
+                    str(len(losses)),
+                    _with_interval(mean_interval(list(losses.values()))),
+                    "–" if found is None or variant == against else _with_interval(found.estimate),
+                    f"{self.of(variant)[0].result.parameters.get('stored', 0):,}",
+                )
+            )
+        return titled(
+            f"Study {self.name}",
+            table(rows, heads),
+            note("in brackets: 95 % interval over seeds" if len(self.seeds) > 1 else ""),
+            *(note(f"not finished: {name}") for name in self.missing),
+        )
+
 
 def read_study(folder: Path) -> StudyResults:
     """Read a study folder.
@@ -258,6 +288,12 @@ def read_study(folder: Path) -> StudyResults:
         factorial=header.factorial,
         ladder=header.ladder,
     )
+
+
+def _with_interval(estimate: Estimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def _curves(folder: Path, header: _Header) -> tuple[TuningCurve, ...]:

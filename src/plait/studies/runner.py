@@ -1,10 +1,15 @@
-"""Running a study: a process per run, several at a time, with a progress bar throughout."""
+"""Running a study: a process per run, several at a time, with a progress bar throughout.
+
+`run_study` is for programs and notebooks: it returns what was measured. `run` is what the command
+line calls: it returns how the runs ended.
+"""
 
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,9 +29,14 @@ from rich.progress import (
 )
 
 from plait.config.files import save_yaml
+from plait.data import corpora
+from plait.notebook.bars import progress
+from plait.parallel import default_device
 from plait.storage.metrics_file import NewRows
 from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
+from plait.studies.forecast import forecast
 from plait.studies.plan import PlannedRun
+from plait.studies.results import StudyResults, read_study
 from plait.studies.stages import ALL, next_stage
 from plait.studies.study import Study
 from plait.studies.throughput import threads
@@ -54,6 +64,51 @@ def worker_command(folder: Path, device: str | None = None) -> list[str]:
     """The command that trains one run folder."""
     chosen = [] if device is None else [device]
     return [sys.executable, "-m", "plait.studies.worker", str(folder), *chosen]
+
+
+def run_study(
+    study: Study,
+    runs: str | Path = "runs",
+    *,
+    jobs: int | None = None,
+    device: str | None = None,
+    console: Console | None = None,
+) -> StudyResults:
+    """Train every run of the study that is not finished yet, and return what all have measured.
+
+    A named corpus is built where it is not there yet. Progress is drawn in the terminal, or below
+    the cell of a notebook. Call it again to go on after an interruption: finished runs are not
+    trained again, and those under way resume bit for bit.
+
+    Args:
+        study: what to run; it may be defined in the notebook itself.
+        runs: the folder of all studies.
+        jobs: processes at a time; None: a few steps tell what is fastest here, where that pays.
+        device: as torch names it; None: CUDA where there is one, else the CPU.
+        console: where progress is drawn.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C or a notebook's stop button, once the runs under way have saved
+            their checkpoints.
+        RuntimeError: runs failed; the others are finished, and `read_study` reads them.
+        ValueError: a setting makes no sense, or every rate of a tuning grid diverged.
+    """
+    root, console = Path(runs), console or Console()
+    for corpus in dict.fromkeys(config.data.corpus for config in study.variants.values()):
+        if corpora.is_missing(corpus):
+            with progress(console) as bars:
+                corpora.ensure(corpus, bars)
+    if jobs is None:
+        jobs = forecast(study, root, cpu=default_device(device).type == "cpu").jobs
+    outcome = run(study, root, jobs=jobs, device=device, console=console)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.failed:
+        raise RuntimeError(
+            f"study {study.name}: {', '.join(outcome.failed)} failed: {LOG} in each folder says "
+            "why; run the study again to try them once more"
+        )
+    return read_study(root / study.name)
 
 
 def run(
@@ -102,7 +157,7 @@ def run(
                 _train(waiting, jobs, command, stop, outcome, bars, escape(title))
     outcome.interrupted = bool(stop.asked)
     if outcome.interrupted:
-        console.print(f"interrupted: `plait study run {escape(study.name)}` goes on from here")
+        console.print(f"interrupted: run study {escape(study.name)} again to go on from here")
     return outcome
 
 
@@ -205,9 +260,10 @@ class _Active:
                 self._print_parts(status, bars)
 
     def _print_parts(self, status: str, bars: Progress) -> None:
-        """Where the output is no terminal, and so no bar is drawn: a line for each quarter."""
+        """Where no bar is drawn, since the output is a file: a line for each quarter."""
         quarter = 4 * self.tokens // self.planned.tokens
-        if quarter > self._printed and not bars.console.is_terminal:
+        drawn = bars.console.is_terminal or bars.console.is_jupyter
+        if quarter > self._printed and not drawn:
             self._printed = quarter
             bars.print(f"{escape(self.planned.name)}: {25 * quarter} %  {status}")
 
@@ -226,7 +282,10 @@ class _Active:
 
 
 class _Stop:
-    """Counts SIGINT and SIGTERM while the study runs, and puts the old handlers back."""
+    """Counts SIGINT and SIGTERM while the study runs, and puts the old handlers back.
+
+    Outside the main thread signals cannot be caught, and nothing is.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
@@ -239,7 +298,8 @@ class _Stop:
         return new
 
     def __enter__(self) -> "_Stop":
-        self._old = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        caught = (signal.SIGINT, signal.SIGTERM) if _in_main_thread() else ()
+        self._old = {number: signal.signal(number, self._ask) for number in caught}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -248,6 +308,10 @@ class _Stop:
 
     def _ask(self, *_: object) -> None:
         self.asked += 1
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _leave(planned: PlannedRun, elsewhere: list[PlannedRun], bars: Progress) -> None:
@@ -276,14 +340,14 @@ def _report_end(run_: _Active, stop: _Stop, outcome: Outcome, bars: Progress) ->
 
 
 def _bars(console: Console) -> Progress:
-    return Progress(
+    return progress(
+        console,
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=console,
         expand=True,
     )
 

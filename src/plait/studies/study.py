@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from plait.config import TrainConfig
+from plait.config.counts import count
+from plait.notebook.tables import note, titled
 from plait.reading import quoted
+from plait.sharing import KINDS
 from plait.statistics import Looks
 from plait.studies.contrasts import Contrast, default_contrasts
 from plait.studies.factorial import Factorial, FactorialDesign
@@ -102,6 +105,18 @@ class Study:
         if self.ladder is None:
             return None
         return self.ladder.design(self.variants, self.baseline)
+
+    def _repr_html_(self) -> str:
+        """What is compared: the sharing and size of each variant."""
+        parts = []
+        for name, config in self.variants.items():
+            model, baseline = config.model, " (baseline)" if name == self.baseline else ""
+            size = f"{count(model).stored:,} parameters stored, {config.tokens:,} tokens"
+            kinds = [kind for kind in KINDS if getattr(model.sharing, kind) != "own"]
+            drawn = model.sharing.drawn(model.depth, kinds) if kinds else note("nothing is shared")
+            parts.append(titled(f"{name}{baseline}", note(size), drawn))
+        seeds = ", ".join(map(str, self.seeds))
+        return titled(f"Study {self.name}, seeds {seeds}", note(self.description), *parts)
 
     def _check_design(self) -> None:
         if self.factorial is not None and self.looks:

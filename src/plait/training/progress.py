@@ -5,7 +5,6 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -13,26 +12,28 @@ from rich.progress import (
 )
 
 from plait.config import TrainConfig
+from plait.notebook.bars import progress
 from plait.storage.metrics_file import Row
 
 
 class TrainingBar:
-    """A context that draws a bar; call it with each row of the metrics.
+    """A context that draws a bar, in a terminal or a notebook; call it with each row of metrics.
 
-    Where the output is no terminal it prints a plain line each time another twentieth is done.
+    Elsewhere it prints a plain line each time another twentieth is done.
     """
 
-    def __init__(self, config: TrainConfig, console: Console) -> None:
-        self.steps, self.console = config.steps, console
-        self.progress = Progress(
+    def __init__(self, config: TrainConfig, console: Console | None = None) -> None:
+        self.steps, self.console = config.steps, console or Console()
+        self.drawn = self.console.is_terminal or self.console.is_jupyter
+        self.progress = progress(
+            self.console,
             TextColumn("step {task.completed:,.0f} of {task.total:,.0f}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[status]}"),
-            console=console,
-            disable=not console.is_terminal,
+            disable=not self.drawn,
         )
         self.task = self.progress.add_task("", total=config.steps, status="")
         self._printed = -1
@@ -67,12 +68,12 @@ class TrainingBar:
         status = _status(row)
         self.progress.update(self.task, completed=row["step"], status=status)
         twentieth = 20 * row["step"] // self.steps
-        if not self.console.is_terminal and twentieth > self._printed:
+        if not self.drawn and twentieth > self._printed:
             self._printed = twentieth
             self._print(f"step {row['step']:,} of {self.steps:,}: {status}")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, highlight=False)
+        self.progress.print(line, soft_wrap=True, highlight=False)
 
 
 def _status(row: Row) -> str:
