@@ -21,6 +21,18 @@ from sphinx.cmd.build import main as sphinx
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
+REPAIRS = {
+    r'<p class="caption" role="heading">': '<p class="caption">',  # it has no level
+    r'<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
+    r'<aside class="(toc-drawer[^"]*)">': r'<aside class="\1" aria-label="On this page">',
+    r'<th class="head">(<p></p>)?</th>': '<td class="head"></td>',  # it heads nothing
+    r"<pre>": '<pre tabindex="0">',  # it may scroll
+    r'<div class="(table-wrapper[^"]*)">': r'<div class="\1" tabindex="0">',
+    r"<dl>\s*(<dd><em class=\"sig-param\">.*?)</dl>": r'<span class="sig-params">\1</span>',
+    r'<dd>(<em class="sig-param">[^\n]*)</dd>\n': r"<span>\1</span>\n",  # no list of terms
+}
+"""in a page: what is written in its place"""
+
 
 def gathered() -> dict[Path, Path]:
     """Return what the site takes from the repository: each file, and its place in the site."""
@@ -78,12 +90,24 @@ def gather(folder: Path) -> None:
             path.unlink()
 
 
+def repair(folder: Path) -> None:
+    """Mend what the theme leaves undone for readers who hear a page or move by keyboard."""
+    for path in folder.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        for pattern, replacement in REPAIRS.items():
+            text = re.sub(pattern, replacement, text, flags=re.DOTALL)
+        path.write_text(text, encoding="utf-8")
+
+
 def main(out: Path) -> int:
     """Gather and build; anything that Sphinx warns of is a failure."""
     gather(out / "pages")
-    strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet"]
+    strict = ["--fail-on-warning", "--keep-going", "--nitpicky", "--quiet", "--write-all"]
     places = ["--conf-dir", HERE, "--doctree-dir", out / "doctrees", out / "pages", out / "html"]
-    return sphinx([*strict, *map(str, places)])
+    if failed := sphinx([*strict, *map(str, places)]):
+        return failed
+    repair(out / "html")
+    return 0
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ html_theme = "furo"
 html_title = "Plait"
 html_static_path = [str(HERE / "page.css")]
 html_css_files = ["page.css"]
+html_favicon = str(HERE / "icon.svg")
 html_copy_source = False
 html_show_sphinx = False
 html_math_renderer = "mathml"
@@ -86,8 +87,11 @@ class NameOrCode(PyXRefRole):
 
 def math(writer: Any, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML, which browsers set by themselves."""
-    display = "block" if isinstance(node, nodes.math_block) else "inline"
-    writer.body.append(convert(node.astext(), display=display))
+    if isinstance(node, nodes.math_block):
+        formula = convert(node.astext(), display="block")
+        writer.body.append(f'<div class="math" tabindex="0">{formula}</div>')  # it may scroll
+    else:
+        writer.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 

@@ -32,6 +32,7 @@ KINDS = (
     "commands/train",
     "names/plait.optim",
     "lab/2026-11-24-recipe",
+    "search",
 )
 """a page of each kind"""
 NOTEBOOK = {
