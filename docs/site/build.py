@@ -26,6 +26,7 @@ REPAIRS = {
     r'<aside class="sidebar-drawer">': '<aside class="sidebar-drawer" aria-label="All pages">',
     r'<aside class="(toc-drawer[^"]*)">': r'<aside class="\1" aria-label="On this page">',
     r'<th class="head">(<p></p>)?</th>': '<td class="head"></td>',  # it heads nothing
+    r'<div id="search-results">': '<h1>Search</h1><div id="search-results">',
     r"<pre>": '<pre tabindex="0">',  # it may scroll
     r'<div class="(table-wrapper[^"]*)">': r'<div class="\1" tabindex="0">',
     r"<dl>\s*(<dd><em class=\"sig-param\">.*?)</dl>": r'<span class="sig-params">\1</span>',

@@ -87,11 +87,11 @@ class NameOrCode(PyXRefRole):
 
 def math(writer: Any, node: nodes.math | nodes.math_block) -> None:
     """Write a formula as MathML, which browsers set by themselves."""
-    if isinstance(node, nodes.math_block):
-        formula = convert(node.astext(), display="block")
-        writer.body.append(f'<div class="math" tabindex="0">{formula}</div>')  # it may scroll
-    else:
-        writer.body.append(convert(node.astext()))
+    block = isinstance(node, nodes.math_block)
+    formula = convert(node.astext(), display="block" if block else "inline")
+    formula = re.sub("(<mi>log</mi>)(?=<m[is])", r'\1<mspace width="0.17em"/>', formula)
+    scrolled = f'<div class="math" tabindex="0">{formula}</div>'
+    writer.body.append(scrolled if block else formula)
     raise nodes.SkipNode
 
 
