@@ -1,11 +1,11 @@
-# Two commands: `make demo` trains and compares on real text, `make test` passes every test.
-# Both work from a bare clone, twice in a row, and after an interrupted first try.
+# Two commands: `make demo` trains and compares on real text, `make test` passes every test. `make docs`
+# builds the pages into a site, build/site/html. All work from a bare clone, twice in a row, and after an interrupted first try.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test examples wheel clean
+.PHONY: demo test docs examples wheel clean
 
 demo: .venv/.demo
 	$(BIN)/plait study run demo
@@ -22,6 +22,9 @@ test: .venv/.dev
 examples: .venv/.dev
 	$(BIN)/python tests/docs/notebooks.py
 	$(BIN)/ruff format examples
+# Strict: what is linked, named or left without a docstring, and is not there, fails.
+docs: .venv/.docs
+	$(BIN)/python docs/site/build.py build/site
 
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo
@@ -35,6 +38,12 @@ wheel: .venv/.demo
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing Plait into .venv (once, about a minute) …"
 	$(INSTALL) -e '.[report,explore,hf]'
+	@touch $@
+
+.venv/.docs: Makefile pyproject.toml constraints.txt
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo "Installing Plait and what builds its pages into .venv (once, about two minutes) …"
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 .venv/.dev: Makefile pyproject.toml constraints.txt

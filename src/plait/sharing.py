@@ -3,19 +3,19 @@
 A model is a walk over depth; every kind of part (experts, router, …) owns *banks*, and a *plan*
 names the bank that each depth picks. Plans are written as text:
 
-=================== ======================================================= ==================
-text                meaning                                                 banks, by depth
-=================== ======================================================= ==================
-`3`               three depths, each with a bank of its own               0 1 2
-`1x4`             one bank, used at four consecutive depths               0 0 0 0
-`2x3`             two banks walked three times in turn                    0 1 0 1 0 1
-`2 + 1x4 + 2`     one after the other                                     0 1 2 2 2 2 3 4
-`(1x2 + 1)*2`     a group repeated, with new banks each time              0 0 1 2 2 3
-`own`             no sharing                                              0 1 2 3 …
-`all`             one bank for every depth                                0 0 0 0 …
-`blocks(4)`       one bank for each 4 depths, the last block may be short 0 0 0 0 1 1 1 1 …
-`groups(4,skip=2)`blocks of 4, but the first and last 2 depths keep own   0 1 2 2 2 2 … 8 9
-=================== ======================================================= ==================
+================== ======================================================= =================
+text               meaning                                                 banks, by depth
+================== ======================================================= =================
+`3`                three depths, each with a bank of its own               0 1 2
+`1x4`              one bank, used at four consecutive depths               0 0 0 0
+`2x3`              two banks walked three times in turn                    0 1 0 1 0 1
+`2 + 1x4 + 2`      one after the other                                     0 1 2 2 2 2 3 4
+`(1x2 + 1)*2`      a group repeated, with new banks each time              0 0 1 2 2 3
+`own`              no sharing                                              0 1 2 3 …
+`all`              one bank for every depth                                0 0 0 0 …
+`blocks(4)`        one bank for each 4 depths, the last block may be short 0 0 0 0 1 1 1 1 …
+`groups(4,skip=2)` blocks of 4, but the first and last 2 depths keep own   0 1 2 2 2 2 … 8 9
+================== ======================================================= =================
 
 Sources: the sums and products are the topologies of Expert Tying (arXiv 2606.16825), `blocks` is
 PathMoE (arXiv 2603.18297), `groups` is Expert Tying.

@@ -33,7 +33,9 @@ from plait.data import Specification
 from plait.data.build import cache_folder
 
 ROOT = toys.ROOT
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+FOLDERS = ("docs", "docs/howto")
+PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES += sorted(str(path.relative_to(ROOT)) for f in FOLDERS for path in ROOT.glob(f"{f}/*.md"))
 
 RUN, OTHER_RUN = (str(run.folder) for run in toys.runs())
 
@@ -104,7 +106,7 @@ EXCEPTIONS = {
 }
 """what cannot run here, and why"""
 
-LANGUAGES = {"sh", "python", "yaml", "text"}
+LANGUAGES = {"sh", "python", "yaml", "text", "{toctree}"}
 
 
 @cache
@@ -175,8 +177,8 @@ def free_port() -> int:
 
 
 def hidden(page: str) -> list[str]:
-    """Modules that are not there where README's reader is: in the environment of `make demo`."""
-    if page != "README.md":
+    """Modules that are not there where a beginner is: in the environment of `make demo`."""
+    if page not in ("README.md", "docs/start.md"):
         return []
     brought = re.search(r"-e '\.\[(\S+)\]'", (ROOT / "Makefile").read_text())
     assert brought is not None

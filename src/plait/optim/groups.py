@@ -1,11 +1,15 @@
 """Which parameter gets which optimizer, rate and decay: by the role its module declares.
 
-role                     AdamW run        Muon run
-matrix, expert           AdamW            Muon
-router                   AdamW            AdamW at adamw_factor × the rate
-embedding, head          AdamW at embedding_factor × AdamW's rate in both
-norm, bias               AdamW, no decay  AdamW at adamw_factor × the rate, no decay
-topology (S of CT-MoE)   AdamW at topology_factor × AdamW's rate, no decay
+======================  ===============  ==========================================
+role                    AdamW run        Muon run
+======================  ===============  ==========================================
+matrix, expert          AdamW            Muon
+router                  AdamW            AdamW at adamw_factor × the rate
+embedding, head         AdamW at embedding_factor × AdamW's rate in both
+----------------------  -----------------------------------------------------------
+norm, bias              AdamW, no decay  AdamW at adamw_factor × the rate, no decay
+topology (S of CT-MoE)  AdamW at topology_factor × AdamW's rate, no decay
+======================  ===========================================================
 """
 
 import math

@@ -2,17 +2,17 @@
 
 In the file (Parquet) one row is one token; rows stand in document order:
 
-==================== ============================= =================================================
-column               type                          what
-==================== ============================= =================================================
-`token`            int32                         token id
-`document`         int32                         index of the document, counted over the trace
-`domain`           int16                         index into `domains` of the metadata
-`experts_03`       fixed-size list of K          experts at depth 3, the top-1 first
-`gates_03`         fixed-size list of K, float16 their gates
-`entropy_03`       float16                       entropy of the router's distribution, nats
-`logits_03`        fixed-size list of E, float16 router logits, only when they were asked for
-==================== ============================= =================================================
+============ ============================= =============================================
+column       type                          what
+============ ============================= =============================================
+`token`      int32                         token id
+`document`   int32                         index of the document, counted over the trace
+`domain`     int16                         index into `domains` of the metadata
+`experts_03` fixed-size list of K          experts at depth 3, the top-1 first
+`gates_03`   fixed-size list of K, float16 their gates
+`entropy_03` float16                       entropy of the router's distribution, nats
+`logits_03`  fixed-size list of E, float16 router logits, only when they were asked for
+============ ============================= =============================================
 
 The file's metadata holds a `TraceInfo` as JSON under `plait`. Shapes: N tokens, L depths with a
 router, K experts per token, E experts.

@@ -1,5 +1,7 @@
 """Checkpoints: written beside the old one, synced, renamed; verified before they are believed.
 
+::
+
     checkpoints/step-120/
       model.safetensors   the weights, one name per stored parameter
       state/              everything else that is a tensor (optimizer state, random generators),

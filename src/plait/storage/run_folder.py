@@ -1,14 +1,16 @@
 """A run's folder: its name, the configuration that it belongs to, and what lies in it.
 
-runs/<study>/<variant>-s<seed>-<hash of the whole configuration>/
-config.yaml       the experiment, whole
-corpus.json       the manifest of the corpus: sources, licences, splits, fingerprint
-tokenizer.json    its tokenizer, so that the folder can be used where the corpus is not
-metrics.jsonl     one row for each step that is logged, and for each evaluation
-checkpoints/      see `plait.storage.checkpoint`
-log.txt           what the process of a study's run printed
-diverged.json     why the run gave up, where it did
-result.json       written last: it marks the run as finished
+::
+
+    runs/<study>/<variant>-s<seed>-<hash of the whole configuration>/
+      config.yaml       the experiment, whole
+      corpus.json       the manifest of the corpus: sources, licences, splits, fingerprint
+      tokenizer.json    its tokenizer, so that the folder can be used where the corpus is not
+      metrics.jsonl     one row for each step that is logged, and for each evaluation
+      checkpoints/      see `plait.storage.checkpoint`
+      log.txt           what the process of a study's run printed
+      diverged.json     why the run gave up, where it did
+      result.json       written last: it marks the run as finished
 """
 
 import fcntl
