@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, takewhile
 from typing import Any
@@ -55,7 +56,8 @@ def parse(function: Callable[..., Any], words: list[str], prog: str) -> Callable
 
 def _load(shape: Shape, found: inspect.BoundArguments) -> dict[str, Any]:
     first = next(iter(found.arguments.values()), "")
-    return {n: c.load(first) if isinstance(c, Base) else c for n, c in shape.configs.items()}
+    with warnings.catch_warnings(action="ignore"):  # of what nobody asked for: options may mend it
+        return {n: c.load(first) if isinstance(c, Base) else c for n, c in shape.configs.items()}
 
 
 def _merge(before: dict[str, Any], given: dict[str, Any], path: str = "--") -> dict[str, Any]:

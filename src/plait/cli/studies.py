@@ -1,5 +1,6 @@
 """Commands on studies: the main job."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,9 @@ def study_list() -> None:
     """List the studies that have a name: their variants, seeds and tokens."""
     from plait.report.terminal.recipe_tables import studies_table
 
-    console.print(studies_table({name: recipes.study(name) for name in recipes.STUDIES}))
+    with warnings.catch_warnings(action="ignore"):  # what a paper states is listed all the same
+        studies = {name: recipes.study(name) for name in recipes.STUDIES}
+    console.print(studies_table(studies))
 
 
 def study_run(
