@@ -47,8 +47,10 @@ def parse(function: Callable[..., Any], words: list[str], prog: str) -> Callable
             raise UsageError(f"--{option} is {quoted(value)}: {MOST_TOKENS:,} is the most")
     for name, config in _load(shape, found).items():
         try:
-            data = _merge(to_dict(config), found.arguments[name])
-            found.arguments[name] = from_dict(type(config), data)
+            given, data, mark = found.arguments[name], to_dict(config), shape.configs[name]
+            if isinstance(mark, Base):
+                data = _merge(data, mark.follow(config, given))
+            found.arguments[name] = from_dict(type(config), _merge(data, given))
         except ValueError as error:
             raise UsageError(str(error)) from None
     return lambda: function(*found.args, **found.kwargs)
