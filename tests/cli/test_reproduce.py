@@ -1,11 +1,15 @@
 """`plait reproduce`, whole: runs what a claim needs, goes on where it stopped, writes the page."""
 
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 from plait import recipes
-from plait.cli import main
+from plait.cli import INTERRUPTED, main
 from plait.config import (
     AttentionConfig,
     CheckpointConfig,
@@ -26,6 +30,18 @@ def command(*words):
     with pytest.raises(SystemExit) as ended:
         main(["reproduce", *map(str, words)])
     return ended.value.code
+
+
+def test_ctrl_c_ends_it_with_130_and_no_page(paper, tmp_path):
+    def interrupt_once_it_trains():
+        while not any(tmp_path.glob("runs/s/*/metrics.jsonl")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_once_it_trains, daemon=True).start()
+    runs = ["--runs", tmp_path / "runs", "--jobs", "1", "--seeds", "0..9"]
+    assert command("pathmoe", *runs) == INTERRUPTED
+    assert not list(tmp_path.glob("runs/*.html"))
 
 
 @pytest.fixture

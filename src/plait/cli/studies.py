@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from plait import recipes
+from plait.cli import INTERRUPTED
 from plait.cli.output import console, say
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def begin(
             "--seeds or --variants"
         )
     outcome = run(study, runs, jobs=jobs or expected.jobs, device=device, console=console)
-    return outcome.exit_code
+    return INTERRUPTED if outcome.interrupted else outcome.exit_code
 
 
 def _on_cpu(device: str | None) -> bool:

@@ -101,7 +101,11 @@ def _tokens_per_second(configuration: Path, processes: int) -> float:
         )
         for _ in range(processes)
     ]
-    said = [process.communicate() for process in running]
+    try:
+        said = [process.communicate() for process in running]
+    finally:
+        for process in running:
+            process.kill()  # they have ended, unless we are interrupted
     for process, (_, trouble) in zip(running, said, strict=True):
         if process.returncode:
             raise ValueError(trouble.strip().splitlines()[-1] if trouble.strip() else "no message")
