@@ -20,6 +20,8 @@ from plait.config import (
     TrainConfig,
 )
 from plait.data.corpora import tiny
+from plait.kernels import table
+from plait.kernels.native import build
 from plait.sharing import Sharing
 from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable
 from plait.studies.contrasts import Contrast
@@ -30,6 +32,18 @@ def command(*words):
     with pytest.raises(SystemExit) as ended:
         main(["reproduce", *map(str, words)])
     return ended.value.code
+
+
+def test_kernels_are_compiled_where_it_is_seen(paper, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("PLAIT_KERNEL", raising=False)
+    monkeypatch.setattr(build, "load", lambda: "no compiler")
+    table._able.cache_clear()
+    table._warn.cache_clear()
+    words = ["pathmoe", "--runs", tmp_path / "runs", "--device", "cpu", "--dry-run"]
+    assert command(*words, "--tokens", "512", "--seeds", "0") == 0
+    table._able.cache_clear()
+    assert "torch's operations compute" in caplog.text
+    assert caplog.text.count("no compiler") == 1
 
 
 def test_ctrl_c_ends_it_with_130_and_no_page(paper, tmp_path):

@@ -84,6 +84,9 @@ def begin(
     yes: bool,
 ) -> int:
     """Say what a study takes and can resolve, then train what is not finished: its exit code."""
+    import torch
+
+    from plait import kernels
     from plait.cli.data import ensure_corpus
     from plait.report.terminal.forecast import say_forecast
     from plait.studies.forecast import LONG, forecast
@@ -91,7 +94,10 @@ def begin(
 
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
         ensure_corpus(corpus)
-    expected = forecast(study, runs, cpu=_on_cpu(device))
+    cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    if cpu:  # a compiler's minute is seen here; in the log of a run it would not be
+        kernels.backend_name("experts", torch.device("cpu"))
+    expected = forecast(study, runs, cpu=cpu)
     say_forecast(study, expected, runs, pilot, jobs or expected.jobs, console)
     if dry_run:
         return 0
@@ -102,12 +108,6 @@ def begin(
         )
     outcome = run(study, runs, jobs=jobs or expected.jobs, device=device, console=console)
     return INTERRUPTED if outcome.interrupted else outcome.exit_code
-
-
-def _on_cpu(device: str | None) -> bool:
-    import torch
-
-    return device == "cpu" or (device is None and not torch.cuda.is_available())
 
 
 def _agreed(question: str) -> bool:

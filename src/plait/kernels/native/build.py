@@ -120,7 +120,7 @@ def _built(entry: Path, built_from: dict[str, str], flags: Sequence[str]) -> Pat
             log.warning("the kernels that came with Plait are not used: %s", problem)
         compiler, version = _compiler()
         _raise_what_failed_before(failure, version)
-        log.warning("compiling the kernels for this processor, once (about a minute)")
+        log.warning("compiling C++ kernels for this processor, once: one or two minutes")
         try:
             _compile(compiler, flags, new / cache.LIBRARY)
             if (problem := trial.problem_in_a_child(new / cache.LIBRARY)) is not None:
@@ -176,9 +176,9 @@ def make_ready(names: Sequence[str] = ()) -> None:
         RuntimeError: there is no compiler, or it fails.
     """
     compiler, _ = _compiler()
-    for kind in ready.KINDS:
-        if names and kind.name not in names:
-            continue
+    kinds = [kind for kind in ready.KINDS if not names or kind.name in names]
+    for kind in kinds:
+        log.warning("compiling C++ kernels for %s: one or two minutes", kind.name)
         flags = (f"-march={kind.architecture}", *FLAGS, *kind.units, _abi())
         with tempfile.TemporaryDirectory() as folder:
             compiled = Path(folder) / cache.LIBRARY
@@ -246,4 +246,7 @@ def _hash(*parts: str) -> str:
 
 
 if __name__ == "__main__":
-    make_ready(sys.argv[1:])
+    try:
+        make_ready(sys.argv[1:])
+    except (RuntimeError, OSError) as problem:
+        sys.exit(f"no kernels for a wheel: {problem}")
