@@ -29,13 +29,13 @@ wheel: .venv/.demo
 # A stamp is written only when everything before it went well, so a broken try is done again.
 .venv/.demo: Makefile pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo "Installing Plait into .venv (once, about a minute) …"
+	@echo "Installing Plait into .venv (once: a minute or two, and what downloading torch takes) …"
 	$(INSTALL) -e '.[report,explore,hf]'
 	@touch $@
 
 .venv/.dev: Makefile pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo "Installing Plait and what its tests need into .venv (once, two or three minutes) …"
+	@echo "Installing Plait and what its tests need into .venv (once: some minutes, and what downloading torch takes) …"
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 

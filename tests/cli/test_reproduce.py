@@ -46,6 +46,24 @@ def test_kernels_are_compiled_where_it_is_seen(paper, tmp_path, monkeypatch, cap
     assert caplog.text.count("no compiler") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ([], 0, "plait study report demo"),
+        (["--runs", "r"], 0, "plait study report demo --runs r"),
+        (["--dry-run"], 0, None),
+        ([], 1, None),
+    ],
+)
+def test_a_study_that_is_done_says_how_to_read_it(words, code, told, monkeypatch, capsys):
+    monkeypatch.setattr("plait.cli.studies.begin", lambda *study, **how: code)
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "run", "demo", *words])
+    assert ended.value.code == code
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"{told}\n") if told else not printed
+
+
 def test_ctrl_c_ends_it_with_130_and_no_page(paper, tmp_path):
     def interrupt_once_it_trains():
         while not any(tmp_path.glob("runs/s/*/metrics.jsonl")):

@@ -70,7 +70,11 @@ def study_run(
         until_decided=until is not None,
         max_seeds=max_seeds,
     )
-    return begin(study, runs, jobs=jobs, device=device, pilot=pilot, dry_run=dry_run, yes=yes)
+    code = begin(study, runs, jobs=jobs, device=device, pilot=pilot, dry_run=dry_run, yes=yes)
+    if code == 0 and not dry_run:
+        where = study.name if runs == RUNS else f"{study.name} --runs {runs}"
+        say(f"answers: plait study show {where}   report: plait study report {where}")
+    return code
 
 
 def begin(

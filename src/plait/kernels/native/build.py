@@ -176,8 +176,9 @@ def make_ready(names: Sequence[str] = ()) -> None:
         RuntimeError: there is no compiler, or it fails.
     """
     compiler, _ = _compiler()
-    kinds = [kind for kind in ready.KINDS if not names or kind.name in names]
-    for kind in kinds:
+    for kind in ready.KINDS:
+        if names and kind.name not in names:
+            continue
         log.warning("compiling C++ kernels for %s: one or two minutes", kind.name)
         flags = (f"-march={kind.architecture}", *FLAGS, *kind.units, _abi())
         with tempfile.TemporaryDirectory() as folder:
