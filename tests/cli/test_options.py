@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -83,6 +84,7 @@ def test_options_stand_before_and_after_the_name_and_lists_take_several_words():
         assert read(train.train, *words)["launch"].threads == 1
     launch = read(train.train, "nano", "--track", "tensorboard", "wandb")["launch"]
     assert launch.track == ("tensorboard", "wandb")
+    assert read(train.train, "nano", "--runs", "there")["launch"].runs == Path("there")
     found = read(models.trace, "run", "--text", "a", "b")
     assert (found["models"], found["text"]) == (("run",), ("a", "b"))
     assert read(train.train, "nano", "--from", "runs/x")["experiment"].initial_weights == "runs/x"
