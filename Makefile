@@ -21,7 +21,7 @@ test: .venv/.dev
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo
 	@rm -rf build  # of a wheel before, with files that may be gone since
-	$(BIN)/python -m plait.kernels.native.build
+	$(BIN)/python -m plait.kernels.native
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(INSTALL) wheel
 	$(BIN)/python -m wheel tags --remove --platform-tag linux_x86_64 dist/plait-*-none-any.whl

@@ -27,6 +27,8 @@ from plait.report.terminal.bench_table import bench_table
 
 PRECISIONS = ("fp32", "bf16")
 NEW_TOKENS = 32
+WIDE = 132
+"""characters that the table needs"""
 
 Result = dict[str, Any]
 
@@ -97,11 +99,13 @@ def run(
                 with console.status(f"shape {name}: shared parts"):
                     entry["shared"] = _shared(shape, precisions[-1], rounds, place)
         result["shapes"][name] = entry
-        ratios = ", ".join(f"{entry[p]['ratio']:.2f} in {p}" for p in precisions)
-        said = f"shape {name}: {ratios} × transformers ({clock.done(name)})"
+        ratios = ", ".join(f"{entry[p]['ratio']:.2f} × transformers in {p}" for p in precisions)
+        said = f"shape {name}: {ratios} ({clock.done(name)})"
         console.print(said, soft_wrap=True, highlight=False)
         if json_path is not None:
             json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)  # a file has no edge
     console.print(bench_table(result))
     return result
 

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -244,10 +243,3 @@ def _text(path: Path) -> str:
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-if __name__ == "__main__":
-    try:
-        make_ready(sys.argv[1:])
-    except (RuntimeError, OSError) as problem:
-        sys.exit(f"no kernels for a wheel: {problem}")
