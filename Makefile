@@ -28,7 +28,8 @@ docs: .venv/.docs
 
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo
-	$(BIN)/python -m plait.kernels.native.build
+	@rm -rf build  # of a wheel before, with files that may be gone since
+	$(BIN)/python -m plait.kernels.native
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(INSTALL) wheel
 	$(BIN)/python -m wheel tags --remove --platform-tag linux_x86_64 dist/plait-*-none-any.whl
@@ -36,7 +37,7 @@ wheel: .venv/.demo
 # A stamp is written only when everything before it went well, so a broken try is done again.
 .venv/.demo: Makefile pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo "Installing Plait into .venv (once, about a minute) …"
+	@echo "Installing Plait into .venv (once: a minute or two, and what downloading torch takes) …"
 	$(INSTALL) -e '.[report,explore,hf]'
 	@touch $@
 
@@ -48,7 +49,7 @@ wheel: .venv/.demo
 
 .venv/.dev: Makefile pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo "Installing Plait and what its tests need into .venv (once, two or three minutes) …"
+	@echo "Installing Plait and what its tests need into .venv (once: some minutes, and what downloading torch takes) …"
 	$(INSTALL) -e '.[dev]'
 	@touch $@
 

@@ -1,13 +1,16 @@
 """The bench runs whole on a toy shape, and both sides train the same model."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from plait.bench import comparison, together
-from plait.bench.contestants import ours, theirs
+from plait.bench import comparison, expected, together
+from plait.bench.contestants import Trained, ours, theirs
 from plait.bench.measuring import threads, types
 from plait.bench.pieces import PIECES, experts, growth, optimizers, roofline, step_parts
 from plait.bench.shapes import SHAPES
@@ -16,9 +19,11 @@ from plait.kernels import processor
 
 
 @pytest.mark.slow
-def test_the_whole_bench_on_a_toy_shape(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    result = comparison.run(shapes=("tiny",), json_path=path, rounds=1)
+def test_the_whole_bench_on_a_toy_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, said, steps, step = tmp_path / "bench.json", io.StringIO(), [], Trained.step
+    monkeypatch.setattr(Trained, "step", lambda *given: steps.append(1) or step(*given))
+    console = Console(file=said)
+    result = comparison.run(shapes=("tiny",), json_path=path, rounds=1, console=console)
     assert json.loads(path.read_text()) == result
     assert result["machine"]["torch"] == torch.__version__
     precisions = [p for p in comparison.PRECISIONS if p in result["shapes"]["tiny"]]
@@ -30,6 +35,34 @@ def test_the_whole_bench_on_a_toy_shape(tmp_path: Path) -> None:
         assert row["ceiling_share"] > 0
         assert row["memory_ratio"] > 0
     assert result["shapes"]["tiny"]["shared"].keys() == SHAPES["tiny"].variants().keys()
+    assert len(steps) == expected.steps_here(SHAPES["tiny"], precisions, rounds=1, extras=True)
+    lines = said.getvalue()
+    ratio = f"{result['shapes']['tiny']['fp32']['ratio']:.2f}"
+    assert re.search(r"about \d+ \w+ on this machine, with a line for each shape", lines)
+    assert re.search(rf"shape tiny: {ratio} × transformers in fp32.* \(\d+ \w+\)\n", lines)
+    assert "…" not in lines, "a column is cut"
+
+
+def test_what_is_left_is_told_at_the_pace_of_what_has_passed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter((0.0, 30.0, 90.0))
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = expected.Clock({"A": 10, "B": 20, "C": 70})
+    assert clock.begin() == "about 2 minutes on this machine"
+    assert clock.done("A") == "30 seconds, about 4 minutes to go"  # three times what was expected
+    assert clock.done("B") == "60 seconds, about 4 minutes to go"
+
+
+def test_more_and_larger_steps_are_expected_to_take_longer() -> None:
+    cpu, both = torch.device("cpu"), ("fp32", "bf16")
+
+    def seconds(shape: str, precisions: tuple[str, ...], rounds: int) -> float:
+        how = SHAPES[shape], precisions, rounds, False, False, cpu
+        return expected.expected_seconds(*how)
+
+    with threads(1):
+        assert seconds("A", ("fp32",), 1) < seconds("A", both, 5) < seconds("D", both, 5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from plait.cli.options import shape_of
 from plait.cli.parsing import UsageError, parse
 from plait.config import CollaborationConfig
 from plait.config.files import config_hash, from_dict, save_yaml, to_dict
+from plait.studies.changes import with_tokens
 
 
 def read(function, *words):
@@ -82,6 +84,7 @@ def test_options_stand_before_and_after_the_name_and_lists_take_several_words():
         assert read(train.train, *words)["launch"].threads == 1
     launch = read(train.train, "nano", "--track", "tensorboard", "wandb")["launch"]
     assert launch.track == ("tensorboard", "wandb")
+    assert read(train.train, "nano", "--runs", "there")["launch"].runs == Path("there")
     found = read(models.trace, "run", "--text", "a", "b")
     assert (found["models"], found["text"]) == (("run",), ("a", "b"))
     assert read(train.train, "nano", "--from", "runs/x")["experiment"].initial_weights == "runs/x"
@@ -118,6 +121,32 @@ def test_a_mistake_is_refused_in_one_line(words, says):
         read(train.train, "nano", *words)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_depends_on_the_length_keeps_its_share_of_it_unless_given():
+    whole, short = trained(), trained("--tokens", "40000")
+    assert short == with_tokens(whole, 40_000)
+    assert short.schedule.warmup == whole.schedule.warmup // 100 == 2_000
+    assert (short.evaluation.every, short.checkpoint.every) == (7, 7)
+    stated = trained("--tokens", "40000", "--schedule.warmup", "7", "--evaluation.every", "0")
+    assert (stated.schedule.warmup, stated.evaluation.every, stated.checkpoint.every) == (7, 0, 7)
+    assert trained("--tokens", "8000000", "--schedule.warmup", "5000000").tokens == 8_000_000
+    tiny = trained("--tokens", "64", "--data.batch", "1", "--data.sequence-length", "64")
+    assert (tiny.steps, tiny.schedule.warmup) == (1, 3), "less than a step of the recipe's own"
+    for wrong in ("0", "-5", "9" * 400):
+        with pytest.raises(UsageError, match="tokens is"):
+            trained("--tokens", wrong)
+    with pytest.raises(UsageError, match=r"schedule.warmup .* of the run: shorten them"):
+        trained("--tokens", "40000", "--schedule.warmup", "50000")
+
+
+@pytest.mark.parametrize(("words", "warned"), [([], 1), (["--experts.top-k", "3"], 0)])
+def test_a_warning_is_of_what_was_asked_for(words, warned, recwarn, capsys):
+    with pytest.raises(SystemExit):
+        parse(train.train, ["ct-moe-65m", "--help"], "plait train")
+    assert not recwarn, "help is asked for, and nothing is trained"
+    planned(*words, recipe="ct-moe-65m")
+    assert len(recwarn) == warned
 
 
 def test_what_is_missing_is_named():

@@ -1,11 +1,15 @@
 """`plait reproduce`, whole: runs what a claim needs, goes on where it stopped, writes the page."""
 
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 from plait import recipes
-from plait.cli import main
+from plait.cli import INTERRUPTED, main
 from plait.config import (
     AttentionConfig,
     CheckpointConfig,
@@ -16,6 +20,8 @@ from plait.config import (
     TrainConfig,
 )
 from plait.data.corpora import tiny
+from plait.kernels import table
+from plait.kernels.native import build
 from plait.sharing import Sharing
 from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable, PathContrast
 from plait.studies.contrasts import Contrast
@@ -26,6 +32,48 @@ def command(*words):
     with pytest.raises(SystemExit) as ended:
         main(["reproduce", *map(str, words)])
     return ended.value.code
+
+
+def test_kernels_are_compiled_where_it_is_seen(paper, tmp_path, monkeypatch, caplog):
+    monkeypatch.delenv("PLAIT_KERNEL", raising=False)
+    monkeypatch.setattr(build, "load", lambda: "no compiler")
+    table._able.cache_clear()
+    table._warn.cache_clear()
+    words = ["pathmoe", "--runs", tmp_path / "runs", "--device", "cpu", "--dry-run"]
+    assert command(*words, "--tokens", "512", "--seeds", "0") == 0
+    table._able.cache_clear()
+    assert "torch's operations compute" in caplog.text
+    assert caplog.text.count("no compiler") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ([], 0, "plait study report demo"),
+        (["--runs", "r"], 0, "plait study report demo --runs r"),
+        (["--dry-run"], 0, None),
+        ([], 1, None),
+    ],
+)
+def test_a_study_that_is_done_says_how_to_read_it(words, code, told, monkeypatch, capsys):
+    monkeypatch.setattr("plait.cli.studies.begin", lambda *study, **how: code)
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "run", "demo", *words])
+    assert ended.value.code == code
+    printed = capsys.readouterr().out
+    assert printed.endswith(f"{told}\n") if told else not printed
+
+
+def test_ctrl_c_ends_it_with_130_and_no_page(paper, tmp_path):
+    def interrupt_once_it_trains():
+        while not any(tmp_path.glob("runs/s/*/metrics.jsonl")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_once_it_trains, daemon=True).start()
+    runs = ["--runs", tmp_path / "runs", "--jobs", "1", "--seeds", "0..9"]
+    assert command("pathmoe", *runs) == INTERRUPTED
+    assert not list(tmp_path.glob("runs/*.html"))
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ def run(step: dict[str, Any], namespace: dict[str, Any]) -> None:
     elif step["words"][0] != "plait":
         subprocess.run(step["words"], check=True)
     else:  # in this process, which has read torch and all else once
-        from plait.cli import main
+        from plait.cli import INTERRUPTED, main
 
         try:
             main(step["words"][1:])
         except SystemExit as end:
-            if end.code:
+            if end.code not in (0, None) if step["port"] is None else end.code != INTERRUPTED:
                 sys.exit(f"it ended with {end.code}")
 
 

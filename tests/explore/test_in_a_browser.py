@@ -243,6 +243,7 @@ def test_it_fits_a_phone_and_follows_the_theme(browser: Any, address: str, schem
     opened.page.set_viewport_size({"width": 390, "height": 844})
     opened.page.select_option("#model-1", label="finer")
     opened.page.wait_for_selector("#tokens-1")
+    assert "tapping a token marks" in opened.page.inner_text("#notice")
     opened.page.locator("#tokens-0 [data-token='6']").tap()
     assert "→" in opened.page.inner_text("#readout")
     wide = "[document.documentElement.scrollWidth, innerWidth]"
@@ -255,6 +256,27 @@ def test_it_fits_a_phone_and_follows_the_theme(browser: Any, address: str, schem
         opened.page.click("#theme")
         expected = bright[scheme if theme == "auto" else theme]
         assert (opened.page.evaluate(background) > "rgb(2") == expected
+    assert opened.complaints == []
+    opened.page.close()
+
+
+@pytest.mark.parametrize("finger", [False, True])
+def test_its_words_are_those_of_the_device(
+    browser: Any, models: list[ExploredModel], tmp_path: Path, finger: bool
+) -> None:
+    described, found = models[0].describe(), models[0].analyse("The strands cross.")
+    given = {"models": [described], "texts": [{"text": "The strands cross.", "analyses": [found]}]}
+    (tmp_path / "page.html").write_text(render(given), encoding="utf-8")
+    address = (tmp_path / "page.html").as_uri()
+    opened = Opened(browser, address, has_touch=finger, is_mobile=finger)
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    opened.page.keyboard.press("Escape")
+    words = " ".join(opened.page.locator(":is(#selection, .path-head, #readout)").all_inner_texts())
+    said = {verb: verb in words for verb in ("Point", "Click", "Tap")}
+    assert said == {"Point": not finger, "Click": not finger, "Tap": finger}
+    assert opened.page.locator(".keys").is_visible() is not finger
+    assert opened.page.locator("select:visible").count() == 0, "one model is no choice"
+    assert "woven" in opened.page.inner_text(".pick[data-side='0']")
     assert opened.complaints == []
     opened.page.close()
 
@@ -272,6 +294,8 @@ def test_a_static_page_needs_no_server(
     opened = Opened(browser, file.as_uri())
     opened.page.locator("#texts button").nth(1).click()
     sync_api.expect(opened.page.locator("#text")).to_have_value(texts[1])
+    assert opened.page.locator("textarea:visible, input:visible").count() == 0
+    assert "it holds what was exported" in opened.page.inner_text("#given")
     opened.page.hover("#tokens-0 [data-token='1']")
     expected = data["texts"][1]["analyses"][0]["depths"][0]["experts"][1]
     assert chips(opened, 0) == [str(expert) for expert in expected]

@@ -437,7 +437,8 @@ def test_kernels_that_crash_are_left_for_python(
     assert names == ["cpu", "reference", "cpu"]
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert said[1:] == [
-        f"kernels run in Python, which is slower than in C++: the compiled kernels crash ({name})"
+        "torch's operations compute, slower than kernels in C++ would: the compiled kernels crash "
+        f"({name})"
     ]
     assert "compiling" in said[0]
     assert "to try again" in str(build.load.__wrapped__())
@@ -506,7 +507,7 @@ def test_of_two_processes_one_compiles(
     both = [start(CXX=compiler), start(CXX=compiler)]
     results = [process.communicate(timeout=100) for process in both]
     assert [out for out, _ in results] == ["None\n", "None\n"]
-    assert sum(err.count("compiling the kernels for") for _, err in results) == 1
+    assert sum(err.count("compiling C++ kernels for") for _, err in results) == 1
     assert sum("-shared" in call for call in calls.read_text().splitlines()) == 1
     (record,) = place.glob(f"*/{cache.RECORD}")
     assert len(json.loads(record.read_text())["tried"]) == 1
@@ -531,6 +532,6 @@ def test_a_process_killed_while_it_builds_leaves_nothing(
     assert list(place.glob(".*/*"))
     out, err = start(CXX=str(copying_compiler(tmp_path, real))).communicate(timeout=100)
     assert out == "None\n"
-    assert err == "compiling the kernels for this processor, once (about a minute)\n"
+    assert err == "compiling C++ kernels for this processor, once: one or two minutes\n"
     (entry,) = place.iterdir()
     assert {path.name for path in entry.iterdir()} == {cache.LIBRARY, cache.RECORD}

@@ -95,3 +95,16 @@ def test_without_a_compiler_they_are_what_runs(
     else:
         assert "no C++ compiler" in done.stdout
         assert "the kernels that came with Plait are not used" in done.stderr
+
+
+def test_without_a_compiler_a_wheel_gets_none_and_one_line_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "plait.kernels.native"],
+        env=os.environ | {"CXX": str(tmp_path / "nonesuch")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        "no kernels for a wheel: there is no C++ compiler (g++, or what CXX names)\n"
+    )

@@ -16,6 +16,7 @@ from plait.studies.planning import resolutions
 from plait.studies.results import read_study
 from plait.studies.throughput import (
     BYTES_A_PARAMETER,
+    BYTES_A_PROCESS,
     FILE,
     Throughput,
     measure,
@@ -99,7 +100,7 @@ def test_no_more_processes_measure_than_runs_wait_or_memory_holds(
     assert measure(made_up_config(), tmp_path, 3) == Throughput(3, 100.0, 300.0)
     assert measure(made_up_config(), tmp_path, 1) == Throughput(1, 100.0, 100.0)
     assert asked == [1, 3, 1]
-    stored = count(made_up_config().model).stored
-    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 5 * 2 * BYTES_A_PARAMETER * stored}
+    own = BYTES_A_PROCESS + BYTES_A_PARAMETER * count(made_up_config().model).stored
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 5 * 2 * own}
     monkeypatch.setattr("os.sysconf", pages.__getitem__)
     assert most_at_once(made_up_config(), 20) == 5

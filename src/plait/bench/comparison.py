@@ -14,6 +14,7 @@ from rich.console import Console
 
 from plait.bench import measuring
 from plait.bench.contestants import IMPLEMENTATIONS, Trained, ours, settings, their_model, theirs
+from plait.bench.expected import Clock, expected_seconds
 from plait.bench.memory import peak_above_model
 from plait.bench.shapes import SHAPES, Shape
 from plait.config.counts import count
@@ -26,6 +27,8 @@ from plait.report.terminal.bench_table import bench_table
 
 PRECISIONS = ("fp32", "bf16")
 NEW_TOKENS = 32
+WIDE = 132
+"""characters that the table needs"""
 
 Result = dict[str, Any]
 
@@ -40,7 +43,7 @@ def run(
     device: str = "cpu",
     console: Console | None = None,
 ) -> Result:
-    """Measure, print the table, and return what `json_path` would hold.
+    """Measure, print a line for each shape and the table; return what `json_path` would hold.
 
     Args:
         shapes: names from `SHAPES`.
@@ -50,7 +53,7 @@ def run(
         memory: measure peak memory as well, each side in a process of its own.
         extras: measure decoding, tied and shared twins and collaboration as well.
         device: as torch names it.
-        console: where the table goes; None prints to the terminal.
+        console: where lines and table go; None prints to the terminal.
 
     Raises:
         ValueError: a shape or precision is unknown, or transformers is not installed.
@@ -72,7 +75,10 @@ def run(
         "machine": {**measuring.machine(place), "fp32_setting": found.fp32_setting},
         "shapes": {},
     }
-    for name in shapes:
+    how = precisions, rounds, memory, extras, place
+    clock = Clock({name: expected_seconds(SHAPES[name], *how) for name in shapes})
+    console.print(f"{clock.begin()}, with a line for each shape that is done")
+    for name in dict.fromkeys(shapes):
         shape = SHAPES[name]
         entry: Result = {}
         with measuring.threads(shape.threads):
@@ -93,8 +99,13 @@ def run(
                 with console.status(f"shape {name}: shared parts"):
                     entry["shared"] = _shared(shape, precisions[-1], rounds, place)
         result["shapes"][name] = entry
+        ratios = ", ".join(f"{entry[p]['ratio']:.2f} × transformers in {p}" for p in precisions)
+        said = f"shape {name}: {ratios} ({clock.done(name)})"
+        console.print(said, soft_wrap=True, highlight=False)
         if json_path is not None:
             json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)  # a file has no edge
     console.print(bench_table(result))
     return result
 

@@ -36,7 +36,11 @@ def tokens_per_second(shape: str, precision: str, several: int, rounds: int) -> 
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                 for _ in range(runs)
             ]
-            said = [process.communicate() for process in running]
+            try:
+                said = [process.communicate() for process in running]
+            finally:
+                for process in running:
+                    process.kill()  # they have ended, unless we are interrupted
             for process, (_, trouble) in zip(running, said, strict=True):
                 if process.returncode:
                     raise RuntimeError(f"measuring failed: {trouble.strip().splitlines()[-1:]}")

@@ -30,10 +30,12 @@ EXTRAS = {
     "trackio": "track",
 }
 """module: the extra that brings it"""
+INTERRUPTED = 130
+"""exit code of what Ctrl-C ended, as shells have it: 128 and the signal's number"""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command. Exit codes: 0 done, 1 failed, 2 bad usage."""
+    """Run a command. Exit codes: 0 done, 1 failed, 2 bad usage, 130 ended by Ctrl-C."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(_run(words))
     except KeyboardInterrupt:
-        _fail("interrupted")
+        _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:
         os._exit(0)  # whoever read our output has enough
     except ModuleNotFoundError as error:
@@ -53,8 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         if _is_memory(error):
             _fail("not enough memory: make the model, the batch or the sequences smaller")
-        code = 2 if type(error).__name__ == "UsageError" else 1
-        _fail(" ".join(str(error).split()) or type(error).__name__, code)
+        kind = type(error).__name__
+        code = {"UsageError": 2, "Interrupted": INTERRUPTED}.get(kind, 1)
+        _fail(" ".join(str(error).split()) or kind, code)
 
 
 def missing_extra(module: str) -> str | None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+from plait.cli import INTERRUPTED
 from plait.cli.output import console, say
 from plait.opening import Opened, open_model
 
@@ -186,7 +187,7 @@ def explore(
     static: Path | None = None,
     text: tuple[str, ...] = (),
     device: str | None = None,
-) -> None:
+) -> int:
     """Serve a page where the path of every token of a text can be followed.
 
     Args:
@@ -202,7 +203,8 @@ def explore(
 
         path = write_static(list(models), list(text), static, device)
         say(f"page: {path}")
-        return
+        return 0
     from plait.explore.server import serve
 
     serve(list(models), host, port, device)
+    return INTERRUPTED

@@ -29,6 +29,8 @@ class Base:
     load: Callable[[str], Any]
     known: Iterable[str] = ()
     """names that it knows, for completion"""
+    follow: Callable[[Any, dict[str, Any]], dict[str, Any]] = lambda loaded, given: {}
+    """from what was loaded and the options given: further ones that follow, unless given too"""
 
 
 class Option(NamedTuple):

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, takewhile
 from typing import Any
@@ -46,8 +47,10 @@ def parse(function: Callable[..., Any], words: list[str], prog: str) -> Callable
             raise UsageError(f"--{option} is {quoted(value)}: {MOST_TOKENS:,} is the most")
     for name, config in _load(shape, found).items():
         try:
-            data = _merge(to_dict(config), found.arguments[name])
-            found.arguments[name] = from_dict(type(config), data)
+            given, data, mark = found.arguments[name], to_dict(config), shape.configs[name]
+            if isinstance(mark, Base):
+                data = _merge(data, mark.follow(config, given))
+            found.arguments[name] = from_dict(type(config), _merge(data, given))
         except ValueError as error:
             raise UsageError(str(error)) from None
     return lambda: function(*found.args, **found.kwargs)
@@ -55,7 +58,8 @@ def parse(function: Callable[..., Any], words: list[str], prog: str) -> Callable
 
 def _load(shape: Shape, found: inspect.BoundArguments) -> dict[str, Any]:
     first = next(iter(found.arguments.values()), "")
-    return {n: c.load(first) if isinstance(c, Base) else c for n, c in shape.configs.items()}
+    with warnings.catch_warnings(action="ignore"):  # of what nobody asked for: options may mend it
+        return {n: c.load(first) if isinstance(c, Base) else c for n, c in shape.configs.items()}
 
 
 def _merge(before: dict[str, Any], given: dict[str, Any], path: str = "--") -> dict[str, Any]:

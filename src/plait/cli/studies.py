@@ -1,9 +1,11 @@
 """Commands on studies: the main job."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from plait import recipes
+from plait.cli import INTERRUPTED
 from plait.cli.output import console, say
 
 if TYPE_CHECKING:
@@ -16,7 +18,9 @@ def study_list() -> None:
     """List the studies that have a name: their variants, seeds and tokens."""
     from plait.report.terminal.recipe_tables import studies_table
 
-    console.print(studies_table({name: recipes.study(name) for name in recipes.STUDIES}))
+    with warnings.catch_warnings(action="ignore"):  # what a paper states is listed all the same
+        studies = {name: recipes.study(name) for name in recipes.STUDIES}
+    console.print(studies_table(studies))
 
 
 def study_run(
@@ -70,7 +74,11 @@ def study_run(
         max_seeds=max_seeds,
         tune=tune,
     )
-    return begin(study, runs, jobs=jobs, device=device, pilot=pilot, dry_run=dry_run, yes=yes)
+    code = begin(study, runs, jobs=jobs, device=device, pilot=pilot, dry_run=dry_run, yes=yes)
+    if code == 0 and not dry_run:
+        where = study.name if runs == RUNS else f"{study.name} --runs {runs}"
+        say(f"answers: plait study show {where}   report: plait study report {where}")
+    return code
 
 
 def begin(
@@ -88,6 +96,9 @@ def begin(
 
     `deviation` is σ of a paired difference where no finished runs tell it, in nats per token.
     """
+    import torch
+
+    from plait import kernels
     from plait.cli.data import ensure_corpus
     from plait.report.terminal.forecast import say_forecast
     from plait.studies.forecast import LONG, forecast
@@ -95,7 +106,10 @@ def begin(
 
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
         ensure_corpus(corpus)
-    expected = forecast(study, runs, cpu=_on_cpu(device))
+    cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    if cpu:  # a compiler's minute is seen here; in the log of a run it would not be
+        kernels.backend_name("experts", torch.device("cpu"))
+    expected = forecast(study, runs, cpu=cpu)
     say_forecast(study, expected, runs, pilot, jobs or expected.jobs, console, assumed=deviation)
     if dry_run:
         return 0
@@ -105,13 +119,7 @@ def begin(
             "--seeds or --variants"
         )
     outcome = run(study, runs, jobs=jobs or expected.jobs, device=device, console=console)
-    return outcome.exit_code
-
-
-def _on_cpu(device: str | None) -> bool:
-    import torch
-
-    return device == "cpu" or (device is None and not torch.cuda.is_available())
+    return INTERRUPTED if outcome.interrupted else outcome.exit_code
 
 
 def _agreed(question: str) -> bool:

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from plait import recipes
 from plait.cli.options import Base
 from plait.cli.output import console, say
 from plait.config import ModelConfig, TrainConfig
+from plait.config.limits import MOST_TOKENS
 from plait.config.matching import TOLERANCE
 from plait.config.matching import match as find_match
+from plait.studies.changes import kept_shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +93,22 @@ def match(
         say(f"configuration: {out}")
 
 
+def _as_tokens(run: TrainConfig, given: dict[str, Any]) -> dict[str, Any]:
+    """What keeps its share of a run, where its tokens are given."""
+    tokens = given.get("tokens", 0)
+    return kept_shares(run, tokens) if 0 < tokens <= MOST_TOKENS else {}
+
+
 def train(
     config: str,
     /,
-    experiment: Annotated[TrainConfig, Base(recipes.train_config, recipes.RECIPES)],
+    experiment: Annotated[TrainConfig, Base(recipes.train_config, recipes.RECIPES, _as_tokens)],
     launch: Launch = Launch(),
 ) -> None:
     """Train one run; the same command again resumes it, or shows its result when it is finished.
 
-    Options of the run follow: `plait train nano --model.sharing.router "blocks(4)"`.
+    Options of the run follow: `plait train nano --model.sharing.router "blocks(4)"`. With --tokens,
+    warm-up, decay, evaluations and checkpoints keep their share of the run, unless given too.
 
     Args:
         config: a recipe, or a YAML file of a run.

@@ -108,7 +108,7 @@ def _value(hint: Any, data: Any, where: str, more: bool) -> Any:
             return float(data)
         except OverflowError:
             raise ValueError(f"{where}: {quoted(data)} is too large a number") from None
-    if hint is Path and isinstance(data, str):
+    if hint is Path and isinstance(data, str | Path):
         return Path(data)
     if hint is Any or (isinstance(hint, type) and type(data) is hint):
         return data

@@ -191,7 +191,7 @@ class TrainConfig:
         if shaped > self.tokens:
             raise ValueError(
                 f"schedule.warmup + schedule.decay is {shaped:,} tokens, more than the "
-                f"{self.tokens:,} of the run"
+                f"{self.tokens:,} of the run: shorten them, or train on more tokens"
             )
 
     @property

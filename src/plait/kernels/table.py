@@ -169,4 +169,4 @@ def _native_works(demanded: bool) -> bool:
 
 @cache  # once, not for every operation
 def _warn(problem: str) -> None:
-    log.warning("kernels run in Python, which is slower than in C++: %s", problem)
+    log.warning("torch's operations compute, slower than kernels in C++ would: %s", problem)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from plait.config import TrainConfig
 from plait.config.files import from_dict, to_dict
@@ -44,21 +44,28 @@ def changed(config: TrainConfig, change: Change, who: str) -> TrainConfig:
 
 def with_tokens(config: TrainConfig, tokens: int) -> TrainConfig:
     """Train on so many tokens; warm-up, decay, evaluations and checkpoints keep their share."""
-    share = tokens / config.tokens
-    schedule, evaluation, checkpoint = config.schedule, config.evaluation, config.checkpoint
-    return dataclasses.replace(
-        config,
-        tokens=tokens,
-        schedule=dataclasses.replace(
-            schedule,
-            warmup=round(schedule.warmup * share),
-            decay=max(round(schedule.decay * share), min(schedule.decay, 1)),
-        ),
-        evaluation=dataclasses.replace(
-            evaluation, every=max(round(evaluation.every * share), min(evaluation.every, 1))
-        ),
-        checkpoint=dataclasses.replace(checkpoint, every=max(1, round(checkpoint.every * share))),
-    )
+    parts = {
+        part: dataclasses.replace(getattr(config, part), **values)
+        for part, values in kept_shares(config, tokens).items()
+    }
+    return dataclasses.replace(config, tokens=tokens, **cast(Any, parts))
+
+
+def kept_shares(config: TrainConfig, tokens: int) -> dict[str, dict[str, int]]:
+    """Return the options that keep their share of a run, were it of so many tokens."""
+
+    def share(value: int, least: int) -> int:
+        return max(round(value * tokens / config.tokens), least)
+
+    schedule, every = config.schedule, config.evaluation.every
+    return {
+        "schedule": {
+            "warmup": share(schedule.warmup, 0),
+            "decay": share(schedule.decay, min(schedule.decay, 1)),
+        },
+        "evaluation": {"every": share(every, min(every, 1))},
+        "checkpoint": {"every": share(config.checkpoint.every, 1)},
+    }
 
 
 def overlap(first: Change, second: Change) -> str | None:

@@ -22,6 +22,8 @@ from plait.reading import read_json
 
 WARM_UP, SECONDS, LEAST_STEPS = 3, 4.0, 3
 FILE = "throughput.json"
+BYTES_A_PROCESS = 400_000_000
+"""of Python and torch, before there is a model"""
 BYTES_A_PARAMETER = 32
 """weight, gradient, two moments, and as much again for what a step keeps"""
 
@@ -55,7 +57,7 @@ def threads() -> int:
 
 def most_at_once(config: TrainConfig, runs: int) -> int:
     """Runs that threads, waiting runs and memory leave room for: at least one."""
-    own = BYTES_A_PARAMETER * count(config.model).stored
+    own = BYTES_A_PROCESS + BYTES_A_PARAMETER * count(config.model).stored
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(threads(), runs, memory // (2 * own)))
 
@@ -101,7 +103,11 @@ def _tokens_per_second(configuration: Path, processes: int) -> float:
         )
         for _ in range(processes)
     ]
-    said = [process.communicate() for process in running]
+    try:
+        said = [process.communicate() for process in running]
+    finally:
+        for process in running:
+            process.kill()  # they have ended, unless we are interrupted
     for process, (_, trouble) in zip(running, said, strict=True):
         if process.returncode:
             raise ValueError(trouble.strip().splitlines()[-1] if trouble.strip() else "no message")

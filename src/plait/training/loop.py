@@ -150,7 +150,8 @@ class _Run:
         self.progress = progress
         if world.is_main:
             self.rows = JsonLines(folder / METRICS, after=self.state.counters.step)
-            self.sinks = [self.rows, *open_trackers(track, folder, to_dict(config))]
+            after = self.state.counters.step
+            self.sinks = [self.rows, *open_trackers(track, folder, to_dict(config), after)]
         self.bytes_per_token = bytes_per_token(corpus)
         self.saved_at = self.state.counters.step if newest is not None else -1
         self.save_due = False

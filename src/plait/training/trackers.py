@@ -4,12 +4,18 @@ A row is a flat or nested mapping with a `step`; lists run over depths, None sta
 Of a list they get mean, least and largest, so that a deep model has no more names than a flat one.
 """
 
+import importlib
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+from plait.atomic import write_json
+from plait.reading import one_line, read_json
 from plait.storage.metrics_file import Row
 
+WANDB = "wandb.json"
+"""in a run's folder: its id at Weights & Biases"""
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
@@ -24,12 +30,11 @@ class Sink(Protocol):
 
 
 class TensorBoard:
-    """Scalars into event files under the run's folder."""
+    """Scalars into event files under the run's folder; steps that are done again count once."""
 
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, after: int) -> None:
+        writer = _imported("torch.utils.tensorboard.writer", "tensorboard").SummaryWriter
+        self._writer = writer(str(folder / "tensorboard"), purge_step=after + 1 if after else None)
 
     def write(self, row: Row) -> None:
         """Write each number under its path of names."""
@@ -42,21 +47,24 @@ class TensorBoard:
 
 
 class Hosted:
-    """Weights & Biases or Trackio, whose interfaces are one; the run's folder names the run."""
+    """Weights & Biases or Trackio, whose interfaces are one; a resumed run stays one run there.
 
-    def __init__(self, module: Literal["wandb", "trackio"], folder: Path, config: Row) -> None:
-        import importlib
+    Raises:
+        ValueError: it refuses, in its own words.
+    """
 
-        api = importlib.import_module(module)
-        self._api = api
-        resume = {"id": folder.name, "dir": str(folder)} if module == "wandb" else {}
-        api.init(
-            project=f"plait-{folder.parent.name}",
-            name=folder.name,
-            config=dict(config),
-            resume="allow",
-            **resume,
-        )
+    def __init__(
+        self, module: Literal["wandb", "trackio"], folder: Path, config: Row, after: int
+    ) -> None:
+        self._api = _imported(module)
+        which: Row = {"resume": "allow" if after else "never"}  # by the run's name
+        if module == "wandb":
+            which = {"resume": "allow", "id": _kept_id(folder), "dir": str(folder)}
+        project = f"plait-{folder.parent.name}"
+        try:
+            self._api.init(project=project, name=folder.name, config=dict(config), **which)
+        except Exception as error:  # no account, no network, no such server: whatever it says
+            raise ValueError(f"{module}: {one_line(error)}") from error
 
     def write(self, row: Row) -> None:
         """Log each number under its path of names."""
@@ -67,12 +75,47 @@ class Hosted:
         self._api.finish()
 
 
-def open_trackers(names: Sequence[Tracker], folder: Path, config: Row) -> list[Sink]:
-    """Open the sinks asked for; their libraries are in the extra `track`."""
+def open_trackers(
+    names: Sequence[Tracker], folder: Path, config: Row, after: int = 0
+) -> list[Sink]:
+    """Open the sinks asked for; their libraries are in the extra `track`.
+
+    Args:
+        names: of the sinks.
+        folder: of the run, which names it there too.
+        config: of the run.
+        after: the step that the run goes on after; 0: it begins.
+
+    Raises:
+        ModuleNotFoundError: one is not installed.
+        ValueError: one is installed and cannot be imported, or it refuses.
+    """
     return [
-        TensorBoard(folder) if name == "tensorboard" else Hosted(name, folder, config)
+        TensorBoard(folder, after) if name == "tensorboard" else Hosted(name, folder, config, after)
         for name in names
     ]
+
+
+def _imported(module: str, library: str | None = None) -> Any:
+    library = library or module
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == library:
+            raise
+        message = f"{library} is installed, but cannot be imported: {one_line(error)}"
+        raise ValueError(message) from error
+
+
+def _kept_id(folder: Path) -> str:
+    """Return the run's id at Weights & Biases, made once and then kept."""
+    path, fix = folder / WANDB, "delete it, and a new run begins there"
+    if not path.is_file():
+        write_json(path, {"id": secrets.token_hex(4)})
+    found = read_json(path, fix).get("id")
+    if not isinstance(found, str):
+        raise ValueError(f"{path}: damaged (it has no id): {fix}")
+    return found
 
 
 def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -21,6 +21,10 @@ function furnish(node, attributes, children) {
   return node;
 }
 
+const fingers = window.matchMedia("(hover: none)");
+/** What a reader is to do, in the words of the device: a finger points at nothing and has no keys. */
+const told = (mouse, finger) => (fingers.matches ? finger : mouse);
+
 const byId = (id) => document.getElementById(id);
 const whole = (value) => value.toLocaleString("en");
 const fixed = (value, digits) => (value == null ? "–" : value.toFixed(digits));

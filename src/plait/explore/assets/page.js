@@ -98,7 +98,7 @@ function draw() {
   notice.hidden = alike();
   if (!alike()) {
     const [a, b] = state.readings.map((reading) => whole(reading.size));
-    notice.textContent = `The tokenizers differ: ${a} tokens for A, ${b} for B. Both are shown; pointing at a token marks those of the other model that overlap it in the text.`;
+    notice.textContent = `The tokenizers differ: ${a} tokens for A, ${b} for B. Both are shown; ${told("pointing at", "tapping")} a token marks those of the other model that overlap it in the text.`;
   }
   colours();
   pictures();
@@ -245,8 +245,8 @@ function texts() {
   show(0);
   place.hidden = given.texts.length < 2;
   place.prepend(html("span", { class: "quiet" }, "Texts"));
-  byId("text").readOnly = true;
-  byId("form").classList.add("given");
+  byId("form").hidden = true; // it would take text that nobody answers
+  byId("given").hidden = false;
 }
 
 async function start() {
@@ -263,7 +263,8 @@ async function start() {
     ...names.map((option) => option.cloneNode(true)),
   );
   document.querySelector('.pick[data-side="1"]').hidden = state.models.length < 2;
-  byId("model-0").addEventListener("change", choose);
+  if (state.models.length < 2) byId("model-0").replaceWith(state.models[0].name); // no choice
+  else byId("model-0").addEventListener("change", choose);
   byId("model-1").addEventListener("change", choose);
   byId("form").addEventListener("submit", (event) => {
     event.preventDefault();

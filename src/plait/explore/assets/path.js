@@ -73,9 +73,8 @@ class Path {
     const { reading } = this;
     this.token = token;
     if (token === null) {
-      this.head.replaceChildren(
-        html("p", { class: "quiet" }, "Point at a token, or tap it, to follow its path."),
-      );
+      const words = told("Point at a token to follow its path.", "Tap a token to follow its path.");
+      this.head.replaceChildren(html("p", { class: "quiet" }, words));
     } else {
       const { id, shown, loss } = reading.tokens;
       const figures = [

@@ -3,8 +3,10 @@
 /** The active token's path in one line, for screens where its table is out of sight. */
 function readout() {
   const place = byId("readout");
-  if (!state.token)
-    return place.replaceChildren(html("span", { class: "quiet" }, "Tap a token to see its path."));
+  if (!state.token) {
+    const words = told("Point at a token to see its path.", "Tap a token to see its path.");
+    return place.replaceChildren(html("span", { class: "quiet" }, words));
+  }
   const { side, token } = state.token;
   const { tokens } = state.readings[side];
   const lines = views.map(({ reading }, other) => {

@@ -76,7 +76,10 @@ function scope() {
   const shown = state.preview ?? state.selection;
   byId("selection").textContent = shown
     ? (state.readings.length > 1 ? `${"AB"[shown.side]}: ` : "") + meaning(shown).words
-    : "Point at a token for its path. Click an expert for the tokens that it received.";
+    : told(
+        "Point at a token for its path. Click an expert for the tokens that it received.",
+        "Tap a token for its path. Tap an expert for the tokens that it received.",
+      );
   const place = byId("scope");
   const { side, target, wide } = state.selection ?? {};
   if (!target) return place.replaceChildren();

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,7 +119,7 @@ def _built(entry: Path, built_from: dict[str, str], flags: Sequence[str]) -> Pat
             log.warning("the kernels that came with Plait are not used: %s", problem)
         compiler, version = _compiler()
         _raise_what_failed_before(failure, version)
-        log.warning("compiling the kernels for this processor, once (about a minute)")
+        log.warning("compiling C++ kernels for this processor, once: one or two minutes")
         try:
             _compile(compiler, flags, new / cache.LIBRARY)
             if (problem := trial.problem_in_a_child(new / cache.LIBRARY)) is not None:
@@ -179,6 +178,7 @@ def make_ready(names: Sequence[str] = ()) -> None:
     for kind in ready.KINDS:
         if names and kind.name not in names:
             continue
+        log.warning("compiling C++ kernels for %s: one or two minutes", kind.name)
         flags = (f"-march={kind.architecture}", *FLAGS, *kind.units, _abi())
         with tempfile.TemporaryDirectory() as folder:
             compiled = Path(folder) / cache.LIBRARY
@@ -243,7 +243,3 @@ def _text(path: Path) -> str:
 
 def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
-if __name__ == "__main__":
-    make_ready(sys.argv[1:])

@@ -1,7 +1,7 @@
 """Libraries compiled beforehand, which a wheel carries: no compiler and no minute are needed then.
 
-`python -m plait.kernels.native.build` compiles one for each kind of processor, against the torch
-that is installed, into the folder that `make wheel` packs. What is taken from there is tried in a
+`python -m plait.kernels.native` compiles one for each kind of processor, against the torch that
+is installed, into the folder that `make wheel` packs. What is taken from there is tried in a
 process of its own first, as what is compiled here is.
 """
 
