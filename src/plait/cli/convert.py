@@ -53,7 +53,8 @@ def tie(
         router: plan of the routers, such as "blocks(4)".
         merge: the first bank of each group, the mean, or the mean after matching the experts.
         match: aligned experts are matched by their weights, or by their outputs on the text.
-        text: held-out text, on which the loss is measured before and after.
+        text: held-out text, on which the loss is measured before and after; None: docstrings of
+            Python's standard library.
         device: that the models run on for it; None: CUDA where there is one, else the CPU.
     """
     from plait.report.terminal.score_tables import surgery_summary
@@ -69,7 +70,8 @@ def untie(folder: Path, out: Path, /, text: Path | None = None, device: str | No
     Args:
         folder: of a run or a model.
         out: model folder to make.
-        text: held-out text, on which the loss is measured before and after.
+        text: held-out text, on which the loss is measured before and after; None: docstrings of
+            Python's standard library.
         device: that the models run on for it; None: CUDA where there is one, else the CPU.
     """
     from plait.report.terminal.score_tables import surgery_summary

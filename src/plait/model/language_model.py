@@ -36,6 +36,16 @@ class Output:
     """one routing for each depth as its experts used it, None at dense ones; empty unless asked"""
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Where a forward stands before a depth: what another one over the same tokens goes on from."""
+
+    depth: int
+    x_BSD: Tensor
+    decided: dict[int, Routing]
+    memory_TM: Tensor | None
+
+
 class Parts(NamedTuple):
     """The banks that one depth uses."""
 
@@ -168,6 +178,8 @@ class LanguageModel(nn.Module):
         decide: Decide | None = None,
         logits_to_keep: int = 0,
         embeddings_BSD: Tensor | None = None,
+        stages: list[Stage] | None = None,
+        start: Stage | None = None,
     ) -> Output:
         """Run the model.
 
@@ -181,6 +193,8 @@ class LanguageModel(nn.Module):
             decide: called as decide(depth, routing) before the experts; what it returns is used.
             logits_to_keep: logits of the last n positions only; 0: of all.
             embeddings_BSD: input vectors in place of the tokens' own; tokens_BS gives the shape.
+            stages: gets where this forward stood before each depth.
+            start: a stage of an earlier forward over these tokens, to leave out what was before it.
         """
         if self.config.router.choice == "experts":
             _refuse_parts(mask_BS, cache)
@@ -192,7 +206,11 @@ class LanguageModel(nn.Module):
         decided: dict[int, Routing] = {}
         used: list[Routing | None] = []
         memory_TM: Tensor | None = None
-        for depth in range(self.config.depth):
+        if start is not None:
+            x_BSD, decided, memory_TM = start.x_BSD, dict(start.decided), start.memory_TM
+        for depth in range(0 if start is None else start.depth, self.config.depth):
+            if stages is not None:
+                stages.append(Stage(depth, x_BSD, dict(decided), memory_TM))
             key = self.config.plans.decision.banks[depth]
             step = partial(
                 self._step,

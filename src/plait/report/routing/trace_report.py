@@ -1,6 +1,7 @@
 """`plait trace`: traces, metrics, perturbations and figures of models, into a folder."""
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from plait.atomic import new_folder, write_json, write_text
 from plait.data.tokenizer import require_vocabulary
+from plait.evaluation.heldout import LONGEST_WINDOW
 from plait.opening import Opened, open_models
 from plait.report.figure import Format, write_figures
 from plait.report.routing.routing_page import page
@@ -17,8 +19,8 @@ from plait.report.terminal.routing_table import routing_table
 from plait.routing.analysis import Analysis, analyse, notes
 from plait.routing.metrics.paths import most_frequent
 from plait.routing.metrics.topology import topologies
-from plait.routing.perturb import ALLOWED, NOISE, Robustness, robustness
-from plait.routing.record import LONGEST_WINDOW, Passage, trace_to_file
+from plait.routing.perturb import ALLOWED, NOISE, Robustness, forwards, robustness
+from plait.routing.record import Passage, trace_to_file
 from plait.routing.text import passages
 from plait.routing.trace import read_trace
 from plait.routing.watched_model import vocabulary
@@ -90,6 +92,7 @@ def run_trace(
                 def progress(stage: str, name: str = target.name) -> None:
                     status.update(Text(f"{name}: {stage}"))
 
+                began = time.monotonic()
                 path = trace_to_file(
                     subject,
                     _counted(text_tokens, progress),
@@ -97,18 +100,30 @@ def run_trace(
                     context=window,
                     logits=logits,
                 )
+                took = time.monotonic() - began
                 trace = read_trace(path, columns=("entropy",))
                 changed: list[Robustness] = []
                 if perturb_tokens:
                     held_out = _every_second(text_tokens, perturb_tokens)
                     others = trace.select(trace.document_N % 2 == 0)
                     frequent, _ = most_frequent(others, max(ALLOWED))
+                    frequent_paths = frequent if len(text_tokens) > 1 else None
+                    sigmas = noise if subject.can_reroute else ()
+                    runs = forwards(
+                        subject.info, frequent_paths=frequent_paths, noise=sigmas, draws=draws
+                    )
+                    count = sum(len(passage.token_ids) for passage in held_out)
+                    printed.print(
+                        f"{target.name}: perturbations take {runs:.1f} forwards of {count:,} "
+                        f"tokens, about {took / len(trace) * runs * count:,.0f} s",
+                        markup=False,
+                    )
                     changed = robustness(
                         subject,
                         held_out,
                         context=window,
-                        frequent_paths=frequent if len(text_tokens) > 1 else None,
-                        noise=noise if subject.can_reroute else (),
+                        frequent_paths=frequent_paths,
+                        noise=sigmas,
                         draws=draws,
                         progress=progress,
                     )
