@@ -130,7 +130,9 @@ def _inner_widths(config: ModelConfig, depth: int) -> int:
 def _dense_width(config: ModelConfig, depth: int) -> int:
     """Inner width of the dense layer at a depth."""
     e = config.experts
-    return e.dense_width if depth < e.dense_first and e.dense_width is not None else e.width
+    width = e.dense_width if depth in config.dense_depths else e.width
+    assert width is not None
+    return width
 
 
 def _norm(config: ModelConfig) -> int:
@@ -143,6 +145,8 @@ def _attention(config: ModelConfig) -> int:
     size = config.width * (2 * queries + 2 * keys)
     if config.attention.qkv_bias:
         size += queries + 2 * keys
+    if config.attention.output_bias:
+        size += config.width
     return (
         size
         + {"none": 0, "head": 2 * head_width, "width": queries + keys}[config.attention.qk_norm]
