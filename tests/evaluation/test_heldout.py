@@ -82,6 +82,6 @@ def test_a_batch_fits_the_budget_and_has_a_sequence_at_the_least():
         experts=ExpertConfig(count=1, width=1536),
     )
     assert 4e9 < 16 * 8192 * forward_bytes_per_token(smol) < 12e9
-    assert fitting_batch(smol, 8192) == BUDGET // (8192 * forward_bytes_per_token(smol)) < 4
+    assert fitting_batch(smol, 8192) == BUDGET // (8192 * forward_bytes_per_token(smol)) < 5
     wide = replace(smol, experts=ExpertConfig(count=64, width=1536, top_k=8))
     assert fitting_batch(wide, 2048) < fitting_batch(smol, 2048)

@@ -100,7 +100,7 @@ def test_random_depth_touches_that_depth_alone() -> None:
 
 WALKS = {
     "plain": {},
-    "a decision for two depths": {"sharing": Sharing(router="2x2", decision="1x2 + 2")},
+    "a decision for two depths": {"sharing": Sharing(router="1x2 + 2", decision="1x2 + 2")},
     "recurrent": {"router": RouterConfig(kind="recurrent")},
     "dense first": {"experts": ExpertConfig(count=8, width=16, dense_first=1, dense_width=16)},
     "learned positions": {"attention": AttentionConfig(heads=4, position="learned")},

@@ -7,10 +7,11 @@ from plait.cli.output import console, say
 
 
 def import_(folder: Path, out: Path, /) -> None:
-    """Turn a transformers MoE folder into a Plait model folder.
+    """Turn a transformers model's folder into a Plait model folder.
 
     Args:
-        folder: what save_pretrained wrote: OLMoE, Qwen3-MoE, Mixtral, Qwen2-MoE, Dots1.
+        folder: what save_pretrained wrote: Llama, Qwen2, Qwen3, OLMoE, FlexOlmo, Qwen3-MoE,
+            Mixtral, GraniteMoe, Qwen2-MoE, Dots1.
         out: model folder to make.
     """
     from plait.interop.importing import import_model

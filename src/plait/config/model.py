@@ -15,8 +15,8 @@ from plait.config.parts import (
     BalanceConfig,
     CollaborationConfig,
     ExpertConfig,
-    RopeScaling,
     RouterConfig,
+    check_rope_scaling,
 )
 from plait.reading import quoted
 from plait.sharing import KINDS, Plans, Sharing
@@ -140,21 +140,17 @@ def _check_sizes(config: ModelConfig) -> None:
     for name, amount in at_least_zero.items():
         if not amount >= 0:
             raise ValueError(f"{name} is {amount}: it must be 0 or more")
-    scaling = attention.rope_scaling
     above_zero = {
         "attention.clip_qkv": attention.clip_qkv,
         "attention.scale": attention.scale,
         "attention.rope_theta": attention.rope_theta,
-        "attention.rope_scaling.amplitude": scaling and scaling.amplitude,
-        "attention.rope_scaling.slow": scaling and scaling.slow,
         "embedding_scale": config.embedding_scale,
         "logit_divisor": config.logit_divisor,
     }
     for name, number in above_zero.items():
         if number is not None and not number > 0:
             raise ValueError(f"{name} is {number}: it must be above 0, or unset")
-    if scaling is not None:
-        _check_scaling(attention, scaling)
+    check_rope_scaling(attention)
     heads, kv_heads, head_width = config.heads
     if attention.head_width is None and config.width % heads:
         raise ValueError(
@@ -194,28 +190,6 @@ def _check_sizes(config: ModelConfig) -> None:
         )
 
 
-def _check_scaling(attention: AttentionConfig, scaling: RopeScaling) -> None:
-    if attention.position != "rope":
-        raise ValueError("attention.rope_scaling needs rotary positions: unset it")
-    if not scaling.factor >= 1:
-        raise ValueError(f"attention.rope_scaling.factor is {scaling.factor}: it must be 1 or more")
-    plain = RopeScaling(kind="linear", factor=scaling.factor)
-    if scaling.kind == "linear" and scaling != plain:
-        raise ValueError("attention.rope_scaling: linear has only a factor, leave out the rest")
-    if scaling.kind != "linear" and scaling.original_context is None:
-        raise ValueError(
-            f"attention.rope_scaling.original_context is needed by {scaling.kind}: set it to the "
-            "context before it was stretched"
-        )
-    if scaling.kind == "llama3" and (scaling.amplitude is not None or not scaling.truncate):
-        raise ValueError("attention.rope_scaling: amplitude and truncate are of yarn: unset them")
-    if not scaling.fast > scaling.slow:
-        raise ValueError(
-            f"attention.rope_scaling: fast is {scaling.fast}, slow {scaling.slow}: fast must be "
-            "more"
-        )
-
-
 def _check_sharing(config: ModelConfig) -> None:
     plans, experts = config.plans, config.experts
     for bank in range(plans.experts.count):
@@ -247,8 +221,8 @@ def _check_sharing(config: ModelConfig) -> None:
             if config.experts_in_bank(bank) != count:
                 raise ValueError(f"experts.count: bank {bank} is dense, write 1 in its place")
     for depth in range(config.depth):
-        dense = depth in config.dense_depths
-        if experts.shared_width and not dense and config.experts_at(depth) == 1:
+        meant = depth in config.dense_depths
+        if experts.shared_width and not meant and config.experts_at(depth) == 1:
             raise ValueError(
                 f"experts.shared_width: depth {depth} is dense and has no shared expert beside it; "
                 "set shared_width to 0, or give that depth more experts"

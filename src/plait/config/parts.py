@@ -149,3 +149,34 @@ class BalanceConfig:
     """compute load per depth, or pooled over the depths that use one expert bank (UniPool)"""
     bias_rate: float = 0.0
     """γ, step of the loss-free bias per optimizer step; needs router.bias"""
+
+
+def check_rope_scaling(attention: AttentionConfig) -> None:
+    """Raise a ValueError for a scaling that cannot be, or of which a part would be ignored."""
+    scaling, name = attention.rope_scaling, "attention.rope_scaling"
+    if scaling is None:
+        return
+    if attention.position != "rope":
+        raise ValueError(f"{name} needs rotary positions: unset it")
+    if not scaling.factor >= 1:
+        raise ValueError(f"{name}.factor is {scaling.factor}: it must be 1 or more")
+    if scaling.kind == "linear":
+        if scaling != RopeScaling(kind="linear", factor=scaling.factor):
+            raise ValueError(f"{name}: linear has only a factor, leave out the rest")
+        return
+    if scaling.original_context is None:
+        raise ValueError(
+            f"{name}.original_context is needed by {scaling.kind}: set it to the context before it "
+            "was stretched"
+        )
+    if scaling.kind == "llama3" and (scaling.amplitude is not None or not scaling.truncate):
+        raise ValueError(f"{name}: amplitude and truncate are of yarn: unset them")
+    if scaling.amplitude is not None and not scaling.amplitude > 0:
+        raise ValueError(f"{name}.amplitude is {scaling.amplitude}: it must be above 0, or unset")
+    if not scaling.fast > scaling.slow > 0:
+        raise ValueError(
+            f"{name}: fast is {scaling.fast}, slow {scaling.slow}: fast must be more, and slow "
+            "above 0"
+        )
+    if scaling.kind == "yarn" and not attention.rope_theta > 1:
+        raise ValueError(f"{name}: yarn needs a rope_theta above 1, not {attention.rope_theta}")

@@ -142,10 +142,10 @@ def _scaling_kind(value: Any, theirs: Options) -> Any:
 def _amplitude(value: Any, theirs: Options) -> Any:
     """Return YaRN's attention factor as DeepSeek's two numbers give it, where no other does."""
     both = value, theirs.get("rope_parameters.mscale_all_dim")
-    factor = theirs.get("rope_parameters.factor")
     if not all(both) or theirs.get("rope_parameters.attention_factor") is not None:
         return theirs.get("rope_parameters.attention_factor")
-    mscale, all_dim = (_product(0.1 * math.log(factor), number) + 1 for number in both)
+    rise = 0.1 * math.log(theirs["rope_parameters.factor"])
+    mscale, all_dim = (_product(rise, number) + 1 for number in both)
     return mscale / all_dim
 
 
