@@ -267,8 +267,8 @@ def test_train_resume_eval_generate(tmp_path, corpus):
     assert f"{result['evaluation']['domains']['all']['loss']:.4f}" in scored.stdout
     options = ["--sequence-length", "32", "--batch", "1"]
     shorter = plait("eval", str(folder), "--tokens", "512", *options, cwd=tmp_path)
-    assert "sequences of 32 tokens" in shorter.stdout
-    assert "sequences of 64 tokens" in scored.stdout
+    assert "in sequences of 32 tokens" in shorter.stdout
+    assert "in sequences of 64 tokens" in scored.stdout
     longer = plait("eval", str(folder), "--sequence-length", "4096", cwd=tmp_path)
     assert longer.returncode == 1
     assert "the model's context is 512 tokens" in longer.stderr

@@ -72,8 +72,8 @@ def evaluate(
     from plait.report.terminal.score_tables import evaluation_summary
 
     length, scored = _held_out(opened, split, tokens, corpus, sequence_length, batch)
-    title = f"{opened.name}: {split} split, sequences of {length:,} tokens"
-    console.print(evaluation_summary(title, scored))
+    console.print(evaluation_summary(f"{opened.name}: {split} split", scored))
+    say(f"in sequences of {length:,} tokens")
 
 
 def _held_out(

@@ -8,10 +8,10 @@ from typing import Literal
 class RopeScaling:
     """Rotary frequencies stretched for a context longer than that of the first training."""
 
-    kind: Literal["linear", "yarn", "llama3"]
+    kind: Literal["linear", "yarn", "llama3"] = "linear"
     """linear: every frequency ÷ factor (2306.15595); yarn (2309.00071) and llama3 (2407.21783):
     only those that turn seldom, with a ramp over dimensions (yarn) or over turns (llama3)"""
-    factor: float
+    factor: float = 1.0
     """what frequencies are divided by"""
     original_context: int | None = None
     """tokens of the first training's context; needed by yarn and llama3"""
