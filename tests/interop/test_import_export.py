@@ -305,6 +305,7 @@ def test_options_and_tensors_that_change_nothing_are_accepted(tmp_path):
         ("qwen3_moe-interleaved", {"mlp_only_layers": [0, 1]}),
         ("qwen2", {"rope_parameters": YARN | {"mscale": 2.0, "mscale_all_dim": 0.5}}),
         ("qwen2", {"rope_parameters": YARN | {"mscale": 2.0}}),
+        ("qwen2", {"rope_parameters": YARN | {"factor": None}}),
     ],
 )
 def test_other_ways_to_say_the_same_are_read_too(name, changes, tmp_path):

@@ -139,12 +139,22 @@ def _scaling_kind(value: Any, theirs: Options) -> Any:
     return None if value == "default" else value
 
 
+def _factor(value: Any, theirs: Options) -> Any:
+    """Return the factor; without a number it is by how much the context grew (DeepSeek-V3)."""
+    if theirs.get("rope_parameters.rope_type") not in ("linear", "yarn", "llama3"):
+        return None
+    if value is None:
+        grown: int = theirs["max_position_embeddings"]
+        return grown / theirs["rope_parameters.original_max_position_embeddings"]
+    return value
+
+
 def _amplitude(value: Any, theirs: Options) -> Any:
     """Return YaRN's attention factor as DeepSeek's two numbers give it, where no other does."""
     both = value, theirs.get("rope_parameters.mscale_all_dim")
     if not all(both) or theirs.get("rope_parameters.attention_factor") is not None:
         return theirs.get("rope_parameters.attention_factor")
-    rise = 0.1 * math.log(theirs["rope_parameters.factor"])
+    rise = 0.1 * math.log(_factor(theirs["rope_parameters.factor"], theirs))
     mscale, all_dim = (_product(rise, number) + 1 for number in both)
     return mscale / all_dim
 
@@ -162,7 +172,9 @@ _OPTIONS: Translations = {
     "rope_parameters.rope_type": Option(
         "attention.rope_scaling.kind", _scaling_kind, lambda value, ours: value or "default"
     ),
-    "rope_parameters.factor": _scaled("factor", "linear", "yarn", "llama3"),
+    "rope_parameters.factor": Option(
+        "attention.rope_scaling.factor", _factor, _to_scaling("linear", "yarn", "llama3")
+    ),
     "rope_parameters.original_max_position_embeddings": _scaled(
         "original_context", "yarn", "llama3"
     ),
