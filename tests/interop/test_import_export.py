@@ -50,7 +50,8 @@ SMALL = {
 DENSE = {key: value for key, value in SMALL.items() if key != "num_experts_per_tok"}
 DENSE["intermediate_size"] = 48
 YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0}
-YARN["original_max_position_embeddings"] = 16
+YARN |= {"original_max_position_embeddings": 16, "beta_fast": 32.0, "beta_slow": 1.0}
+YARN["truncate"] = True
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 ARCHITECTURES = {
@@ -245,7 +246,6 @@ def test_router_logits_and_auxiliary_loss_are_transformers_own(tmp_path):
             "rope_parameters",
             {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
         ),
-        ("llama", "rope_scaling", {"type": "dynamic", "factor": 2.0}),
         ("mixtral", "model_type", "gpt2"),
     ],
 )

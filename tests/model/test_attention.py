@@ -58,7 +58,7 @@ def literal_attention(module, x_SD, config):
         scores = (q_Sd @ k_Sd.T * (a.scale or width**-0.5)).tril()
         scores[scores.tril() == 0] = -torch.inf
         outputs.append(scores.softmax(-1) @ v_Sd)
-    return torch.cat(outputs, -1) @ module.o_proj.weight.T
+    return module.o_proj(torch.cat(outputs, -1))
 
 
 @torch.no_grad()

@@ -5,27 +5,10 @@ architecture always is, in our words; what must hold of theirs, in their words. 
 ours is a row of theirs laid end to end, so reading is concatenating and writing is slicing.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from plait.reading import quoted
-
-Options = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Option:
-    """An option whose value differs between the two sides.
-
-    `read(value, theirs)` gives our value, raising a ValueError for one that we cannot express;
-    `write(value, ours)` gives theirs. Both see all options, ours by dotted name.
-    """
-
-    ours: str
-    read: Callable[[Any, Options], Any]
-    write: Callable[[Any, Options], Any]
+from plait.interop.options import ROPE, Option, Options, Translations, product
 
 
 @dataclass(frozen=True)
@@ -33,7 +16,7 @@ class Architecture:
     """One architecture: how its options and its tensors are ours."""
 
     model_type: str
-    options: Mapping[str, str | tuple[str, ...] | Option]
+    options: Translations
     """their option → our dotted option, or several that are always alike"""
     always: Options
     """our dotted options, fixed by the architecture"""
@@ -92,12 +75,6 @@ FUSED = {
 """where `save_pretrained(save_original_format=False)` puts what it otherwise splits by expert"""
 
 
-def _product(one: Any, other: Any) -> Any:
-    if not isinstance(one, (int, float)) or not isinstance(other, (int, float)):
-        raise TypeError
-    return one * other
-
-
 def _dense_depths(theirs: Options) -> list[int]:
     """Return the depths that Qwen's options say are dense."""
     step, depth = theirs.get("decoder_sparse_step") or 1, theirs["num_hidden_layers"]
@@ -110,57 +87,6 @@ def _leading(depths: list[int]) -> int:
     return next((n for n, depth in enumerate(depths) if n != depth), len(depths))
 
 
-def _of_scaling(*kinds: str) -> Callable[[Any, Options], Any]:
-    """Return what reads a number of these kinds of scaled rotary embedding, and of no other."""
-
-    def read(value: Any, theirs: Options) -> Any:
-        return value if theirs.get("rope_parameters.rope_type") in kinds else None
-
-    return read
-
-
-def _to_scaling(*kinds: str) -> Callable[[Any, Options], Any]:
-    def write(value: Any, ours: Options) -> Any:
-        return value if ours.get("attention.rope_scaling.kind") in kinds else None
-
-    return write
-
-
-def _scaled(ours: str, *kinds: str) -> Option:
-    return Option(f"attention.rope_scaling.{ours}", _of_scaling(*kinds), _to_scaling(*kinds))
-
-
-def _scaling_kind(value: Any, theirs: Options) -> Any:
-    if value not in ("default", "linear", "yarn", "llama3"):
-        raise ValueError(
-            f"rope_parameters.rope_type = {quoted(value)} is not supported: only default, linear, "
-            "yarn and llama3 are"
-        )
-    return None if value == "default" else value
-
-
-def _factor(value: Any, theirs: Options) -> Any:
-    """Return the factor; without a number it is by how much the context grew (DeepSeek-V3)."""
-    if theirs.get("rope_parameters.rope_type") not in ("linear", "yarn", "llama3"):
-        return None
-    if value is None:
-        grown: int = theirs["max_position_embeddings"]
-        return grown / theirs["rope_parameters.original_max_position_embeddings"]
-    return value
-
-
-def _amplitude(value: Any, theirs: Options) -> Any:
-    """Return YaRN's attention factor as DeepSeek's two numbers give it, where no other does."""
-    both = value, theirs.get("rope_parameters.mscale_all_dim")
-    if not all(both) or theirs.get("rope_parameters.attention_factor") is not None:
-        return theirs.get("rope_parameters.attention_factor")
-    rise = 0.1 * math.log(_factor(theirs["rope_parameters.factor"], theirs))
-    mscale, all_dim = (_product(rise, number) + 1 for number in both)
-    return mscale / all_dim
-
-
-Translations = dict[str, str | tuple[str, ...] | Option]
-
 _OPTIONS: Translations = {
     "vocab_size": "vocab_size",
     "num_hidden_layers": "depth",
@@ -168,25 +94,7 @@ _OPTIONS: Translations = {
     "max_position_embeddings": "context",
     "num_attention_heads": "attention.heads",
     "num_key_value_heads": "attention.kv_heads",
-    "rope_parameters.rope_theta": "attention.rope_theta",
-    "rope_parameters.rope_type": Option(
-        "attention.rope_scaling.kind", _scaling_kind, lambda value, ours: value or "default"
-    ),
-    "rope_parameters.factor": Option(
-        "attention.rope_scaling.factor", _factor, _to_scaling("linear", "yarn", "llama3")
-    ),
-    "rope_parameters.original_max_position_embeddings": _scaled(
-        "original_context", "yarn", "llama3"
-    ),
-    "rope_parameters.beta_slow": _scaled("slow", "yarn"),
-    "rope_parameters.beta_fast": _scaled("fast", "yarn"),
-    "rope_parameters.low_freq_factor": _scaled("slow", "llama3"),
-    "rope_parameters.high_freq_factor": _scaled("fast", "llama3"),
-    "rope_parameters.truncate": _scaled("truncate", "yarn"),
-    "rope_parameters.attention_factor": _scaled("amplitude", "yarn"),
-    "rope_parameters.mscale": Option(
-        "attention.rope_scaling.amplitude", _amplitude, lambda value, ours: None
-    ),
+    **ROPE,
     "rms_norm_eps": "norm_eps",
     "tie_word_embeddings": "tied_head",
     "initializer_range": "init_std",
@@ -199,7 +107,7 @@ _ROUTED: Translations = {
     # theirs counts each of a token's K choices as a whole, so it is K where ours is 1
     "router_aux_loss_coef": Option(
         "balance.switch",
-        read=lambda value, theirs: _product(value, theirs["num_experts_per_tok"]),
+        read=lambda value, theirs: product(value, theirs["num_experts_per_tok"]),
         write=lambda value, ours: value / ours["experts.top_k"],
     ),
 }
@@ -384,7 +292,7 @@ ARCHITECTURES = {
                 "topk_group": "router.top_groups",
                 "n_shared_experts": Option(
                     "experts.shared_width",
-                    read=lambda value, theirs: _product(value, theirs["moe_intermediate_size"]),
+                    read=lambda value, theirs: product(value, theirs["moe_intermediate_size"]),
                     write=lambda value, ours: value // ours["experts.width"],
                 ),
             },

@@ -14,10 +14,11 @@ from plait.atomic import new_folder
 from plait.config import BalanceConfig, ModelConfig, RouterConfig
 from plait.config.files import to_dict
 from plait.data.tokenizer import Tokenizer
-from plait.interop.architectures import ARCHITECTURES, Architecture, Option
+from plait.interop.architectures import ARCHITECTURES, Architecture
 from plait.interop.configuration import PlaitConfig
 from plait.interop.importing import flat, nested, to_ours
 from plait.interop.naming import Naming
+from plait.interop.options import Option
 from plait.interop.tokenization import hub_tokenizer
 from plait.reading import inside, read_json
 from plait.sharing import Sharing

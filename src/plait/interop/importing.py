@@ -13,8 +13,9 @@ from transformers import CONFIG_MAPPING
 from plait.atomic import new_folder
 from plait.config import ModelConfig
 from plait.config.files import from_dict, save_yaml
-from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture, Option
+from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture
 from plait.interop.naming import Naming
+from plait.interop.options import Option
 from plait.reading import inside, named, one_line, quoted, read_json
 from plait.sharing import DEEPEST
 from plait.storage.checkpoint import WEIGHTS
@@ -169,7 +170,7 @@ def _translated(
     if isinstance(option, Option):
         try:
             return [(option.ours, option.read(value, theirs))]
-        except (TypeError, KeyError, OverflowError):
+        except (TypeError, KeyError, ArithmeticError):
             raise ValueError(f"option {name} = {quoted(value)} is of a wrong type") from None
     if option is not None:
         return [(own, value) for own in ((option,) if isinstance(option, str) else option)]
