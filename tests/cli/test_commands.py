@@ -265,6 +265,13 @@ def test_train_resume_eval_generate(tmp_path, corpus):
     scored = plait("eval", str(folder), "--tokens", "512", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     assert f"{result['evaluation']['domains']['all']['loss']:.4f}" in scored.stdout
+    options = ["--sequence-length", "32", "--batch", "1"]
+    shorter = plait("eval", str(folder), "--tokens", "512", *options, cwd=tmp_path)
+    assert "in sequences of 32 tokens" in shorter.stdout
+    assert "in sequences of 64 tokens" in scored.stdout
+    longer = plait("eval", str(folder), "--sequence-length", "4096", cwd=tmp_path)
+    assert longer.returncode == 1
+    assert "the model's context is 512 tokens" in longer.stderr
     said = plait("generate", str(folder), "--prompt", "def main", "--tokens", "5", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("def main")

@@ -62,6 +62,17 @@ def test_recipes_build_to_their_counts(recipe):
     assert count(config).total == count(unshared).stored
 
 
+def test_interleaved_dense_layers_and_all_biases_are_counted():
+    config = replace(
+        nano.model(),
+        experts=replace(nano.model().experts, dense_first=1, dense_at=(3, 6), dense_width=80),
+        attention=replace(nano.model().attention, qkv_bias=True, output_bias=True),
+        norm_place="after",
+    )
+    assert [d for d in range(8) if config.experts_at(d) == 1] == [0, 3, 6]
+    assert count(config).stored == _elements(config)
+
+
 def _elements(config):
     with torch.device("meta"):
         model = LanguageModel(config)

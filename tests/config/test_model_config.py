@@ -19,6 +19,7 @@ from plait.config import (
     ExpertConfig,
     ModelConfig,
     OptimizerConfig,
+    RopeScaling,
     RouterConfig,
     TrainConfig,
 )
@@ -29,6 +30,8 @@ from plait.sharing import DEEPEST, Sharing
 
 BASE = ModelConfig(vocab_size=64, depth=8, width=32)
 LEARNABLE = CollaborationConfig(row_normalise=False)
+YARN = RopeScaling(kind="yarn", factor=4.0, original_context=128)
+STRETCHED = replace(BASE, attention=AttentionConfig(rope_scaling=YARN))
 CHOOSING, FREE = RouterConfig(choice="experts"), BalanceConfig(switch=0.0)
 
 
@@ -161,7 +164,47 @@ def test_files_are_named_in_errors(tmp_path):
         ({"experts": ExpertConfig(count=())}, "experts.count is 0"),
         ({"experts": ExpertConfig(count=2, top_k=3)}, "top_k is 3, but depth 0 has only 2"),
         ({"experts": ExpertConfig(count=(8, 8))}, "names 2 banks, but the plan 'own' has 8"),
-        ({"experts": ExpertConfig(dense_first=1)}, "dense_first and experts.dense_width go"),
+        ({"experts": ExpertConfig(dense_first=1)}, "dense_first or dense_at, and experts.dense_w"),
+        ({"experts": ExpertConfig(dense_at=(3,))}, "dense_first or dense_at, and experts.dense_w"),
+        (
+            {"experts": ExpertConfig(dense_at=(8,), dense_width=8)},
+            r"dense_at is \(8,\), depth is 8",
+        ),
+        (
+            {
+                "experts": ExpertConfig(dense_at=(3,), dense_width=8),
+                "sharing": Sharing(experts="2x4"),
+            },
+            r"expert bank 1.*depths \[3\] are dense",
+        ),
+        ({"attention": AttentionConfig(scale=0.0)}, "attention.scale is 0"),
+        ({"embedding_scale": 0.0}, "embedding_scale is 0"),
+        ({"residual_scale": -1.0}, "residual_scale is -1"),
+        ({"logit_divisor": 0.0}, "logit_divisor is 0"),
+        ({"router": RouterConfig(top_groups=2)}, "top_groups is 2, but there are 1"),
+        ({"router": RouterConfig(groups=3)}, "8 experts at depth 0 do not make 3 equal groups"),
+        ({"router": RouterConfig(groups=8)}, "do not make 8 equal groups of two or more"),
+        (
+            {"router": RouterConfig(groups=4), "experts": ExpertConfig(top_k=3)},
+            "top_k is 3, but router.top_groups leaves 2",
+        ),
+        ({"router": replace(CHOOSING, groups=2), "balance": FREE}, "router.groups needs the"),
+        *(
+            ({"attention": AttentionConfig(rope_scaling=scaling, position=position)}, says)
+            for scaling, position, says in (
+                (YARN, "learned", "rope_scaling needs rotary"),
+                (replace(YARN, factor=0.5), "rope", "factor is 0.5: it must be 1 or more"),
+                (
+                    replace(YARN, original_context=None),
+                    "rope",
+                    "original_context is needed by yarn",
+                ),
+                (replace(YARN, kind="linear"), "rope", "linear has only a factor"),
+                (replace(YARN, kind="llama3", amplitude=2.0), "rope", "amplitude and truncate are"),
+                (replace(YARN, slow=40.0), "rope", "fast is 32.0, slow 40.0"),
+                (replace(YARN, amplitude=0.0), "rope", "rope_scaling.amplitude is 0"),
+            )
+        ),
         ({"experts": ExpertConfig(shared_gate=True)}, "shared_gate needs a shared expert"),
         ({"experts": ExpertConfig(count=1, shared_width=8)}, "depth 0 is dense and has no shared"),
         (
@@ -169,7 +212,7 @@ def test_files_are_named_in_errors(tmp_path):
                 "experts": ExpertConfig(dense_first=1, dense_width=8),
                 "sharing": Sharing(experts="all"),
             },
-            "expert bank 0.*first 1 depths are dense",
+            r"expert bank 0.*depths \[0\] are dense",
         ),
         (
             {
@@ -260,12 +303,12 @@ def test_what_cannot_be_or_would_be_ignored_is_refused_by_name(changes, says):
 def test_every_number_of_a_model_has_its_bounds(name):
     least, most = MODEL_LIMITS[name]
     for value, says in ((least - 1, "or more"), (most + 1, "at the most"), (10**5000, "at the")):
-        data = to_dict(BASE)
+        data = to_dict(STRETCHED)
         *parts, last = name.split(".")
         place = data
         for part in parts:
             place = place[part]
-        place[last] = value
+        place[last] = [value] if isinstance(place[last], list) else value
         with pytest.raises(ValueError, match=f"{re.escape(name)} is .*{says}") as caught:
             from_dict(ModelConfig, data)
         assert len(str(caught.value)) < 200
@@ -296,13 +339,15 @@ def test_no_whole_number_is_without_bounds():
     }
     assert numbers == set(TRAINING_LIMITS)
     numbers = {
-        ".".join(path) for path, _ in leaves(BASE) if "int" in str(hint_of(ModelConfig, path))
+        ".".join(path) for path, _ in leaves(STRETCHED) if "int" in str(hint_of(ModelConfig, path))
     }
     assert numbers == set(MODEL_LIMITS)
 
 
 def hint_of(cls, path):
     hint = typing.get_type_hints(cls)[path[0]]
+    if len(path) > 1 and isinstance(hint, types.UnionType):
+        hint = next(filter(dataclasses.is_dataclass, typing.get_args(hint)))
     return hint if len(path) == 1 else hint_of(hint, path[1:])
 
 

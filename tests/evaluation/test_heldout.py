@@ -1,12 +1,14 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
+from plait.config.counts import forward_bytes_per_token
 from plait.data.corpora import tiny
-from plait.evaluation.heldout import evaluate
+from plait.evaluation.heldout import BUDGET, evaluate, fitting_batch
 from plait.model import LanguageModel
 
 
@@ -63,3 +65,23 @@ def test_it_is_the_mean_cross_entropy_and_its_bits_per_byte(model, corpus):
     assert result["code"]["bits_per_byte"] == pytest.approx(bits, rel=1e-5)
     pooled = (result["code"]["loss"] + result["prose"]["loss"]) / 2
     assert result["all"]["loss"] == pytest.approx(pooled)
+
+
+def test_a_batch_fits_the_budget_and_has_a_sequence_at_the_least():
+    small = ModelConfig(vocab_size=64, depth=2, width=16, experts=ExpertConfig(count=4, width=8))
+    assert fitting_batch(small, 512) > 100
+    assert fitting_batch(small, 512) // 2 == fitting_batch(small, 1024)
+    assert fitting_batch(small, 2**27) == 1
+    # the model of 135 M parameters that took 6 GB with sixteen sequences of its whole context
+    smol = ModelConfig(
+        vocab_size=49_152,
+        depth=30,
+        width=576,
+        context=8192,
+        attention=AttentionConfig(heads=9, kv_heads=3),
+        experts=ExpertConfig(count=1, width=1536),
+    )
+    assert 4e9 < 16 * 8192 * forward_bytes_per_token(smol) < 12e9
+    assert fitting_batch(smol, 8192) == BUDGET // (8192 * forward_bytes_per_token(smol)) < 5
+    wide = replace(smol, experts=ExpertConfig(count=64, width=1536, top_k=8))
+    assert fitting_batch(wide, 2048) < fitting_batch(smol, 2048)

@@ -13,10 +13,15 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Dots1Config,
+    FlexOlmoConfig,
+    GraniteMoeConfig,
+    LlamaConfig,
     MixtralConfig,
     OlmoeConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     Qwen2MoeConfig,
+    Qwen3Config,
     Qwen3MoeConfig,
 )
 
@@ -42,7 +47,66 @@ SMALL = {
     "eos_token_id": VOCABULARY - 1,
     "pad_token_id": 0,
 }
+DENSE = {key: value for key, value in SMALL.items() if key != "num_experts_per_tok"}
+DENSE["intermediate_size"] = 48
+YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0}
+YARN |= {"original_max_position_embeddings": 16, "beta_fast": 32.0, "beta_slow": 1.0}
+YARN["truncate"] = True
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0}
+LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 ARCHITECTURES = {
+    "llama": LlamaConfig(**DENSE, rope_parameters=LLAMA3),
+    "llama-bias": LlamaConfig(
+        **DENSE,
+        attention_bias=True,
+        tie_word_embeddings=True,
+        head_dim=12,
+        rope_parameters={"rope_type": "linear", "rope_theta": 100.0, "factor": 2.0},
+    ),
+    "qwen2": Qwen2Config(**DENSE, rope_parameters=YARN),
+    "qwen3": Qwen3Config(**DENSE, head_dim=16, attention_bias=True),
+    "qwen3-yarn": Qwen3Config(
+        **DENSE,
+        head_dim=16,
+        rope_parameters=YARN
+        | {"beta_fast": 8.0, "beta_slow": 0.5, "attention_factor": 1.3, "truncate": False},
+    ),
+    "flex_olmo": FlexOlmoConfig(
+        **SMALL, num_experts=6, intermediate_size=16, norm_topk_prob=True, attention_bias=True
+    ),
+    "granitemoe": GraniteMoeConfig(
+        **SMALL,
+        num_local_experts=6,
+        intermediate_size=16,
+        embedding_multiplier=3.0,
+        residual_multiplier=0.22,
+        attention_multiplier=0.3,
+        logits_scaling=1.5,
+    ),
+    "granitemoe-plain": GraniteMoeConfig(
+        **SMALL, num_local_experts=6, intermediate_size=16, embedding_multiplier=2.0
+    ),
+    "olmoe-bias": OlmoeConfig(
+        **SMALL, num_experts=6, intermediate_size=16, attention_bias=True, rope_parameters=YARN
+    ),
+    "qwen3_moe-interleaved": Qwen3MoeConfig(
+        **{**SMALL, "num_hidden_layers": 5},
+        num_experts=6,
+        moe_intermediate_size=16,
+        intermediate_size=40,
+        mlp_only_layers=[0, 3],
+    ),
+    "dots1-groups": Dots1Config(
+        **SMALL,
+        n_routed_experts=8,
+        n_shared_experts=1,
+        moe_intermediate_size=16,
+        intermediate_size=40,
+        first_k_dense_replace=1,
+        n_group=4,
+        topk_group=2,
+        attention_bias=True,
+    ),
     "olmoe": OlmoeConfig(**SMALL, num_experts=6, intermediate_size=16, clip_qkv=0.7),
     "olmoe-tied": OlmoeConfig(
         **SMALL, num_experts=6, intermediate_size=16, tie_word_embeddings=True, norm_topk_prob=True
@@ -168,21 +232,19 @@ def test_router_logits_and_auxiliary_loss_are_transformers_own(tmp_path):
     ("name", "option", "value"),
     [
         ("qwen3_moe", "use_sliding_window", True),
-        ("qwen3_moe", "mlp_only_layers", [1]),
-        ("qwen3_moe", "decoder_sparse_step", 2),
-        ("qwen3_moe", "attention_bias", True),
         ("qwen3_moe", "attention_dropout", 0.1),
+        ("llama", "mlp_bias", True),
+        ("qwen3", "layer_types", ["sliding_attention"] * 3),
         ("mixtral", "sliding_window", 32),
         ("mixtral", "router_jitter_noise", 0.1),
         ("olmoe", "hidden_act", "gelu"),
         ("olmoe", "quantization_config", {"quant_method": "fp8"}),
         ("olmoe", "head_dim", 16),
-        ("dots1", "n_group", 2),
         ("dots1", "layer_types", ["sliding_attention"] * 3),
         (
             "dots1",
             "rope_parameters",
-            {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
+            {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
         ),
         ("mixtral", "model_type", "gpt2"),
     ],
@@ -196,6 +258,87 @@ def test_an_option_that_is_not_supported_is_refused_by_name(name, option, value,
         import_model(tmp_path, tmp_path / "ours")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "ours").exists()
+
+
+def with_options(folder, changes):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_all_options_that_are_not_supported_are_named_at_once(tmp_path):
+    ARCHITECTURES["qwen3_moe"].save_pretrained(tmp_path)
+    with_options(tmp_path, {"attention_dropout": 0.1, "use_sliding_window": True, "novel": [3]})
+    with pytest.raises(ValueError, match="attention_dropout") as refusal:
+        import_model(tmp_path, tmp_path / "ours")
+    said = str(refusal.value)
+    assert all(name in said for name in ("use_sliding_window = True", "novel = [3]"))
+    assert "\n" not in said
+    with_options(tmp_path, {f"novel{number}": number for number in range(1, 20)})
+    with pytest.raises(ValueError, match="and 16 more") as refusal:
+        import_model(tmp_path, tmp_path / "ours")
+    assert len(str(refusal.value)) < 1000
+
+
+def test_options_and_tensors_that_change_nothing_are_accepted(tmp_path):
+    theirs = random_model(ARCHITECTURES["olmoe-tied"])
+    theirs.save_pretrained(tmp_path / "theirs")
+    off = {"attention_bias": False, "quantization_config": None, "pretraining_tp": 1, "novel": []}
+    with_options(tmp_path / "theirs", off)
+    file = tmp_path / "theirs" / "model.safetensors"
+    state = load_file(file)
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(4)
+    save_file(state, file)
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert_same(load_model(tmp_path / "ours"), theirs)
+    state["lm_head.weight"][3, 3] += 1
+    save_file(state, file)
+    with pytest.raises(ValueError, match=r"lm_head\.weight is not .* tie_word_embeddings"):
+        import_model(tmp_path / "theirs", tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("qwen3_moe-interleaved", {"mlp_only_layers": [], "decoder_sparse_step": 2}),
+        ("qwen3_moe-interleaved", {"mlp_only_layers": [1], "decoder_sparse_step": 2}),
+        ("qwen3_moe-interleaved", {"mlp_only_layers": [0, 1]}),
+        ("qwen2", {"rope_parameters": YARN | {"mscale": 2.0, "mscale_all_dim": 0.5}}),
+        ("qwen2", {"rope_parameters": YARN | {"mscale": 2.0}}),
+        ("qwen2", {"rope_parameters": YARN | {"factor": None}}),
+    ],
+)
+def test_other_ways_to_say_the_same_are_read_too(name, changes, tmp_path):
+    options = ARCHITECTURES[name].to_dict() | changes
+    theirs = random_model(type(ARCHITECTURES[name]).from_dict(options))
+    theirs.save_pretrained(tmp_path / "theirs")
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    assert_same(load_model(tmp_path / "ours"), theirs)
+    exported = export_model(tmp_path / "ours", tmp_path / "back")
+    assert exported.architecture == type(theirs).__name__
+    assert_same(
+        load_model(tmp_path / "ours"), AutoModelForCausalLM.from_pretrained(tmp_path / "back")
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "flex_olmo", "granitemoe", "dots1-groups"])
+def test_what_is_imported_can_be_shared_and_goes_out_as_our_own_class(name, tmp_path):
+    theirs = random_model(ARCHITECTURES[name])
+    theirs.save_pretrained(tmp_path / "theirs")
+    import_model(tmp_path / "theirs", tmp_path / "ours")
+    tie(tmp_path / "ours", tmp_path / "tied", experts="1 + 1x2", merge="first")
+    exported = export_model(tmp_path / "tied", tmp_path / "out")
+    assert exported.architecture == "PlaitForCausalLM"
+    out = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert_same(load_model(tmp_path / "tied"), out)
+    text = tokens(2, 9)
+    ours = PlaitForCausalLM.of(load_model(tmp_path / "ours"))
+    for found, expected in zip(
+        ours(text, output_hidden_states=True).hidden_states,
+        theirs(text, output_hidden_states=True).hidden_states,
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -539,7 +682,11 @@ def test_a_tied_model_goes_out_untied_as_transformers_own(tmp_path):
         {"experts": ExpertConfig(count=(4, 4, 2, 4), width=16)},
         {"experts": ExpertConfig(count=4, width=16, activation="gelu")},
         {"experts": ExpertConfig(count=1, width=16)},
+        {"experts": ExpertConfig(count=4, width=16, dense_at=(2,), dense_width=24)},
         {"router": RouterConfig(scale=2.0)},
+        {"router": RouterConfig(groups=2)},
+        {"logit_divisor": 2.0},
+        {"attention": AttentionConfig(heads=4, qk_norm="width", output_bias=True)},
         {"router": RouterConfig(kind="cosine")},
         {"router": RouterConfig(gating="sigmoid", bias=True)},
         {"sharing": Sharing(norms="all")},

@@ -8,7 +8,8 @@ from tiny_model import BASE, shaken, tiny, tokens
 
 from plait.config import AttentionConfig
 from plait.model import KVCache
-from plait.model.attention import Attention, Positions, rotary
+from plait.model.attention import Attention, Positions
+from plait.model.rotary import rotary
 from plait.sharing import Sharing
 
 VARIANTS = {
@@ -18,6 +19,7 @@ VARIANTS = {
     "width norm, clip": AttentionConfig(heads=4, kv_heads=2, qk_norm="width", clip_qkv=0.7),
     "wide heads": AttentionConfig(heads=2, kv_heads=1, head_width=32, qk_norm="head"),
     "learned, bias": AttentionConfig(heads=2, position="learned", qkv_bias=True),
+    "scaled, bias behind": AttentionConfig(heads=4, scale=0.9, output_bias=True, qk_norm="head"),
 }
 by_variant = pytest.mark.parametrize("attention", VARIANTS.values(), ids=VARIANTS)
 
@@ -53,10 +55,10 @@ def literal_attention(module, x_SD, config):
             k_Sd = rms(k_Sd, module.k_norm.weight, config.norm_eps)
         if a.position == "rope":
             q_Sd, k_Sd = turn(q_Sd, a.rope_theta), turn(k_Sd, a.rope_theta)
-        scores = (q_Sd @ k_Sd.T / width**0.5).tril()
+        scores = (q_Sd @ k_Sd.T * (a.scale or width**-0.5)).tril()
         scores[scores.tril() == 0] = -torch.inf
         outputs.append(scores.softmax(-1) @ v_Sd)
-    return torch.cat(outputs, -1) @ module.o_proj.weight.T
+    return module.o_proj(torch.cat(outputs, -1))
 
 
 @torch.no_grad()
@@ -67,7 +69,7 @@ def test_attention_equals_one_head_at_a_time(attention):
     x_BSD = torch.randn(2, 7, BASE.width, generator=torch.Generator().manual_seed(0))
     angles = (None, None)
     if attention.position == "rope":
-        angles = rotary(torch.arange(7)[None], config.heads[2], attention.rope_theta)
+        angles = rotary(torch.arange(7)[None], config.heads[2], attention)
     found = module(x_BSD, Positions(*angles, None), 0)
     expected = torch.stack([literal_attention(module, x_SD, config) for x_SD in x_BSD])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

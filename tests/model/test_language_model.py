@@ -38,6 +38,36 @@ def test_a_forward_is_the_residual_walk_over_its_parts():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_norms_before_or_after_and_the_scales_of_the_stream(place):
+    changes = {"norm_place": place, "embedding_scale": 3.0, "residual_scale": 0.3}
+    experts = ExpertConfig(**DENSE | {"dense_first": 1, "dense_at": (2,)})
+    model = shaken(tiny(**changes, logit_divisor=1.7, experts=experts, tied_head=False))
+    text = tokens(1)
+    x_BSD = 3.0 * model.embedding(text)
+    positions, _ = model._positions(text, None, None, None)
+    routings = model(text, routings=True).routings
+    assert [routing is None for routing in routings] == [True, False, True, False]
+    for depth, routing in enumerate(routings):
+        part = model.parts_at(depth)
+
+        def experts(h_BSD, part=part, routing=routing):
+            return part.experts(h_BSD) if routing is None else part.experts(h_BSD[0], routing)[None]
+
+        def attention(h_BSD, part=part):
+            return part.attention(h_BSD, positions, 0)
+
+        for norm, branch in ((part.attention_norm, attention), (part.expert_norm, experts)):
+            added = branch(norm(x_BSD)) if place == "before" else norm(branch(x_BSD))
+            x_BSD = x_BSD + 0.3 * added
+    expected = model.head(model.final_norm(x_BSD)) / 1.7
+    torch.testing.assert_close(model(text).logits, expected, rtol=1e-4, atol=1e-4)
+    targets = tokens(1, seed=2)
+    loss = F.cross_entropy(expected[0], targets[0])
+    torch.testing.assert_close(model(text, targets).loss, loss, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_the_future_changes_nothing():
     model = shaken(BASE)
     changed = tokens()

@@ -54,3 +54,18 @@ def test_a_choice_made_before_is_kept_whatever_the_logits_now_say(gating):
     now = choose(-LOGITS, RouterConfig(gating=gating), 3, expert_ids_TK=before.expert_ids_TK)
     assert torch.equal(now.expert_ids_TK, before.expert_ids_TK)
     assert not torch.equal(now.weights_TK, before.weights_TK)
+
+
+@pytest.mark.parametrize("top_groups", [1, 2, 4])
+def test_groups_limit_the_choice_to_those_whose_two_best_sum_to_most(top_groups):
+    config = RouterConfig(gating="sigmoid", groups=4, top_groups=top_groups, bias=True)
+    bias_E = torch.linspace(-0.2, 0.2, 8)
+    routing = choose(LOGITS, config, 2, bias_E)
+    for logits_E, found in zip(LOGITS, routing.expert_ids_TK.tolist(), strict=True):
+        scores = (logits_E.sigmoid() + bias_E).tolist()
+        groups = sorted(range(4), key=lambda g: -(scores[2 * g] + scores[2 * g + 1]))
+        left = [e for g in groups[:top_groups] for e in (2 * g, 2 * g + 1)]
+        assert found == sorted(left, key=lambda e: -scores[e])[:2]
+    torch.testing.assert_close(
+        routing.weights_TK, LOGITS.sigmoid().gather(-1, routing.expert_ids_TK)
+    )

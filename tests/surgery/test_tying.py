@@ -13,6 +13,7 @@ from plait.config import (
 from plait.config.counts import count
 from plait.sharing import Sharing
 from plait.storage.model_folder import load_model, read_state, save_model
+from plait.surgery import text_loss
 from plait.surgery.tying import tie, untie
 from toy_models import VOCABULARY, lively, tokens
 
@@ -171,3 +172,44 @@ def test_what_cannot_be_done_is_refused_in_one_line(woven_folder, shuffled, text
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         tie(shuffled, out, PLAN, text=text)
     assert not out.exists()
+
+
+def test_the_loss_is_told_without_a_text_where_there_is_a_tokenizer(shuffled, own, tmp_path):
+    told = tie(shuffled, tmp_path / "tied", PLAN, merge="first")
+    assert told.text == "docstrings"
+    text = tmp_path / "docstrings.txt"
+    text.write_text("\n\n".join(text_loss.docstrings()))
+    assert text.read_text().count(". ") > 100
+    windows = text_loss.windows(own, shuffled, None, 10**6)
+    assert sum(len(window) - 1 for window in windows) == text_loss.DOCSTRING_TOKENS
+    totals = []
+    for folder in (shuffled, tmp_path / "tied"):
+        model = load_model(folder)
+        with torch.no_grad():
+            logits = [model(window[None, :-1]).logits[0] for window in windows]
+        targets = torch.cat([window[1:] for window in windows])
+        totals.append(torch.nn.functional.cross_entropy(torch.cat(logits), targets).item())
+    assert [told.loss_before, told.loss_after] == pytest.approx(totals, rel=1e-4)
+    assert told.loss_after != pytest.approx(told.loss_before)
+
+
+def test_without_a_tokenizer_the_loss_is_not_told(own, tmp_path, caplog):
+    save_model(tmp_path / "own", own, lively(own).state_dict())
+    told = tie(tmp_path / "own", tmp_path / "tied", PLAN, merge="first")
+    assert told.loss_before is None
+    assert told.loss_after is None
+    assert "has no tokenizer.json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "warned"), [(2.8, 5.3, True), (2.8, 4.0, False), (5.3, 5.4, False)]
+)
+def test_a_merge_that_is_nearly_uniform_is_warned_of(
+    before, after, warned, shuffled, tmp_path, caplog, monkeypatch
+):
+    """The vocabulary has 300 entries, and ln 300 is 5.7."""
+    losses = iter((before, after))
+    monkeypatch.setattr(text_loss, "loss", lambda *_: next(losses))
+    tie(shuffled, tmp_path / "tied", PLAN, merge="first")
+    assert ("little better than at random" in caplog.text) == warned
+    assert not warned or "ln(vocabulary) = 5.7, and 2.8 before" in caplog.text

@@ -7,10 +7,11 @@ from plait.cli.output import console, say
 
 
 def import_(folder: Path, out: Path, /) -> None:
-    """Turn a transformers MoE folder into a Plait model folder.
+    """Turn a transformers model's folder into a Plait model folder.
 
     Args:
-        folder: what save_pretrained wrote: OLMoE, Qwen3-MoE, Mixtral, Qwen2-MoE, Dots1.
+        folder: what save_pretrained wrote: Llama, Qwen2, Qwen3, OLMoE, FlexOlmo, Qwen3-MoE,
+            Mixtral, GraniteMoe, Qwen2-MoE, Dots1.
         out: model folder to make.
     """
     from plait.interop.importing import import_model
@@ -63,7 +64,8 @@ def tie(
         router: plan of the routers, such as "blocks(4)".
         merge: the first bank of each group, the mean, or the mean after matching the experts.
         match: aligned experts are matched by their weights, or by their outputs on the text.
-        text: held-out text, on which the loss is measured before and after.
+        text: held-out text, on which the loss is measured before and after; None: docstrings of
+            Python's standard library.
         device: that the models run on for it; None: CUDA where there is one, else the CPU.
     """
     from plait.report.terminal.score_tables import surgery_summary
@@ -79,7 +81,8 @@ def untie(folder: Path, out: Path, /, text: Path | None = None, device: str | No
     Args:
         folder: of a run or a model.
         out: model folder to make.
-        text: held-out text, on which the loss is measured before and after.
+        text: held-out text, on which the loss is measured before and after; None: docstrings of
+            Python's standard library.
         device: that the models run on for it; None: CUDA where there is one, else the CPU.
     """
     from plait.report.terminal.score_tables import surgery_summary

@@ -16,6 +16,8 @@ def evaluate(
     split: Literal["validation", "test"] = "test",
     tokens: int = 262_144,
     corpus: str | None = None,
+    sequence_length: int | None = None,
+    batch: int | None = None,
     tasks: tuple[str, ...] = (),
     suite: Suite | None = None,
     shots: int | None = None,
@@ -32,6 +34,10 @@ def evaluate(
         split: which held-out split.
         tokens: held-out tokens of each domain.
         corpus: name or folder of the corpus; None: the one that the run was trained on.
+        sequence_length: tokens that are predicted in one pass, each from those before it in there;
+            None: what the run was trained on, else the model's context, at most 2048.
+        batch: sequences at once, which changes no score; None: as many as fit 1 GiB, at most what
+            the run's evaluations take.
         tasks: downstream tasks in place of held-out text, such as arc_easy hellaswag; or all.
         suite: the tasks that a paper averages, with its shots, and their average.
         shots: examples before each question; None: as the suite takes them, and without a suite 3
@@ -46,6 +52,8 @@ def evaluate(
         raise ValueError("--shots, --limit and --hub are for --tasks or --suite: name one of them")
     if shots is not None and shots < 0:
         raise ValueError(f"--shots {shots}: examples are 0 or more")
+    if (tasks or suite) and (sequence_length is not None or batch is not None):
+        raise ValueError("--sequence-length and --batch are for held-out text: leave them out")
     opened = open_model(run, device)
     if tasks or suite:
         from plait.interop.tasks import downstream
@@ -64,21 +72,29 @@ def evaluate(
         return
     from plait.report.terminal.score_tables import evaluation_summary
 
-    scored = _held_out(opened, split, tokens, corpus)
+    length, scored = _held_out(opened, split, tokens, corpus, sequence_length, batch)
     console.print(evaluation_summary(f"{opened.name}: {split} split", scored))
+    say(f"in sequences of {length:,} tokens")
 
 
 def _held_out(
-    opened: Opened, split: Literal["validation", "test"], tokens: int, corpus: str | None
-) -> dict[str, dict[str, float]]:
+    opened: Opened,
+    split: Literal["validation", "test"],
+    tokens: int,
+    corpus: str | None,
+    sequence_length: int | None,
+    batch: int | None,
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """Return the length of the sequences, and the scores by domain."""
     from plait.config import DataConfig, TrainConfig
     from plait.data.corpora import open_corpus
+    from plait.evaluation.heldout import LONGEST_WINDOW, fitting_batch
     from plait.evaluation.heldout import evaluate as score
 
     model, trained = opened.ours, opened.trained
     if trained is None and corpus is None:
         raise ValueError(f"{opened.folder} does not say what it was trained on: name a --corpus")
-    whole = DataConfig(sequence_length=model.config.context)
+    whole = DataConfig(sequence_length=min(model.config.context, LONGEST_WINDOW))
     how = trained or TrainConfig(model=model.config, data=whole)
     text = open_corpus(corpus or how.data.corpus)
     if text.tokenizer.encoding_fingerprint != opened.tokenizer.encoding_fingerprint:
@@ -86,15 +102,23 @@ def _held_out(
             f"corpus {corpus or how.data.corpus} was encoded with another tokenizer than "
             f"{opened.name}'s: build it with that one (tokenizer: in its specification)"
         )
-    return score(
+    length = how.data.sequence_length if sequence_length is None else sequence_length
+    if sequence_length is not None and length > model.config.context:
+        raise ValueError(
+            f"--sequence-length {length:,}: the model's context is {model.config.context:,} tokens"
+        )
+    if batch is None:
+        batch = min(how.evaluation.batch, fitting_batch(model.config, length))
+    scored = score(
         model,
         text,
         split,
-        sequence_length=how.data.sequence_length,
+        sequence_length=length,
         tokens_per_domain=tokens,
-        batch_size=how.evaluation.batch,
+        batch_size=batch,
         precision=how.precision,
-    ).to_dict()
+    )
+    return length, scored.to_dict()
 
 
 def generate(

@@ -9,6 +9,7 @@ from plait.config.parts import (
     BalanceConfig,
     CollaborationConfig,
     ExpertConfig,
+    RopeScaling,
     RouterConfig,
 )
 from plait.config.training import (
@@ -36,6 +37,7 @@ __all__ = [
     "MuonScale",
     "OptimizerConfig",
     "Role",
+    "RopeScaling",
     "RouterConfig",
     "ScheduleConfig",
     "TrainConfig",

@@ -115,6 +115,38 @@ def kv_cache_bytes_per_token(config: ModelConfig, bytes_per_element: int = 2) ->
     return 2 * config.depth * kv_heads * head_width * bytes_per_element
 
 
+def forward_bytes_per_token(config: ModelConfig) -> int:
+    """Estimate what a forward without gradients holds at once for each token, weights apart.
+
+    In float32: the stream and its copies, the larger of a depth's attention and its experts, and
+    the routings of all depths. Attention's scores and the head's logits never exist at once.
+    """
+    heads, kv_heads, head_width = config.heads
+    attention = 2 * (2 * heads + 2 * kv_heads) * head_width
+    chosen = max(_inner_widths(config, depth) for depth in range(config.depth))
+    routings = sum(
+        2 * config.experts_at(d) + 3 * config.experts.top_k for d in config.routed_depths
+    )
+    return 4 * (4 * config.width + max(attention, chosen) + routings)
+
+
+def _inner_widths(config: ModelConfig, depth: int) -> int:
+    """Numbers that a token's experts hold at a depth: inputs, inner vectors and outputs."""
+    e = config.experts
+    inner = 3 if e.activation == "swiglu" else 2
+    if config.experts_at(depth) == 1:
+        return 2 * config.width + inner * _dense_width(config, depth)
+    return e.top_k * (2 * config.width + inner * e.width) + inner * e.shared_width
+
+
+def _dense_width(config: ModelConfig, depth: int) -> int:
+    """Inner width of the dense layer at a depth."""
+    e = config.experts
+    width = e.dense_width if depth in config.dense_depths else e.width
+    assert width is not None
+    return width
+
+
 def _norm(config: ModelConfig) -> int:
     return config.width * (2 if config.norm == "layer" else 1)
 
@@ -125,6 +157,8 @@ def _attention(config: ModelConfig) -> int:
     size = config.width * (2 * queries + 2 * keys)
     if config.attention.qkv_bias:
         size += queries + 2 * keys
+    if config.attention.output_bias:
+        size += config.width
     return (
         size
         + {"none": 0, "head": 2 * head_width, "width": queries + keys}[config.attention.qk_norm]
@@ -141,9 +175,7 @@ def _experts(config: ModelConfig, depth: int, experts: int) -> int:
     e = config.experts
     matrices = 3 if e.activation == "swiglu" else 2
     if config.experts_at(depth) == 1:
-        dense_first = depth < e.dense_first and e.dense_width is not None
-        width = e.dense_width if dense_first and e.dense_width is not None else e.width
-        return matrices * config.width * width
+        return matrices * config.width * _dense_width(config, depth)
     shared = matrices * config.width * e.shared_width + (config.width if e.shared_gate else 0)
     return experts * matrices * config.width * e.width + shared
 

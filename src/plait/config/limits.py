@@ -28,13 +28,17 @@ MODEL_LIMITS: Limits = {
     "attention.kv_heads": (1, MOST_EXPERTS),
     "attention.head_width": (1, WIDEST),
     "attention.lora_rank": (0, WIDEST),
+    "attention.rope_scaling.original_context": (1, LONGEST_CONTEXT),
     "experts.count": (1, MOST_EXPERTS),
     "experts.width": (1, WIDEST),
     "experts.expand": (1, MOST_EXPERTS),
     "experts.top_k": (1, MOST_EXPERTS),
     "experts.shared_width": (0, WIDEST),
     "experts.dense_first": (0, DEEPEST),
+    "experts.dense_at": (0, DEEPEST - 1),
     "experts.dense_width": (1, WIDEST),
+    "router.groups": (1, MOST_EXPERTS),
+    "router.top_groups": (1, MOST_EXPERTS),
     "router.inner_width": (1, WIDEST),
 }
 TRAINING_LIMITS: Limits = {

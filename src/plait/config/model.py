@@ -16,6 +16,7 @@ from plait.config.parts import (
     CollaborationConfig,
     ExpertConfig,
     RouterConfig,
+    check_rope_scaling,
 )
 from plait.notebook.tables import note, titled
 from plait.reading import quoted
@@ -42,8 +43,17 @@ class ModelConfig:
     sharing: Sharing = field(default_factory=Sharing)
     norm: Literal["rms", "layer"] = "rms"
     """RMSNorm, or LayerNorm with bias"""
+    norm_place: Literal["before", "after"] = field(default="before", metadata={"added": True})
+    """norms stand before attention and experts, or behind them, before the stream is added to
+    (OLMo 2, FlexOlmo)"""
     norm_eps: float = 1e-5
     """ε of the norms"""
+    embedding_scale: float = field(default=1.0, metadata={"added": True})
+    """the embedding is multiplied by it (Granite)"""
+    residual_scale: float = field(default=1.0, metadata={"added": True})
+    """what attention and experts add to the stream is multiplied by it (Granite)"""
+    logit_divisor: float = field(default=1.0, metadata={"added": True})
+    """the logits are divided by it (Granite)"""
     tied_head: bool = True
     """the output head is the embedding matrix"""
     dropout: float = 0.0
@@ -73,13 +83,18 @@ class ModelConfig:
 
     def experts_in_bank(self, bank: int) -> int:
         """Experts in an expert bank; 1 means a dense layer without a router."""
-        if self.plans.experts.uses(bank)[0] < self.experts.dense_first:
+        if self.plans.experts.uses(bank)[0] in self.dense_depths:
             return 1
         count = self.experts.count
         if not isinstance(count, int):
             return count[bank]
         tied = count > 1 and len(self.plans.experts.uses(bank)) > 1
         return count * self.experts.expand if tied else count
+
+    @cached_property
+    def dense_depths(self) -> frozenset[int]:
+        """Depths that have a dense layer of `experts.dense_width` instead of experts."""
+        return frozenset((*range(self.experts.dense_first), *self.experts.dense_at))
 
     @property
     def experts_by_bank(self) -> ExpertConfig:
@@ -134,15 +149,23 @@ def _check_sizes(config: ModelConfig) -> None:
         "balance.z": config.balance.z,
         "balance.bias_rate": config.balance.bias_rate,
         "norm_eps": config.norm_eps,
+        "residual_scale": config.residual_scale,
         "init_std": config.init_std,
     }
     for name, amount in at_least_zero.items():
         if not amount >= 0:
             raise ValueError(f"{name} is {amount}: it must be 0 or more")
-    if attention.clip_qkv is not None and not attention.clip_qkv > 0:
-        raise ValueError(
-            f"attention.clip_qkv is {attention.clip_qkv}: it must be above 0, or unset"
-        )
+    above_zero = {
+        "attention.clip_qkv": attention.clip_qkv,
+        "attention.scale": attention.scale,
+        "attention.rope_theta": attention.rope_theta,
+        "embedding_scale": config.embedding_scale,
+        "logit_divisor": config.logit_divisor,
+    }
+    for name, number in above_zero.items():
+        if number is not None and not number > 0:
+            raise ValueError(f"{name} is {number}: it must be above 0, or unset")
+    check_rope_scaling(attention)
     heads, kv_heads, head_width = config.heads
     if attention.head_width is None and config.width % heads:
         raise ValueError(
@@ -157,9 +180,14 @@ def _check_sizes(config: ModelConfig) -> None:
         raise ValueError(f"dropout is {config.dropout}: it must be in [0, 1)")
     if experts.dense_first > config.depth:
         raise ValueError(f"experts.dense_first is {experts.dense_first}, depth is {config.depth}")
-    if bool(experts.dense_first) != (experts.dense_width is not None):
+    if any(depth >= config.depth for depth in experts.dense_at):
         raise ValueError(
-            "experts.dense_first and experts.dense_width go together: set both or none"
+            f"experts.dense_at is {quoted(experts.dense_at)}, depth is {config.depth}: depths are "
+            "counted from 0"
+        )
+    if bool(config.dense_depths) != (experts.dense_width is not None):
+        raise ValueError(
+            "experts.dense_first or dense_at, and experts.dense_width go together: set both or none"
         )
     if experts.shared_gate and not experts.shared_width:
         raise ValueError("experts.shared_gate needs a shared expert: set experts.shared_width")
@@ -180,12 +208,12 @@ def _check_sizes(config: ModelConfig) -> None:
 def _check_sharing(config: ModelConfig) -> None:
     plans, experts = config.plans, config.experts
     for bank in range(plans.experts.count):
-        dense = {depth < experts.dense_first for depth in plans.experts.uses(bank)}
+        dense = {depth in config.dense_depths for depth in plans.experts.uses(bank)}
         if len(dense) > 1:
             raise ValueError(
-                f"expert bank {bank} is used at depths {quoted(plans.experts.uses(bank))}, but the "
-                f"first {experts.dense_first} depths are dense: let sharing.experts begin after "
-                "them"
+                f"expert bank {bank} is used at depths {quoted(plans.experts.uses(bank))}, but "
+                f"depths {quoted(sorted(config.dense_depths))} are dense: let sharing.experts keep "
+                "them apart"
             )
     if experts.expand > 1:
         if not isinstance(experts.count, int):
@@ -208,7 +236,8 @@ def _check_sharing(config: ModelConfig) -> None:
             if config.experts_in_bank(bank) != count:
                 raise ValueError(f"experts.count: bank {bank} is dense, write 1 in its place")
     for depth in range(config.depth):
-        if experts.shared_width and depth >= experts.dense_first and config.experts_at(depth) == 1:
+        meant = depth in config.dense_depths
+        if experts.shared_width and not meant and config.experts_at(depth) == 1:
             raise ValueError(
                 f"experts.shared_width: depth {depth} is dense and has no shared expert beside it; "
                 "set shared_width to 0, or give that depth more experts"
@@ -261,6 +290,22 @@ def _check_router(config: ModelConfig) -> None:
         raise ValueError("router.renormalise: topk-softmax gates sum to 1 already; set it to False")
     if router.choice == "experts":
         _check_expert_choice(config)
+    if router.top_groups > router.groups:
+        raise ValueError(
+            f"router.top_groups is {router.top_groups}, but there are {router.groups} router.groups"
+        )
+    for depth in config.routed_depths if router.groups > 1 else ():
+        within = config.experts_at(depth) // router.groups
+        if config.experts_at(depth) % router.groups or within < 2:
+            raise ValueError(
+                f"router.groups: {config.experts_at(depth)} experts at depth {depth} do not make "
+                f"{router.groups} equal groups of two or more"
+            )
+        if config.experts.top_k > router.top_groups * within:
+            raise ValueError(
+                f"experts.top_k is {config.experts.top_k}, but router.top_groups leaves "
+                f"{router.top_groups * within} experts to choose from"
+            )
     if config.balance.bias_rate and not router.bias:
         raise ValueError("balance.bias_rate moves the router's bias: set router.bias to True")
     if router.kind in ("low-rank", "recurrent"):
@@ -279,6 +324,7 @@ def _check_expert_choice(config: ModelConfig) -> None:
         "router.gating topk-softmax": router.gating == "topk-softmax",
         "router.renormalise": router.renormalise,
         "router.bias": router.bias,
+        "router.groups": router.groups > 1,
         "collaboration": config.collaboration is not None,
     }
     for name, found in of_tokens.items():

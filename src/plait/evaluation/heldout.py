@@ -8,12 +8,19 @@ from typing import Any, Literal
 
 import torch
 
+from plait.config import ModelConfig
+from plait.config.counts import forward_bytes_per_token
 from plait.data.batches import evaluation_batches
 from plait.data.corpus import Corpus
 from plait.evaluation.path_meter import PathMeter
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels.precision import Precision, autocast
 from plait.model import LanguageModel
+
+LONGEST_WINDOW = 2048
+"""tokens of a sequence unless told otherwise, where a model's context is longer"""
+BUDGET = 2**30
+"""bytes that the sequences of a batch may hold at once, unless told otherwise"""
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,11 @@ def evaluate(
             score = Score(float(out.loss) * count, count, int(target_bytes))
             scores[domain] = scores.get(domain, Score(0.0, 0, 0)) + score
     return HeldOut(split, scores, meter, paths)
+
+
+def fitting_batch(config: ModelConfig, sequence_length: int) -> int:
+    """Return how many sequences fit `BUDGET` by estimate; 1 at the least."""
+    return max(1, BUDGET // (sequence_length * forward_bytes_per_token(config)))
 
 
 @contextmanager

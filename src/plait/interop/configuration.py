@@ -39,7 +39,11 @@ class PlaitConfig(PreTrainedConfig):
     balance: dict[str, Any] | None = None
     sharing: dict[str, Any] | None = None
     norm: str = "rms"
+    norm_place: str = "before"
     norm_eps: float = 1e-5
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_divisor: float = 1.0
     tied_head: bool = True
     dropout: float = 0.0
     init: str = "normal"

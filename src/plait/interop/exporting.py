@@ -11,13 +11,14 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from plait.atomic import new_folder
-from plait.config import BalanceConfig, ModelConfig
+from plait.config import BalanceConfig, ModelConfig, RouterConfig
 from plait.config.files import to_dict
 from plait.data.tokenizer import Tokenizer
-from plait.interop.architectures import ARCHITECTURES, Architecture, Option
+from plait.interop.architectures import ARCHITECTURES, Architecture
 from plait.interop.configuration import PlaitConfig
 from plait.interop.importing import flat, nested, to_ours
 from plait.interop.naming import Naming
+from plait.interop.options import Option
 from plait.interop.tokenization import hub_tokenizer
 from plait.reading import inside, read_json
 from plait.sharing import Sharing
@@ -121,10 +122,13 @@ def match(config: ModelConfig) -> Architecture | None:
     It is one if its options, said in their words and back, are the same.
     """
     plain = canonical(config)
-    routed = config.depth - config.experts.dense_first
-    if len(config.routed_depths) != routed or not isinstance(plain.experts.count, int):
+    routed = len(config.routed_depths)
+    odd = routed not in (0, config.depth - len(config.dense_depths))
+    if odd or not isinstance(plain.experts.count, int):
         return None
     for architecture in ARCHITECTURES.values():
+        if architecture.dense == bool(routed):
+            continue
         try:
             if canonical(to_ours(architecture, to_theirs(architecture, plain))) == plain:
                 return architecture
@@ -138,7 +142,9 @@ def canonical(config: ModelConfig) -> ModelConfig:
     plans = config.plans
     kinds = (plans.experts, plans.router, plans.decision, plans.attention, plans.norms)
     heads, kv_heads, head_width = config.heads
-    router, count = config.router, config.experts.count
+    router, count, top_k = config.router, config.experts.count, config.experts.top_k
+    if not config.routed_depths:
+        router, top_k = RouterConfig(), 1
     if config.experts.expand > 1:
         count = config.experts_by_bank.count
     if router.gating == "topk-softmax":
@@ -152,14 +158,22 @@ def canonical(config: ModelConfig) -> ModelConfig:
             config.attention,
             kv_heads=kv_heads,
             head_width=None if head_width * heads == config.width else head_width,
+            scale=None if config.attention.scale == head_width**-0.5 else config.attention.scale,
         ),
-        router=router,
-        experts=replace(config.experts, count=count, expand=1),
+        router=replace(router, top_groups=1) if router.groups == 1 else router,
+        experts=replace(config.experts, count=count, expand=1, top_k=top_k, **_dense(config)),
         balance=BalanceConfig(switch=0.0, scope=config.balance.scope if router.bias else "layer"),
         dropout=0.0,
         init="normal",
         init_std=0.02,
     )
+
+
+def _dense(config: ModelConfig) -> dict[str, Any]:
+    """Say which depths are dense with as many first ones as there are."""
+    first = next(d for d in range(config.depth + 1) if d not in config.dense_depths)
+    at = tuple(sorted(depth for depth in config.dense_depths if depth > first))
+    return {"dense_first": first, "dense_at": at}
 
 
 def to_theirs(architecture: Architecture, config: ModelConfig) -> dict[str, Any]:
@@ -168,10 +182,9 @@ def to_theirs(architecture: Architecture, config: ModelConfig) -> dict[str, Any]
     theirs: dict[str, Any] = {}
     for name, option in architecture.options.items():
         if isinstance(option, Option):
-            value = ours[option.ours]
-            theirs[name] = None if value is None else option.write(value, ours)
+            theirs[name] = option.write(ours.get(option.ours), ours)
         else:
-            theirs[name] = ours[option]
+            theirs[name] = ours[option if isinstance(option, str) else option[0]]
     for name, wanted in architecture.required.items():
         theirs[name] = wanted * config.depth if isinstance(wanted, list) else wanted
     return {name: value for name, value in theirs.items() if value is not None}

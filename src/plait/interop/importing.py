@@ -13,8 +13,9 @@ from transformers import CONFIG_MAPPING
 from plait.atomic import new_folder
 from plait.config import ModelConfig
 from plait.config.files import from_dict, save_yaml
-from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture, Option
+from plait.interop.architectures import ARCHITECTURES, FUSED, Architecture
 from plait.interop.naming import Naming
+from plait.interop.options import Option
 from plait.reading import inside, named, one_line, quoted, read_json
 from plait.sharing import DEEPEST
 from plait.storage.checkpoint import WEIGHTS
@@ -24,7 +25,12 @@ from plait.storage.tensor_files import FETCH, Shape, TensorFiles, write_tensors
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
-_FUSED = "experts.gate_up_proj"
+_FUSED = ("experts.gate_up_proj", "block_sparse_moe.input_linear.weight")
+_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+_COMPUTED = "rotary_emb.inv_freq"
+"""what older files store although it follows from the options"""
+MOST_PROBLEMS = 6
+"""that an error spells out"""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def import_model(folder: Path, out: Path) -> Imported:
         _require_same_model(path, config, files)
         naming = Naming(config, architecture.tensors)
         sources = _sources(naming, files)
-        shapes = _checked(naming, sources, files)
+        extra = _without_effect(config, files)
+        shapes = _checked(naming, sources, files, extra)
         save_yaml(config, partial / CONFIG)
         write_tensors(partial / WEIGHTS, shapes, _pieces(sources, files))
         copy_files(folder, partial)
@@ -140,25 +147,41 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_ours(architecture: Architecture, theirs: Mapping[str, Any]) -> ModelConfig:
-    """Translate their flat options; an unsupported one raises a ValueError that names it."""
-    ours = dict(architecture.always)
+    """Translate their flat options; a ValueError names all that are not supported."""
+    ours, problems = dict(architecture.always), []
     for name, value in theirs.items():
-        option = architecture.options.get(name)
-        if isinstance(option, Option):
-            try:
-                ours[option.ours] = option.read(value, theirs)
-            except (TypeError, KeyError, OverflowError):
-                raise ValueError(f"option {name} = {quoted(value)} is of a wrong type") from None
-        elif option is not None:
-            ours[option] = value
-        elif name in architecture.required:
-            _require(name, value, architecture.required[name])
-        elif name not in architecture.ignored:
-            raise ValueError(
-                f"option {named(name)} = {quoted(value)} is not supported for "
-                f"{architecture.model_type}: if it changes nothing, take it out"
-            )
-    return from_dict(ModelConfig, nested({k: v for k, v in ours.items() if v is not None}))
+        try:
+            for own, translated in _translated(architecture, name, value, theirs):
+                if translated is not None:
+                    ours[own] = translated
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        more = f"; and {len(problems) - MOST_PROBLEMS} more" if problems[MOST_PROBLEMS:] else ""
+        raise ValueError("; ".join(problems[:MOST_PROBLEMS]) + more)
+    return from_dict(ModelConfig, nested(ours))
+
+
+def _translated(
+    architecture: Architecture, name: str, value: Any, theirs: Mapping[str, Any]
+) -> list[tuple[str, Any]]:
+    """Return our options for one of theirs; one that is off and of no architecture gives none."""
+    option = architecture.options.get(name)
+    if isinstance(option, Option):
+        try:
+            return [(option.ours, option.read(value, theirs))]
+        except (TypeError, KeyError, ArithmeticError):
+            raise ValueError(f"option {name} = {quoted(value)} is of a wrong type") from None
+    if option is not None:
+        return [(own, value) for own in ((option,) if isinstance(option, str) else option)]
+    if name in architecture.required:
+        _require(name, value, architecture.required[name])
+    elif name not in architecture.ignored and value:
+        raise ValueError(
+            f"option {named(name)} = {quoted(value)} is not supported for "
+            f"{architecture.model_type}: if it changes nothing, take it out"
+        )
+    return []
 
 
 def _require(name: str, value: Any, wanted: Any) -> None:
@@ -179,14 +202,31 @@ def _sources(naming: Naming, files: TensorFiles) -> dict[str, list[str]]:
     }
 
 
+def _without_effect(config: ModelConfig, files: TensorFiles) -> set[str]:
+    """Return tensors that say nothing new: a tied head stored again, rotary frequencies.
+
+    Raises:
+        ValueError: the head should be the embedding, and is not.
+    """
+    extra = {name for name in files.names if name.endswith(_COMPUTED)}
+    if config.tied_head and {_HEAD, _EMBEDDING} <= files.names:
+        if not torch.equal(files.read(_HEAD), files.read(_EMBEDDING)):
+            raise ValueError(
+                f"{_HEAD} is not {_EMBEDDING}, although config.json says that they are tied: set "
+                "tie_word_embeddings to false there"
+            )
+        extra.add(_HEAD)
+    return extra
+
+
 def _checked(
-    naming: Naming, sources: Mapping[str, list[str]], files: TensorFiles
+    naming: Naming, sources: Mapping[str, list[str]], files: TensorFiles, extra: set[str]
 ) -> dict[str, Shape]:
     """Return our tensors' shapes, after making sure that the files fit the configuration."""
     wanted = {name for theirs in sources.values() for name in theirs}
     for problem, names in (
         ("is missing from the files", wanted - files.names),
-        ("is in the files, but not in a model of this config.json", files.names - wanted),
+        ("is in the files, but not in a model of this config.json", files.names - wanted - extra),
     ):
         if names:
             first = min(names)

@@ -216,12 +216,15 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
 
 @contextmanager
 def _recorded(model: LanguageModel, wanted: bool | None) -> Iterator[list[Tensor]]:
-    """Record the stream as it enters each depth's first norm, shared or not, and the last norm."""
+    """Record the stream as it enters each depth, whose parts may be shared, and the last norm."""
     recorded: list[Tensor] = []
     hooks = []
     if wanted:
-        for norm in model.attention_norm.values():
-            hooks.append(norm.register_forward_pre_hook(lambda _, inputs: recorded.append(*inputs)))
+        before = model.config.norm_place == "before"
+        for first in (model.attention_norm if before else model.attention).values():
+            hooks.append(
+                first.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
+            )
         hooks.append(
             model.final_norm.register_forward_hook(lambda _, __, output: recorded.append(output))
         )

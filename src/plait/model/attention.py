@@ -71,14 +71,6 @@ class Positions:
     """(B or 1, 1, S, keys), True where a query may look; None: plain causal, no cache before it"""
 
 
-def rotary(positions_BS: Tensor, head_width: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (B, S, head_width), the two halves equal (RoPE, 2104.09864)."""
-    steps = torch.arange(0, head_width, 2, device=positions_BS.device, dtype=torch.float32)
-    angles = positions_BS[..., None].float() * theta ** (-steps / head_width)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
-
-
 class LowRank(nn.Module):
     """A low-rank addition to a projection, one for each depth: x ↦ (x Aᵀ) Bᵀ, B begins at zero."""
 
@@ -121,7 +113,9 @@ class Attention(nn.Module):
         self.q_proj = linear(width, queries, "matrix", bias=a.qkv_bias)
         self.k_proj = linear(width, keys, "matrix", bias=a.qkv_bias)
         self.v_proj = linear(width, keys, "matrix", bias=a.qkv_bias)
-        self.o_proj = linear(queries, width, "matrix")
+        self.o_proj = linear(queries, width, "matrix", bias=a.output_bias)
+        # kernels divide by √head width
+        self.query_scale = None if a.scale is None else a.scale * self.head_width**0.5
         self.qk_norm, self.clip = a.qk_norm, a.clip_qkv
         if a.qk_norm != "none":
             per_head = a.qk_norm == "head"
@@ -158,6 +152,8 @@ class Attention(nn.Module):
         v = v.view(batch, length, self.kv_heads, self.head_width)
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.query_scale is not None:
+            q = q * self.query_scale
         if cache is None and positions.mask is None:
             y_BSHd = kernels.causal_attention(q, k, v, positions.cos_BSd, positions.sin_BSd)
         else:

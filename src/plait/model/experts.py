@@ -99,7 +99,7 @@ def expert_bank(config: ModelConfig, bank: int) -> ExpertBank | FeedForward:
     if experts > 1:
         return ExpertBank(config, experts)
     first = config.plans.experts.uses(bank)[0]
-    dense = first < config.experts.dense_first
+    dense = first in config.dense_depths
     inner = config.experts.dense_width if dense else config.experts.width
     assert inner is not None
     return FeedForward(config.width, inner, config.experts.activation)

@@ -13,11 +13,12 @@ from torch.utils.checkpoint import checkpoint
 from plait import kernels
 from plait.config import ModelConfig
 from plait.model import parameters, router
-from plait.model.attention import Attention, Cache, Positions, QueryKeyLora, rotary
+from plait.model.attention import Attention, Cache, Positions, QueryKeyLora
 from plait.model.balance import bias_key
 from plait.model.collaboration import Collaboration, messages, reweight, routing_bias
 from plait.model.experts import expert_bank
 from plait.model.norms import norm
+from plait.model.rotary import rotary
 from plait.model.routing import Routing, choose, choose_tokens
 from plait.sharing import KIND_OF_MODULE, Plan
 
@@ -34,6 +35,16 @@ class Output:
     """mean cross-entropy in nats per target, or None without targets"""
     routings: tuple[Routing | None, ...] = ()
     """one routing for each depth as its experts used it, None at dense ones; empty unless asked"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a forward stands before a depth: what another one over the same tokens goes on from."""
+
+    depth: int
+    x_BSD: Tensor
+    decided: dict[int, Routing]
+    memory_TM: Tensor | None
 
 
 class Parts(NamedTuple):
@@ -168,6 +179,8 @@ class LanguageModel(nn.Module):
         decide: Decide | None = None,
         logits_to_keep: int = 0,
         embeddings_BSD: Tensor | None = None,
+        stages: list[Stage] | None = None,
+        start: Stage | None = None,
     ) -> Output:
         """Run the model.
 
@@ -181,6 +194,8 @@ class LanguageModel(nn.Module):
             decide: called as decide(depth, routing) before the experts; what it returns is used.
             logits_to_keep: logits of the last n positions only; 0: of all.
             embeddings_BSD: input vectors in place of the tokens' own; tokens_BS gives the shape.
+            stages: gets where this forward stood before each depth.
+            start: a stage of an earlier forward over these tokens, to leave out what was before it.
         """
         if self.config.router.choice == "experts":
             _refuse_parts(mask_BS, cache)
@@ -188,11 +203,17 @@ class LanguageModel(nn.Module):
         x_BSD = self.embedding(tokens_BS) if embeddings_BSD is None else embeddings_BSD
         if self.position_embedding is not None:
             x_BSD = x_BSD + self.position_embedding(positions_BS)
+        if self.config.embedding_scale != 1.0:
+            x_BSD = x_BSD * self.config.embedding_scale
         x_BSD = self._dropout(x_BSD)
         decided: dict[int, Routing] = {}
         used: list[Routing | None] = []
         memory_TM: Tensor | None = None
-        for depth in range(self.config.depth):
+        if start is not None:
+            x_BSD, decided, memory_TM = start.x_BSD, dict(start.decided), start.memory_TM
+        for depth in range(0 if start is None else start.depth, self.config.depth):
+            if stages is not None:
+                stages.append(Stage(depth, x_BSD, dict(decided), memory_TM))
             key = self.config.plans.decision.banks[depth]
             step = partial(
                 self._step,
@@ -215,6 +236,8 @@ class LanguageModel(nn.Module):
             if routings:
                 used.append(done.routing)
         h_BSD = self.final_norm(x_BSD)
+        if self.config.logit_divisor != 1.0:
+            h_BSD = h_BSD / self.config.logit_divisor
         weight = self.embedding.weight if self.head is None else self.head.weight
         if targets_BS is None:
             logits = kernels.linear(h_BSD[:, -logits_to_keep:], weight)
@@ -236,13 +259,16 @@ class LanguageModel(nn.Module):
     ) -> _Step:
         """Run one depth. `chosen` keeps what was chosen, so that a recomputation reads it back."""
         part, config = self.parts_at(depth), self.config
-        h_BSD = part.attention_norm(x_BSD)
+        before = config.norm_place == "before"
+        h_BSD = part.attention_norm(x_BSD) if before else x_BSD
         lora = part.lora(h_BSD) if part.lora is not None else None
         attended = part.attention(h_BSD, positions, depth, cache, lora)
-        x_BSD = x_BSD + self._dropout(attended)
-        h_BSD = part.expert_norm(x_BSD)
+        x_BSD = self._added(x_BSD, attended if before else part.attention_norm(attended))
+        h_BSD = part.expert_norm(x_BSD) if before else x_BSD
         if config.experts_at(depth) == 1:
-            return _Step(x_BSD + self._dropout(part.experts(h_BSD)), None, None, memory_TM)
+            y_BSD = part.experts(h_BSD)
+            y_BSD = y_BSD if before else part.expert_norm(y_BSD)
+            return _Step(self._added(x_BSD, y_BSD), None, None, memory_TM)
         h_TD = h_BSD.flatten(0, 1)
         s_EE = part.collaboration() if part.collaboration is not None else None
         c = config.collaboration
@@ -252,12 +278,12 @@ class LanguageModel(nn.Module):
             if s_EE is not None and c is not None and c.routing_strength:
                 logits_TE = logits_TE + routing_bias(s_EE, c)
             bias_E = part.load_bias.bias_E if part.load_bias is not None else None
-            before, top_k = chosen[0] if chosen else None, config.experts.top_k
+            again, top_k = chosen[0] if chosen else None, config.experts.top_k
             if config.router.choice == "experts":
                 sequences = len(x_BSD)
-                decision = choose_tokens(logits_TE, config.router, top_k, sequences, before)
+                decision = choose_tokens(logits_TE, config.router, top_k, sequences, again)
             else:
-                decision = choose(logits_TE, config.router, top_k, bias_E, before)
+                decision = choose(logits_TE, config.router, top_k, bias_E, again)
             if not chosen:
                 chosen.append(
                     decision.expert_ids_TK if decision.tokens_N is None else decision.tokens_N
@@ -270,9 +296,9 @@ class LanguageModel(nn.Module):
                 mix_TKK = c.strength * messages(s_EE, routing.expert_ids_TK, c)
         if decide is not None:
             routing = decide(depth, routing)
-        y_TD = part.experts(h_TD, routing, mix_TKK)
-        x_BSD = x_BSD + self._dropout(y_TD.view_as(x_BSD))
-        return _Step(x_BSD, decision, routing, memory_TM)
+        y_BSD = part.experts(h_TD, routing, mix_TKK).view_as(x_BSD)
+        y_BSD = y_BSD if before else part.expert_norm(y_BSD)
+        return _Step(self._added(x_BSD, y_BSD), decision, routing, memory_TM)
 
     def _positions(
         self,
@@ -304,8 +330,14 @@ class LanguageModel(nn.Module):
                 mask = mask & seen
         cos, sin = None, None
         if a.position == "rope":
-            cos, sin = rotary(positions_BS, config.heads[2], a.rope_theta)
+            cos, sin = rotary(positions_BS, config.heads[2], a)
         return Positions(cos, sin, mask), positions_BS
+
+    def _added(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
+        """Add a branch to the stream."""
+        if self.config.residual_scale != 1.0:
+            y_BSD = y_BSD * self.config.residual_scale
+        return x_BSD + self._dropout(y_BSD)
 
     def _dropout(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x

@@ -53,6 +53,8 @@ def choose(
         scores_TE = probs_TE = logits_TE.softmax(-1)
     if expert_ids_TK is None:
         ranked_TE = scores_TE if bias_E is None else scores_TE + bias_E
+        if config.groups > 1:
+            ranked_TE = _within_best_groups(ranked_TE, config.groups, config.top_groups)
         expert_ids_TK = torch.topk(ranked_TE.detach(), top_k, dim=-1).indices
     if config.gating == "topk-softmax":
         weights_TK = logits_TE.gather(-1, expert_ids_TK).softmax(-1)
@@ -63,6 +65,16 @@ def choose(
     if config.scale != 1.0:
         weights_TK = weights_TK * config.scale
     return Routing(logits_TE, probs_TE, expert_ids_TK, weights_TK)
+
+
+def _within_best_groups(scores_TE: Tensor, groups: int, top_groups: int) -> Tensor:
+    """Keep the scores of the groups whose two best sum up to most; −∞ elsewhere (2412.19437)."""
+    tokens, experts = scores_TE.shape
+    scores_TGe = scores_TE.view(tokens, groups, experts // groups)
+    sums_TG = scores_TGe.topk(2, dim=-1).values.sum(-1)
+    best_TN = sums_TG.topk(top_groups, dim=-1).indices
+    left_out_TG = torch.ones_like(sums_TG, dtype=torch.bool).scatter_(1, best_TN, value=False)
+    return scores_TGe.masked_fill(left_out_TG[..., None], -torch.inf).view(tokens, experts)
 
 
 def choose_tokens(

@@ -19,10 +19,14 @@ e. `allowed paths`: only the n most frequent paths are allowed. Ours, as no sour
 
 "Gates stay at their ranks" keeps their size as it was, so that only *which* experts compute
 changes.
+
+Each draw has its own share of the text and is compared with the unperturbed loss of that share, so
+that more draws cost no more. All depths of (d) are tried on the first share, and each goes on from
+where the unperturbed forward stood before it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import exp
 
@@ -31,23 +35,29 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from plait.evaluation.heldout import LONGEST_WINDOW
 from plait.model import Routing
-from plait.routing.record import BATCH_TOKENS, LONGEST_WINDOW, Passage
-from plait.routing.watched_model import Decide, WatchedModel
+from plait.routing.record import Passage
+from plait.routing.trace import TraceInfo
+from plait.routing.watched_model import Decide, Plain, WatchedModel
 
 NOISE = (0.1, 0.3, 1.0)
 ALLOWED = (1, 10, 100, 500, 1000)
+BATCH_TOKENS = 2048
+"""of a batch, whose stream at every depth is kept while its depths are perturbed"""
 
-Change = Callable[[Tensor], Decide]
-"""What a perturbation does with a batch: tokens (B, S) to the function that changes each depth."""
+Change = Callable[[Tensor, Plain], Decide]
+"""What a perturbation does with a batch: its tokens (B, S) and its unperturbed forward to the
+function that changes each depth."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Robustness:
     """The loss under one perturbation, by draw, beside the loss without it.
 
-    `kind` is one of the names above; `setting` is σ, the depth or the number of allowed paths;
-    losses are nats per token over `tokens` targets.
+    `kind` is one of the names above; `setting` is σ, the depth or the number of allowed paths.
+    `baseline` is in nats per token over `tokens` targets; a loss is the baseline and the rise over
+    that draw's share of them.
     """
 
     kind: str
@@ -111,55 +121,119 @@ def robustness(
         ValueError: no text of two tokens or more; or noise on a router whose rule is not known.
     """
     window = min(context or LONGEST_WINDOW, watched.info.context)
-    text = list(_batches(passages, window))
-    tokens = sum(int((targets != -100).sum()) for _, targets in text)
-    if not tokens:
+    shares = _shares(passages, window, draws)
+    if not shares:
         raise ValueError("perturbations need documents of at least two tokens: give more text")
+    trials = _trials(watched, len(shares), noise, frequent_paths, allowed, seed)
+    batches = [(share, x, y) for share, texts in enumerate(shares) for x, y in _batches(texts)]
+    for number, (share, tokens_BS, targets_BS) in enumerate(batches, 1):
+        plain = watched.plain(tokens_BS, targets_BS)
+        tokens = int((targets_BS != -100).sum())
+        here = [trial for trial in trials if share in trial.changes]
+        for trial in here:
+            progress(f"{trial.name}, batch {number} of {len(batches)}")
+            decide = trial.changes[share](tokens_BS, plain)
+            start = None if trial.depth is None else plain.stages.get(trial.depth)
+            loss = watched.loss(tokens_BS, targets_BS, decide, start)
+            trial.sums.setdefault(share, _Sum()).add(loss, plain.loss, tokens)
+    return [trial.result() for trial in trials]
 
-    def loss(change: Change | None) -> float:
-        return (
-            sum(watched.loss(x, y, None if change is None else change(x)) for x, y in text) / tokens
-        )
 
-    progress("no perturbation")
-    baseline = loss(None)
+def forwards(
+    info: TraceInfo,
+    *,
+    frequent_paths: npt.NDArray[np.integer] | None = None,
+    noise: Sequence[float] = NOISE,
+    allowed: Sequence[int] = ALLOWED,
+    draws: int = 3,
+) -> float:
+    """Return how many forwards over the whole text `robustness` takes."""
+    depths = sum(1 - depth / info.depth for depth in info.routed) / draws
+    return 3 + len(noise) + depths + len(_sizes(frequent_paths, allowed))
 
-    def drawn(
-        kind: str, setting: float | None, make: Callable[[torch.Generator], Change]
-    ) -> Robustness:
-        progress(kind if setting is None else f"{kind} {setting:g}")
-        losses = []
-        for draw in range(draws):
-            losses.append(loss(make(torch.Generator().manual_seed(seed * 1000 + draw))))
+
+@dataclass
+class _Sum:
+    """Losses over a share of the text, nats."""
+
+    perturbed: float = 0.0
+    plain: float = 0.0
+    tokens: int = 0
+
+    def add(self, perturbed: float, plain: float, tokens: int) -> None:
+        self.perturbed += perturbed
+        self.plain += plain
+        self.tokens += tokens
+
+
+@dataclass
+class _Trial:
+    """One perturbation: what it does with which shares of the text, and what came of it."""
+
+    kind: str
+    setting: float | None
+    changes: dict[int, Change]
+    """by share"""
+    drawn: bool = True
+    """each share is a draw of its own"""
+    depth: int | None = None
+    """the first that changes, where it is not the first of all"""
+    sums: dict[int, _Sum] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.setting is None else f"{self.kind} {self.setting:g}"
+
+    def result(self) -> Robustness:
+        every = _Sum()
+        for one in self.sums.values():
+            every.add(one.perturbed, one.plain, one.tokens)
+        baseline = every.plain / every.tokens
+        draws = list(self.sums.values()) if self.drawn else [every]
         return Robustness(
-            kind=kind, setting=setting, losses=tuple(losses), baseline=baseline, tokens=tokens
+            kind=self.kind,
+            setting=self.setting,
+            losses=tuple(baseline + (one.perturbed - one.plain) / one.tokens for one in draws),
+            baseline=baseline,
+            tokens=every.tokens,
         )
 
-    results = [
-        drawn("one permutation", None, partial(permutation, watched, per_depth=False)),
-        drawn("permutation per depth", None, partial(permutation, watched, per_depth=True)),
+
+def _trials(
+    watched: WatchedModel,
+    shares: int,
+    noise: Sequence[float],
+    frequent_paths: npt.NDArray[np.integer] | None,
+    allowed: Sequence[int],
+    seed: int,
+) -> list[_Trial]:
+    def drawn(make: Callable[[torch.Generator], Change], first: bool = False) -> dict[int, Change]:
+        numbers = range(1 if first else shares)
+        return {n: make(torch.Generator().manual_seed(seed * 1000 + n)) for n in numbers}
+
+    trials = [
+        _Trial("one permutation", None, drawn(partial(permutation, watched, per_depth=False))),
+        _Trial("permutation per depth", None, drawn(partial(permutation, watched, per_depth=True))),
     ]
     for sigma in noise:
-        results.append(drawn("noise", sigma, partial(logit_noise, watched, sigma=sigma)))
+        trials.append(_Trial("noise", sigma, drawn(partial(logit_noise, watched, sigma=sigma))))
     for depth in watched.info.routed:
-        results.append(drawn("random depth", depth, partial(random_depth, depth)))
-    if frequent_paths is not None:
-        sizes = [n for n in allowed if n <= len(frequent_paths)]
-        if not sizes or sizes[-1] < min(len(frequent_paths), max(allowed)):
-            sizes.append(min(len(frequent_paths), max(allowed)))
-        for n in sizes:
-            progress(f"allowed paths {n}")
-            value = loss(allowed_paths(watched, frequent_paths[:n]))
-            results.append(
-                Robustness(
-                    kind="allowed paths",
-                    setting=n,
-                    losses=(value,),
-                    baseline=baseline,
-                    tokens=tokens,
-                )
-            )
-    return results
+        changes = drawn(partial(random_depth, depth), first=True)
+        trials.append(_Trial("random depth", depth, changes, depth=depth))
+    for n in _sizes(frequent_paths, allowed):
+        assert frequent_paths is not None
+        change = allowed_paths(watched, frequent_paths[:n])
+        changes = dict.fromkeys(range(shares), change)
+        trials.append(_Trial("allowed paths", n, changes, drawn=False))
+    return trials
+
+
+def _sizes(paths_PL: npt.NDArray[np.integer] | None, allowed: Sequence[int]) -> list[int]:
+    """Return the numbers of allowed paths: those that there are, and the most that there are."""
+    if paths_PL is None:
+        return []
+    most = min(len(paths_PL), max(allowed))
+    return [n for n in allowed if n < most] + [most]
 
 
 def permutation(watched: WatchedModel, generator: torch.Generator, *, per_depth: bool) -> Change:
@@ -175,14 +249,14 @@ def permutation(watched: WatchedModel, generator: torch.Generator, *, per_depth:
         ids_TK = routing.expert_ids_TK
         return replace(routing, expert_ids_TK=permutations[depth].to(ids_TK.device)[ids_TK])
 
-    return lambda tokens_BS: decide
+    return lambda tokens_BS, plain: decide
 
 
 def logit_noise(watched: WatchedModel, generator: torch.Generator, sigma: float) -> Change:
     """Perturbation (c)."""
     decisions = dict(zip(watched.info.routed, watched.info.banks("decision"), strict=True))
 
-    def begin(tokens_BS: Tensor) -> Decide:
+    def begin(tokens_BS: Tensor, plain: Plain) -> Decide:
         noise_by_decision: dict[int, Tensor] = {}
 
         def decide(depth: int, routing: Routing) -> Routing:
@@ -210,7 +284,7 @@ def random_depth(chosen: int, generator: torch.Generator) -> Change:
         drawn_TK = scores_TE.topk(ids_TK.shape[1], dim=-1).indices
         return replace(routing, expert_ids_TK=drawn_TK.to(ids_TK.device))
 
-    return lambda tokens_BS: decide
+    return lambda tokens_BS, plain: decide
 
 
 def allowed_paths(watched: WatchedModel, paths_PL: npt.NDArray[np.integer]) -> Change:
@@ -218,8 +292,8 @@ def allowed_paths(watched: WatchedModel, paths_PL: npt.NDArray[np.integer]) -> C
     paths = torch.from_numpy(paths_PL.astype(np.int64))
     column = {depth: number for number, depth in enumerate(watched.info.routed)}
 
-    def begin(tokens_BS: Tensor) -> Decide:
-        chosen_TL = _best_paths(watched.routings(tokens_BS), paths)
+    def begin(tokens_BS: Tensor, plain: Plain) -> Decide:
+        chosen_TL = _best_paths(plain.routings, paths)
 
         def decide(depth: int, routing: Routing) -> Routing:
             wanted_T = chosen_TL[:, column[depth]].to(routing.expert_ids_TK.device)
@@ -253,13 +327,18 @@ def _best_paths(routings: Sequence[Routing], paths_PL: Tensor) -> Tensor:
     return paths_PL[best_T]
 
 
-def _batches(passages: Iterable[Passage], context: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Right-padded (tokens, next tokens) of documents' windows; −100 where there is no next one."""
+def _shares(passages: Iterable[Passage], context: int, draws: int) -> list[list[list[int]]]:
+    """Deal windows of two tokens or more, the longest first; fewer shares than draws if need be."""
     windows: list[list[int]] = []
     for passage in passages:
         ids = passage.token_ids
         windows.extend(ids[start : start + context] for start in range(0, len(ids), context))
     windows = sorted((w for w in windows if len(w) > 1), key=len, reverse=True)
+    return [windows[share::draws] for share in range(min(draws, len(windows)))]
+
+
+def _batches(windows: Sequence[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Right-padded (tokens, next tokens) of windows; −100 where there is no next one."""
     start = 0
     while start < len(windows):
         rows = windows[start : start + max(1, BATCH_TOKENS // len(windows[start]))]

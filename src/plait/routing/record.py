@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from plait.evaluation.heldout import LONGEST_WINDOW
 from plait.routing.trace import Trace, TraceWriter
 from plait.routing.watched_model import WatchedModel
 from plait.routing.watching import watch
 
-LONGEST_WINDOW = 2048
-"""tokens of a window unless told otherwise, where a model's context is longer"""
 BATCH_TOKENS = 8192
 BATCHES_IN_PART = 8
 

@@ -3,9 +3,10 @@
 Whatever stands behind `WatchedModel` speaks our `Routing`, its experts ordered by router logit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,18 @@ from plait.model import Routing
 from plait.routing.trace import TraceInfo
 
 Decide = Callable[[int, Routing], Routing]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """What an unchanged forward gave, for changes of its routing to be compared with."""
+
+    loss: float
+    """sum of the cross-entropy in nats over targets ≠ −100"""
+    routings: tuple[Routing, ...]
+    """of each routed depth"""
+    stages: Mapping[int, Any]
+    """where it stood before a routed depth, for `WatchedModel.loss` to go on from; some or none"""
 
 
 class WatchedModel(Protocol):
@@ -25,8 +38,21 @@ class WatchedModel(Protocol):
         """Run one forward and return the routing of each routed depth, T = B·S."""
         ...
 
-    def loss(self, tokens_BS: Tensor, targets_BS: Tensor, decide: Decide | None = None) -> float:
-        """Sum of the cross-entropy in nats over targets ≠ −100, `decide` changing the routing."""
+    def plain(self, tokens_BS: Tensor, targets_BS: Tensor) -> Plain:
+        """Run one forward and return its loss, its routings and where it stood in between."""
+        ...
+
+    def loss(
+        self,
+        tokens_BS: Tensor,
+        targets_BS: Tensor,
+        decide: Decide | None = None,
+        start: Any = None,
+    ) -> float:
+        """Sum of the cross-entropy in nats over targets ≠ −100, `decide` changing the routing.
+
+        With a stage of `plain` over these tokens as `start`, depths before it are left out.
+        """
         ...
 
     @property

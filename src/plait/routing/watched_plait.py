@@ -1,14 +1,15 @@
 """Our own model, watched."""
 
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor
 
 from plait.model import LanguageModel, Routing
 from plait.model.collaboration import reweight
+from plait.model.language_model import Stage
 from plait.model.routing import choose, ranked
 from plait.routing.trace import TraceInfo
-from plait.routing.watched_model import Decide, evaluating
+from plait.routing.watched_model import Decide, Plain, evaluating
 
 
 class WatchedPlait:
@@ -41,13 +42,33 @@ class WatchedPlait:
             output = self.model(self._place(tokens_BS), routings=True, logits_to_keep=1)
         return tuple(ranked(routing) for routing in output.routings if routing is not None)
 
-    def loss(self, tokens_BS: Tensor, targets_BS: Tensor, decide: Decide | None = None) -> float:
+    def plain(self, tokens_BS: Tensor, targets_BS: Tensor) -> Plain:
+        """See `WatchedModel.plain`."""
+        stages: list[Stage] = []
+        tokens_BS, targets_BS = self._place(tokens_BS), self._place(targets_BS)
+        with evaluating(self.model):
+            output = self.model(tokens_BS, targets_BS, routings=True, stages=stages)
+        return Plain(
+            loss=float(output.loss) * int((targets_BS != -100).sum()),
+            routings=tuple(ranked(routing) for routing in output.routings if routing is not None),
+            stages=dict(enumerate(stages)),
+        )
+
+    def loss(
+        self,
+        tokens_BS: Tensor,
+        targets_BS: Tensor,
+        decide: Decide | None = None,
+        start: Any = None,
+    ) -> float:
         """See `WatchedModel.loss`."""
         hook = None
         if decide is not None:
             hook = cast(Decide, lambda depth, routing: decide(depth, ranked(routing)))
         with evaluating(self.model):
-            output = self.model(self._place(tokens_BS), self._place(targets_BS), decide=hook)
+            output = self.model(
+                self._place(tokens_BS), self._place(targets_BS), decide=hook, start=start
+            )
         return float(output.loss) * int((targets_BS != -100).sum())
 
     can_reroute = True

@@ -1,8 +1,10 @@
 """A transformers MoE, watched through hooks."""
 
 import inspect
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -13,7 +15,7 @@ from plait.config import RouterConfig
 from plait.model import Routing
 from plait.model.routing import choose, ranked
 from plait.routing.trace import TraceInfo
-from plait.routing.watched_model import Decide, evaluating
+from plait.routing.watched_model import Decide, Plain, evaluating
 
 _ROUTER_CLASS = re.compile(r"(Router|Gate|Gating)$")
 _ROUTER_NAME = re.compile(r"(^|\.)(gate|router|wg|router_gate|gating)$")
@@ -44,6 +46,7 @@ class WatchedTransformers:
         self._routers = {d: m for d, (_, m) in sorted(candidates.items()) if d in seen}
         if not self._routers:
             raise ValueError(_not_recognised(model, candidates))
+        self._layers = _layers(model, candidates)
         self._rules = {d: _rule(self._routers[d], seen[d]) for d in self._routers}
         routings = [seen[d] for d in self._routers]
         top_ks = {routing.expert_ids_TK.shape[1] for routing in routings}
@@ -58,6 +61,8 @@ class WatchedTransformers:
             top_k=top_ks.pop(),
             context=int(getattr(text, "max_position_embeddings", 2048)),
         )
+        if not self._goes_on(probe):
+            self._layers = []
 
     def routings(self, tokens_BS: Tensor) -> tuple[Routing, ...]:
         """See `WatchedModel.routings`."""
@@ -65,7 +70,34 @@ class WatchedTransformers:
         seen = self._forward(tokens_BS, named)
         return tuple(ranked(self._routing(depth, seen[depth])) for depth in self._routers)
 
-    def loss(self, tokens_BS: Tensor, targets_BS: Tensor, decide: Decide | None = None) -> float:
+    def plain(self, tokens_BS: Tensor, targets_BS: Tensor) -> Plain:
+        """See `WatchedModel.plain`; a stage is a depth and what the layer before it returned."""
+        seen: dict[int, Routing] = {}
+        outputs: dict[int, Any] = {}
+
+        def keep(depth: int) -> Callable[..., None]:
+            return lambda module, arguments, output: outputs.update({depth: output})
+
+        def record(depth: int, routing: Routing) -> Routing:
+            seen[depth] = routing
+            return routing
+
+        hooks = [m.register_forward_hook(keep(d)) for d, m in enumerate(self._layers)]
+        try:
+            loss = self.loss(tokens_BS, targets_BS, record)
+        finally:
+            for handle in hooks:
+                handle.remove()
+        stages = {d: (d, outputs[d - 1]) for d in self._routers if d - 1 in outputs}
+        return Plain(loss, tuple(seen[depth] for depth in self._routers), stages)
+
+    def loss(
+        self,
+        tokens_BS: Tensor,
+        targets_BS: Tensor,
+        decide: Decide | None = None,
+        start: Any = None,
+    ) -> float:
         """See `WatchedModel.loss`; `decide` replaces the gates and ids that a router returns."""
 
         def replacing(depth: int) -> Callable[..., Any]:
@@ -84,8 +116,9 @@ class WatchedTransformers:
         hooks = []
         if decide is not None:
             hooks = [m.register_forward_hook(replacing(d)) for d, m in self._routers.items()]
+        depth, output = (0, None) if start is None else start
         try:
-            with evaluating(self.model):
+            with evaluating(self.model), _returning(self._layers[:depth], output):
                 logits = self.model(input_ids=self._place(tokens_BS), use_cache=False).logits
                 targets = self._place(targets_BS).reshape(-1)
                 total = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
@@ -114,6 +147,12 @@ class WatchedTransformers:
             )
         top_k = self.info.top_k
         return ranked(choose(logits_TE, rule, top_k, _selection_bias(self._routers[depth])))
+
+    def _goes_on(self, probe_BS: Tensor) -> bool:
+        """Whether a forward is the same from its last stage: layers may hand on more than x."""
+        plain = self.plain(probe_BS, probe_BS)
+        again = [self.loss(probe_BS, probe_BS, start=stage) for stage in plain.stages.values()][-1:]
+        return all(math.isclose(loss, plain.loss, rel_tol=1e-3) for loss in again)
 
     def _routing(self, depth: int, seen: Routing) -> Routing:
         rule = self._rules[depth]
@@ -151,6 +190,31 @@ class WatchedTransformers:
 
     def _place(self, tokens_BS: Tensor) -> Tensor:
         return tokens_BS.to(next(self.model.parameters()).device)
+
+
+def _layers(model: nn.Module, routers: Mapping[int, tuple[str, nn.Module]]) -> list[nn.Module]:
+    """Return the layers that the routers are in, by depth; none where they are in no list."""
+    paths = {
+        path[: found.start(1) - 1] for path, _ in routers.values() if (found := _DEPTH.search(path))
+    }
+    modules = model.get_submodule(paths.pop()) if len(paths) == 1 else None
+    return list(modules) if isinstance(modules, nn.ModuleList) else []
+
+
+@contextmanager
+def _returning(layers: Sequence[nn.Module], output: Any) -> Iterator[None]:
+    """Let layers compute nothing and return `output` inside."""
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        vars(layer)["forward"] = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is None:
+                del vars(layer)["forward"]
+            else:
+                vars(layer)["forward"] = forward
 
 
 def _as_routing(output: Any) -> Routing | None:

@@ -1,6 +1,9 @@
 """The loss of a model's weights on a text file: what surgery reports before and after."""
 
-from collections.abc import Callable, Iterable, Sequence
+import importlib
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,21 +12,58 @@ from torch import Tensor
 from plait.config import ModelConfig
 from plait.data import formats
 from plait.data.tokenizer import read_backend, require_vocabulary
+from plait.evaluation.heldout import LONGEST_WINDOW
 from plait.parallel import default_device
 from plait.storage.model_folder import built_model, read_tokenizer
 from plait.storage.run_folder import TOKENIZER
 from plait.surgery.banks import Weights
 
+logger = logging.getLogger(__name__)
+
+DOCUMENTED = ("textwrap", "statistics", "heapq", "shutil", "calendar", "random", "tempfile")
+"""modules of Python's standard library that say much in plain sentences"""
+
+DOCSTRING_TOKENS = 4096
+"""of the docstrings that stand in for a text, at the most"""
+
 
 def windows(
     config: ModelConfig, folder: Path, text: Path | None, tokens: int
 ) -> list[Tensor] | None:
-    """Cut a text into sequences of the model's context, one token of overlap."""
-    if text is None:
+    """Cut a text into sequences of the model's context, one token of overlap.
+
+    Without a text, docstrings of Python's standard library are taken, and where the model's folder
+    has no tokenizer that can be read, nothing.
+    """
+    if text is not None:
+        return _windows(config, folder, text, _documents(text), tokens)
+    try:
+        return _windows(config, folder, "docstrings", docstrings(), min(tokens, DOCSTRING_TOKENS))
+    except (ValueError, FileNotFoundError) as error:
+        logger.warning("the loss is not measured: %s", error)
         return None
+
+
+def docstrings() -> Iterator[str]:
+    """Give what some modules of Python's standard library say of themselves, one text each."""
+    for name in DOCUMENTED:
+        module = importlib.import_module(name)
+        members = [getattr(module, member) for member in sorted(module.__all__)]
+        documented = [one for one in members if inspect.isroutine(one) or inspect.isclass(one)]
+        texts = map(inspect.getdoc, (module, *documented))
+        yield "\n\n".join(dict.fromkeys(filter(None, texts)))
+
+
+def _windows(
+    config: ModelConfig,
+    folder: Path,
+    text: object,
+    documents: Iterable[str],
+    tokens: int,
+) -> list[Tensor]:
     encode = _encoder(folder)
     stream: list[int] = []
-    for document in _documents(text):
+    for document in documents:
         stream += encode(document)
         if len(stream) > tokens:
             break
@@ -31,8 +71,8 @@ def windows(
         raise ValueError(f"{text}: no text to measure the loss on")
     require_vocabulary(stream, config.vocab_size, folder)
     ids = torch.tensor(stream[: tokens + 1])
-    cuts = range(0, len(ids) - 1, config.context)
-    return [ids[cut : cut + config.context + 1] for cut in cuts]
+    length = min(config.context, LONGEST_WINDOW)
+    return [ids[cut : cut + length + 1] for cut in range(0, len(ids) - 1, length)]
 
 
 def _encoder(folder: Path) -> Callable[[str], list[int]]:

@@ -1,6 +1,7 @@
 """Tying and untying a trained model: other plans of sharing for weights that exist."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from plait.surgery.banks import MERGES, Weights, rebank, untied
 
 logger = logging.getLogger(__name__)
 
+NEAR_UNIFORM = 0.85
+"""share of ln(vocabulary), the loss of guessing at random, from which on a merge is warned of"""
 MATCHING_ELEMENTS = 64_000_000
 """outputs held at once when experts are matched by what they compute: experts × tokens × width"""
 
@@ -31,7 +34,9 @@ class Tied:
     """stored elements"""
     loss_before: float | None
     loss_after: float | None
-    """mean cross-entropy on the given text, nats per token; None without text"""
+    """mean cross-entropy on the text, nats per token; None without a tokenizer to read it"""
+    text: str = ""
+    """on which they were measured"""
 
 
 def tie(
@@ -55,7 +60,8 @@ def tie(
         merge: the first bank of each group; the mean of its banks; or the mean after each layer's
             experts, and the units inside them, were put into the order of the group's first.
         match: aligned experts are matched by their weights, or by their outputs on `text`.
-        text: file of held-out text, on which the loss is measured before and after.
+        text: file of held-out text, on which the loss is measured before and after; None:
+            docstrings of Python's standard library, where there is a tokenizer.
         tokens: of the text that are used, at the most.
         device: that models run on for it; None: CUDA where there is one, else the CPU.
 
@@ -64,7 +70,7 @@ def tie(
     """
     config, weights = read_state(folder)
     windows = text_loss.windows(config, folder, text, tokens)
-    if match == "outputs" and (windows is None or merge != "aligned"):
+    if match == "outputs" and (text is None or merge != "aligned"):
         raise ValueError("match outputs: give text, and merge aligned")
     sharing = replace(
         config.sharing,
@@ -77,7 +83,7 @@ def tie(
     if merge == "aligned":
         source = _aligned(config, weights, sharing, windows if match == "outputs" else None)
     new, state = rebank(*source, sharing, MERGES["first" if merge == "first" else "mean"])
-    return _finish(config, weights, new, state, folder, out, windows, device)
+    return _finish(config, weights, new, state, folder, out, text, windows, device)
 
 
 def untie(
@@ -87,13 +93,16 @@ def untie(
     tokens: int = 65_536,
     device: str | None = None,
 ) -> Tied:
-    """Give each depth copies of the banks that it shares: the same function, nothing shared."""
+    """Give each depth copies of the banks that it shares: the same function, nothing shared.
+
+    Arguments as for `tie`.
+    """
     config, weights = read_state(folder)
     windows = text_loss.windows(config, folder, text, tokens)
     new, state = untied(config, weights)
     if new.plans.decision.count < new.depth:
         logger.warning("shared decisions stay shared: their depths have no routing of their own")
-    return _finish(config, weights, new, state, folder, out, windows, device)
+    return _finish(config, weights, new, state, folder, out, text, windows, device)
 
 
 def _finish(
@@ -103,18 +112,33 @@ def _finish(
     state: Weights,
     folder: Path,
     out: Path,
+    text: Path | None,
     windows: Sequence[Tensor] | None,
     device: str | None,
 ) -> Tied:
     # banks that several depths were given are written once for each
     owned = {name: tensor.clone() for name, tensor in state.items()}
     save_model(out, new, owned, companions=folder)
+    before = text_loss.loss(config, weights, windows, device)
+    after = text_loss.loss(new, state, windows, device)
+    uniform = math.log(config.vocab_size)
+    if before is not None and after is not None and after > NEAR_UNIFORM * uniform > before:
+        logger.warning(
+            "%s guesses little better than at random: %.1f nats per token of ln(vocabulary) = "
+            "%.1f, and %.1f before. Heal it with plait train --from, tie fewer depths, or try "
+            "--merge first",
+            out,
+            after,
+            uniform,
+            before,
+        )
     return Tied(
         new,
         sum(tensor.numel() for tensor in weights.values()),
         sum(tensor.numel() for tensor in state.values()),
-        text_loss.loss(config, weights, windows, device),
-        text_loss.loss(new, state, windows, device),
+        before,
+        after,
+        "docstrings" if text is None else str(text),
     )
 
 

@@ -1,7 +1,9 @@
 """`plait trace`: traces, metrics, perturbations and figures of models, into a folder."""
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -9,6 +11,7 @@ from rich.text import Text
 
 from plait.atomic import new_folder, write_json, write_text
 from plait.data.tokenizer import require_vocabulary
+from plait.evaluation.heldout import LONGEST_WINDOW
 from plait.opening import Opened, open_models
 from plait.report.figure import Format, write_figures
 from plait.report.routing.routing_page import page
@@ -17,8 +20,8 @@ from plait.report.terminal.routing_table import routing_table
 from plait.routing.analysis import Analysis, analyse, notes
 from plait.routing.metrics.paths import most_frequent
 from plait.routing.metrics.topology import topologies
-from plait.routing.perturb import ALLOWED, NOISE, Robustness, robustness
-from plait.routing.record import LONGEST_WINDOW, Passage, trace_to_file
+from plait.routing.perturb import ALLOWED, NOISE, Robustness, forwards, robustness
+from plait.routing.record import Passage, trace_to_file
 from plait.routing.text import passages
 from plait.routing.trace import Trace, read_trace
 from plait.routing.watched_model import WatchedModel, vocabulary
@@ -90,6 +93,7 @@ def run_trace(
                 def progress(stage: str, name: str = target.name) -> None:
                     status.update(Text(f"{name}: {stage}"))
 
+                began = time.monotonic()
                 path = trace_to_file(
                     subject,
                     _counted(text_tokens, progress),
@@ -97,6 +101,7 @@ def run_trace(
                     context=window,
                     logits=logits,
                 )
+                took = time.monotonic() - began
                 trace = read_trace(path, columns=("entropy",))
                 changed: list[Robustness] = []
                 if perturb_tokens:
@@ -109,6 +114,7 @@ def run_trace(
                         noise=noise,
                         draws=draws,
                         progress=progress,
+                        planned=partial(_say_planned, printed, target.name, took / len(trace)),
                     )
                 found = topologies(target.model, trace)
                 analyses.append(
@@ -151,6 +157,16 @@ def _counted(text_tokens: Sequence[Passage], progress: Callable[[str], None]) ->
         yield passage
 
 
+def _say_planned(
+    printed: Console, name: str, seconds_per_token: float, runs: float, tokens: int
+) -> None:
+    printed.print(
+        f"{name}: perturbations take {runs:.1f} forwards of {tokens:,} tokens, about "
+        f"{seconds_per_token * runs * tokens:,.0f} s",
+        markup=False,
+    )
+
+
 def perturbed(
     subject: WatchedModel,
     trace: Trace,
@@ -161,6 +177,7 @@ def perturbed(
     noise: Sequence[float] = NOISE,
     draws: int = 3,
     progress: Callable[[str], None] = lambda _: None,
+    planned: Callable[[float, int], None] = lambda runs, tokens: None,
 ) -> list[Robustness]:
     """Perturb the routing on every second document; the others count the frequent paths.
 
@@ -173,14 +190,23 @@ def perturbed(
         noise: σ values of the noise on logits, for routers whose rule is known.
         draws: of each random perturbation.
         progress: called with what comes next.
+        planned: called before the first one with how many forwards there will be, of how many
+            tokens.
     """
+    held_out = _every_second(text_tokens, limit)
     frequent, _ = most_frequent(trace.select(trace.document_N % 2 == 0), max(ALLOWED))
+    paths = frequent if len(text_tokens) > 1 else None
+    sigmas = noise if subject.can_reroute else ()
+    planned(
+        forwards(subject.info, frequent_paths=paths, noise=sigmas, draws=draws),
+        sum(len(passage.token_ids) for passage in held_out),
+    )
     return robustness(
         subject,
-        _every_second(text_tokens, limit),
+        held_out,
         context=context,
-        frequent_paths=frequent if len(text_tokens) > 1 else None,
-        noise=noise if subject.can_reroute else (),
+        frequent_paths=paths,
+        noise=sigmas,
         draws=draws,
         progress=progress,
     )

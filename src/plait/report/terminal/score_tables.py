@@ -65,5 +65,5 @@ def surgery_summary(tied: Tied) -> Table:
     table.add_row("stored parameters", f"{tied.parameters_before:,}", f"{tied.parameters_after:,}")
     if tied.loss_before is not None and tied.loss_after is not None:
         before, after = f"{tied.loss_before:.4f}", f"{tied.loss_after:.4f}"
-        table.add_row("held-out loss (nats/token)", before, after)
+        table.add_row(Text(f"loss on {tied.text} (nats/token)"), before, after)
     return table
