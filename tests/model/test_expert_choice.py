@@ -9,7 +9,7 @@ from tiny_model import BASE, shaken, tokens, whole_loss
 from plait.config import BalanceConfig, RouterConfig
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels.moe import reference
-from plait.model.attention import KVCache
+from plait.model import KVCache
 from plait.model.routing import choose_tokens
 
 EXPERTS, TOP_K = 6, 3

@@ -19,17 +19,21 @@ def import_(folder: Path, out: Path, /) -> None:
     say(f"{done.architecture}: {done.parameters:,} parameters in {out}")
 
 
-def export(run: Path, out: Path, /, untie: bool = False) -> None:
+def export(
+    run: Path, out: Path, /, untie: bool = False, code: Literal["file", "import"] = "file"
+) -> None:
     """Write a model as a folder that transformers loads.
 
     Args:
         run: folder of a run or a model.
         out: folder to make.
         untie: give each depth a copy of the banks that it shares.
+        code: that goes with a structure which no class of transformers has: a file that needs torch
+            and transformers alone, or one that imports plait.
     """
     from plait.interop.exporting import export_model
 
-    done = export_model(run, out, untie)
+    done = export_model(run, out, untie, code=code)
     say(f"{done.architecture}: {done.bytes:,} bytes in {out}")
 
 

@@ -52,6 +52,7 @@ class PlaitConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         heads = {"num_attention_heads": "heads", "num_key_value_heads": "kv_heads"}
+        coefficient = kwargs.pop("router_aux_loss_coef", None)
         given = {ours: kwargs.pop(name) for name, ours in heads.items() if name in kwargs}
         self.attention = {**(self.attention or {}), **given}
         for name, value in to_dict(self.structure()).items():
@@ -59,6 +60,8 @@ class PlaitConfig(PreTrainedConfig):
         assert self.router is not None
         if self.router["choice"] == "experts":
             self.use_cache = False  # they look at a whole sequence
+        if coefficient is not None:
+            self.router_aux_loss_coef = coefficient
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -103,3 +106,9 @@ class PlaitConfig(PreTrainedConfig):
         assert self.balance is not None
         assert self.experts is not None
         return float(self.balance["switch"] / self.experts["top_k"])
+
+    @router_aux_loss_coef.setter
+    def router_aux_loss_coef(self, coefficient: float) -> None:
+        assert self.balance is not None
+        assert self.experts is not None
+        self.balance["switch"] = coefficient * self.experts["top_k"]
