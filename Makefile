@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test wheel clean
+.PHONY: demo test external wheel clean
 
 demo: .venv/.demo
 	$(BIN)/plait study run demo
@@ -17,6 +17,10 @@ test: .venv/.dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Exported models in the tools of others, in an environment that has them and no Plait.
+external: .venv/.dev .venv/.external
+	PLAIT_EXTERNAL_PYTHON=$(CURDIR)/.venv/external/bin/python $(BIN)/pytest -m external -s
 
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo
@@ -36,6 +40,13 @@ wheel: .venv/.demo
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing Plait and what its tests need into .venv (once, two or three minutes) …"
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+.venv/.external: Makefile constraints.txt
+	@echo "Installing the tools of others into .venv/external (once, two or three minutes) …"
+	$(PYTHON) -m venv --clear .venv/external
+	.venv/external/bin/python -m pip install --quiet -c constraints.txt \
+		torch transformers trl peft accelerate 'lm-eval[hf]' pytest
 	@touch $@
 
 clean:

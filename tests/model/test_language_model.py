@@ -115,11 +115,11 @@ def test_shared_experts_serve_every_token(gated):
     config = tiny(depth=1, experts=ExpertConfig(width=12, shared_width=20, shared_gate=gated))
     model, seen = shaken(config), {}
     bank = model.experts["0"]
-    bank.register_forward_hook(lambda _, i, y: seen.update(h=i[0], routing=i[1], y=y))
+    bank.register_forward_hook(lambda _, given, y: seen.update(given=given, h=given[0], y=y))
     model(tokens())
     y = seen["y"]
     shared, bank.shared = bank.shared, None
-    alone = bank(seen["h"], seen["routing"])
+    alone = bank(*seen["given"])
     expected = swiglu(shared, seen["h"])
     if gated:
         expected = expected * (seen["h"] @ bank.shared_gate.weight.T).sigmoid()

@@ -27,6 +27,12 @@ class PlaitConfig(PreTrainedConfig):
         "initializer_range": "init_std",
         "tie_word_embeddings": "tied_head",
     }
+    base_model_fsdp_plan = {  # noqa: RUF012
+        "embedding": "free_full_weight",
+        "attention.*": "free_full_weight",
+        "experts.*": "free_full_weight",
+        "final_norm": "keep_full_weight",
+    }
 
     vocab_size: int = 32_000
     depth: int = 12
@@ -78,6 +84,29 @@ class PlaitConfig(PreTrainedConfig):
         names = (f.name for f in dataclasses.fields(ModelConfig) if f.init)
         options = {name: getattr(self, name) for name in names}
         return from_dict(ModelConfig, {k: v for k, v in options.items() if v is not None})
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str] | None:
+        """How transformers cuts the banks for tensor parallelism; None where one must stay whole.
+
+        A norm over the width of all heads, and a LoRA on it, need them all.
+        """
+        structure = self.structure()
+        attention, experts = structure.attention, structure.experts
+        if attention.qk_norm == "width" or attention.lora_rank:
+            return None
+        plan = {f"attention.*.{name}_proj": "colwise" for name in "qkv"}
+        plan["attention.*.o_proj"] = "rowwise"
+        if attention.qk_norm == "head":
+            plan |= {f"attention.*.{name}_norm": "replicated_with_grad_allreduce" for name in "qk"}
+        up = "packed_colwise" if experts.activation == "swiglu" else "colwise"
+        plan |= {"experts.*.up": up, "experts.*.down": "rowwise", "experts.*": "moe_tp_experts"}
+        if experts.shared_width:
+            plan |= {"experts.*.shared.up": up, "experts.*.shared.down": "rowwise"}
+            plan["experts.*.shared"] = "local_params"
+        if experts.shared_gate:
+            plan["experts.*.shared_gate"] = "replicated_with_grad_allreduce"
+        return plan
 
     @property
     def num_attention_heads(self) -> int:

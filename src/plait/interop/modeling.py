@@ -260,6 +260,8 @@ class PlaitForCausalLM(PlaitPreTrainedModel, GenerationMixin):
     """Any Plait model behind transformers' interface."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+    _fsdp_plan = {"lm_head": "keep_full_weight"}  # noqa: RUF012
 
     def __init__(self, config: PlaitConfig):
         super().__init__(config)

@@ -51,9 +51,9 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.heads, self.kv_heads, self.head_width = config.heads
+        heads, kv_heads, self.head_width = config.heads
         a, width = config.attention, config.width
-        queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
+        queries, keys = heads * self.head_width, kv_heads * self.head_width
         self.q_proj = linear(width, queries, "matrix", bias=a.qkv_bias)
         self.k_proj = linear(width, keys, "matrix", bias=a.qkv_bias)
         self.v_proj = linear(width, keys, "matrix", bias=a.qkv_bias)
@@ -87,9 +87,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if self.clip is not None:
             q, k, v = (t.clamp(-self.clip, self.clip) for t in (q, k, v))
-        q = q.view(batch, length, self.heads, self.head_width)
-        k = k.view(batch, length, self.kv_heads, self.head_width)
-        v = v.view(batch, length, self.kv_heads, self.head_width)
+        # as many heads as there are here: tensor parallelism has some of them elsewhere
+        q, k, v = (t.view(batch, length, -1, self.head_width) for t in (q, k, v))
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         y_BSHd = attend(q, k, v, depth)

@@ -230,7 +230,8 @@ class Walk(nn.Module):
                 mix_TKK = c.strength * messages(s_EE, routing.expert_ids_TK, c)
         if decide is not None:
             routing = decide(depth, routing)
-        y_BSD = part.experts(h_TD, routing, mix_TKK).view_as(x_BSD)
+        pairs = routing.expert_ids_TK, routing.weights_TK, routing.tokens_N
+        y_BSD = part.experts(h_TD, *pairs, mix_TKK).view_as(x_BSD)
         x_BSD = x_BSD.to(y_BSD.device) + self._dropout(y_BSD)
         return Step(x_BSD, decision, routing, memory_TM)
 
