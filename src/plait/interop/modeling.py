@@ -236,21 +236,23 @@ class PlaitModel(PlaitPreTrainedModel, Walk):
                 maps.append(weights)
             return cast(Tensor, y_BSHd)
 
-        def run(depth: Callable[..., Step], x_BSD: Tensor, memory_TM: Tensor | None) -> Step:
-            return cast(Step, self.depth(depth, x_BSD, memory_TM))
+        hidden: list[Tensor] = []
 
-        hidden, router_logits = [x_BSD], []
-        for step in self.walk(x_BSD, position_ids, attend, run=run):
-            x_BSD = step.x_BSD
+        def run(depth: Callable[..., Step], x_BSD: Tensor, memory_TM: Tensor | None) -> Step:
             if wanted["hidden_states"]:
                 hidden.append(x_BSD)
+            return cast(Step, self.depth(depth, x_BSD, memory_TM))
+
+        router_logits: list[Tensor] = []
+        for step in self.walk(x_BSD, position_ids, attend, run=run):
+            x_BSD = step.x_BSD
             if wanted["router_logits"] and step.routing is not None:
                 router_logits.append(step.routing.logits_TE)
         x_BSD = self.final_norm(x_BSD)
         return MoeModelOutputWithPast(
             last_hidden_state=cast(torch.FloatTensor, x_BSD),
             past_key_values=past_key_values if use_cache else None,
-            hidden_states=cast(Any, (*hidden[:-1], x_BSD) if wanted["hidden_states"] else None),
+            hidden_states=cast(Any, (*hidden, x_BSD) if wanted["hidden_states"] else None),
             attentions=cast(Any, tuple(maps) if wanted["attentions"] else None),
             router_logits=cast(Any, tuple(router_logits) if wanted["router_logits"] else None),
         )

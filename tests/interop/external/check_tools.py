@@ -8,6 +8,7 @@ import copy
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -276,21 +277,14 @@ def test_peft_lora_tunes_saves_and_merges(where, folder, model, tmp_path):
 
 def test_device_map_spreads_the_banks(folder, model, tmp_path):
     """Where there is no second accelerator, the disk is the other device."""
-    from accelerate import infer_auto_device_map
-    from accelerate.utils import compute_module_sizes
-
-    size = compute_module_sizes(model)[""]
-    room = {"cpu": int(size * 0.6), "disk": 10 * size}
-    spread = load(folder, device_map="auto", max_memory=room, offload_folder=str(tmp_path))
-    assert {"cpu", "disk"} <= set(map(str, spread.hf_device_map.values()))
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    options = {"device_map": "auto", "max_memory": {"cpu": int(size * 0.6)}}
+    spread = load(folder, **options, offload_folder=str(tmp_path))
+    assert {"cpu", "disk"} == set(map(str, spread.hf_device_map.values()))
+    assert not [place for place in spread.hf_device_map if re.search(r"experts\.\d+\.", place)]
     torch.testing.assert_close(spread(**batch()).logits, model(**batch()).logits)
     written = spread.generate(**batch(), max_new_tokens=4, do_sample=False)
     assert torch.equal(written, model.generate(**batch(), max_new_tokens=4, do_sample=False))
-    unsplit = infer_auto_device_map(
-        model, max_memory=room, no_split_module_classes=model._no_split_modules
-    )
-    banks = [name for name, m in model.named_modules() if type(m).__name__ == "ExpertBank"]
-    assert all(sum(place.startswith(bank) for place in unsplit) <= 1 for bank in banks)
 
 
 def test_sequence_classification_learns(folder, tokenizer, tmp_path):

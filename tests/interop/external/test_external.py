@@ -44,43 +44,86 @@ STRUCTURES = {
         sharing=Sharing(experts="blocks(2)", collaboration="all", norms="2x2"),
     ),
 }
-CHECKS = Path(__file__).with_name("check_tools.py")
+MORE = {
+    "learned": replace(
+        OWN,
+        attention=AttentionConfig(heads=2, position="learned", qkv_bias=True),
+        experts=ExpertConfig(count=4, width=16, activation="gelu"),
+        sharing=Sharing(norms="all"),
+    ),
+    "dense-first": replace(
+        OWN,
+        experts=ExpertConfig(
+            count=4, width=16, shared_width=8, shared_gate=True, dense_first=1, dense_width=24
+        ),
+        router=RouterConfig(kind="cosine", gating="sigmoid", bias=True),
+        sharing=Sharing(attention="all"),
+        attention=AttentionConfig(heads=4, lora_rank=2),
+    ),
+    "one-decision": replace(
+        OWN,
+        router=RouterConfig(kind="low-rank", inner_width=2),
+        sharing=Sharing(experts="all", router="all", decision="all"),
+        collaboration=CollaborationConfig(messages="hidden"),
+    ),
+}
+FOLDER = Path(__file__).parent
 
 
-@pytest.mark.external
-def test_the_tools_of_others_take_exported_models(tmp_path):
-    """PLAIT_EXTERNAL_PYTHON: the Python of an environment that has them, and has no Plait."""
-    python = os.environ.get("PLAIT_EXTERNAL_PYTHON")
-    assert python, "set PLAIT_EXTERNAL_PYTHON: `make external` does"
-    for name, config in STRUCTURES.items():
-        model, folder = lively(config), tmp_path / name
-        tokenizer_file = tmp_path / "tokenizer.json"
-        texts = ["the cat sat on the mat. " * 20, "a dog and a cat"]
-        Tokenizer.train(texts, VOCABULARY).save(tokenizer_file)
-        save_model(folder, config, model.state_dict(), tokenizer_file)
-        tokenizer = hub_tokenizer(Tokenizer.load(tokenizer_file), config.context)
+@pytest.fixture
+def python():
+    """PLAIT_EXTERNAL_PYTHON: the Python of an environment that has the tools, and has no Plait."""
+    found = os.environ.get("PLAIT_EXTERNAL_PYTHON")
+    assert found, "set PLAIT_EXTERNAL_PYTHON: `make external` does"
+    return found
+
+
+def export(structures, folder):
+    """Export models with a tokenizer that has a chat template, and what they give."""
+    texts = ["the cat sat on the mat. " * 20, "a dog and a cat"]
+    Tokenizer.train(texts, VOCABULARY).save(folder / "tokenizer.json")
+    for name, config in structures.items():
+        model, ours = lively(config), folder / "ours" / name
+        save_model(ours, config, model.state_dict(), folder / "tokenizer.json")
+        tokenizer = hub_tokenizer(Tokenizer.load(folder / "tokenizer.json"), config.context)
         tokenizer.chat_template = (
             "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
             "{% if add_generation_prompt %}assistant: {% endif %}"
         )
-        tokenizer.save_pretrained(folder)
-        out = tmp_path / "exported" / name
-        assert export_model(folder, out).architecture == "PlaitForCausalLM"
+        tokenizer.save_pretrained(ours)
+        out = folder / "exported" / name
+        assert export_model(ours, out).architecture == "PlaitForCausalLM"
         batch = tokens(2, 20)
         torch.save({"tokens": batch, "logits": model(batch).logits.detach()}, out / "expected.pt")
+    return folder / "exported"
+
+
+def check(python, file, exported):
+    """Run a file of checks where the exported models are all that is there of Plait."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {
-        "PLAIT_EXPORTED": str(tmp_path / "exported"),
-        "HF_HOME": str(tmp_path / "cache"),
+        "PLAIT_EXPORTED": str(exported),
+        "HF_HOME": str(exported.parent / "cache"),
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
         [
             *(python, "-m", "pytest", "-q", "-rfEs", "-p", "no:cacheprovider", "-c", os.devnull),
-            *("--rootdir", str(CHECKS.parent), str(CHECKS)),
+            *("--rootdir", str(FOLDER), str(FOLDER / file)),
             *os.environ.get("PLAIT_EXTERNAL_OPTIONS", "").split(),
         ],
         env=environment,
-        cwd=tmp_path,
+        cwd=exported.parent,
     )
     assert done.returncode == 0
+
+
+@pytest.mark.external
+def test_the_tools_of_others_take_exported_models(python, tmp_path):
+    check(python, "check_tools.py", export(STRUCTURES, tmp_path))
+
+
+@pytest.mark.external
+@pytest.mark.skipif("TRANSFORMERS_SOURCE" not in os.environ, reason="needs transformers' archive")
+def test_transformers_common_tests_pass(python, tmp_path):
+    check(python, "check_common.py", export(STRUCTURES | MORE, tmp_path))
