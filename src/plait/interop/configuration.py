@@ -95,8 +95,8 @@ class PlaitConfig(PreTrainedConfig):
         attention, experts = structure.attention, structure.experts
         if attention.qk_norm == "width" or attention.lora_rank:
             return None
-        plan = {f"attention.*.{name}_proj": "colwise" for name in "qkv"}
-        plan["attention.*.o_proj"] = "rowwise"
+        plan = {"embedding": "embedding_rowwise", "attention.*.o_proj": "rowwise"}
+        plan |= {f"attention.*.{name}_proj": "colwise" for name in "qkv"}
         if attention.qk_norm == "head":
             plan |= {f"attention.*.{name}_norm": "replicated_with_grad_allreduce" for name in "qk"}
         up = "packed_colwise" if experts.activation == "swiglu" else "colwise"
@@ -123,6 +123,17 @@ class PlaitConfig(PreTrainedConfig):
     def num_key_value_heads(self) -> int:
         """Key and value heads."""
         return self.structure().heads[1]
+
+    @property
+    def num_experts(self) -> int:
+        """Experts of a bank; of the largest, if their numbers differ."""
+        structure = self.structure()
+        return max(map(structure.experts_at, range(structure.depth)))
+
+    @property
+    def num_experts_per_tok(self) -> int:
+        """Experts that a token chooses."""
+        return self.structure().experts.top_k
 
     @property
     def head_dim(self) -> int:
