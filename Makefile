@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test docs examples wheel clean
+.PHONY: demo test docs examples external wheel clean
 
 demo: .venv/.demo
 	$(BIN)/plait study run demo
@@ -25,6 +25,9 @@ examples: .venv/.dev
 # Strict: what is linked, named or left without a docstring, and is not there, fails.
 docs: .venv/.docs
 	$(BIN)/python docs/site/build.py build/site
+# Exported models in the tools of others, in an environment that has them and no Plait.
+external: .venv/.dev .venv/.external
+	PLAIT_EXTERNAL_PYTHON=$(CURDIR)/.venv/external/bin/python $(BIN)/pytest -m external -s
 
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo
@@ -51,6 +54,13 @@ wheel: .venv/.demo
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing Plait and what its tests need into .venv (once: some minutes, and what downloading torch takes) …"
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+.venv/.external: Makefile constraints.txt
+	@echo "Installing the tools of others into .venv/external (once, two or three minutes) …"
+	$(PYTHON) -m venv --clear .venv/external
+	.venv/external/bin/python -m pip install --quiet -c constraints.txt \
+		torch transformers trl peft accelerate 'lm-eval[hf]' pytest
 	@touch $@
 
 clean:

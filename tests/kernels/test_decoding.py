@@ -6,9 +6,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plait import kernels
-from plait.kernels.attention import rotate
 from plait.kernels.moe import reference
 from plait.kernels.native.build import load
+from plait.kernels.rotary import rotate
 
 pytestmark = pytest.mark.skipif(load() is not None, reason="the C++ kernels cannot run here")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from plait import kernels
 from plait.kernels import cross_entropy
-from plait.kernels.attention import rotate
+from plait.kernels.rotary import rotate
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

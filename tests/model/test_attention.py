@@ -1,6 +1,7 @@
 """Attention against a head-by-head oracle, and its cache against the uncached forward."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from tiny_model import BASE, shaken, tiny, tokens
 
 from plait.config import AttentionConfig
 from plait.model import KVCache
-from plait.model.attention import Attention, Positions
+from plait.model.attending import Positions, attend
+from plait.model.attention import Attention
 from plait.model.rotary import rotary
 from plait.sharing import Sharing
 
@@ -70,7 +72,7 @@ def test_attention_equals_one_head_at_a_time(attention):
     angles = (None, None)
     if attention.position == "rope":
         angles = rotary(torch.arange(7)[None], config.heads[2], attention)
-    found = module(x_BSD, Positions(*angles, None), 0)
+    found = module(x_BSD, partial(attend, positions=Positions(*angles, None)), 0)
     expected = torch.stack([literal_attention(module, x_SD, config) for x_SD in x_BSD])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -9,7 +9,7 @@ from tiny_model import BASE, shaken, tokens, whole_loss
 from plait.config import BalanceConfig, RouterConfig
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels.moe import reference
-from plait.model.attention import KVCache
+from plait.model import KVCache
 from plait.model.routing import choose_tokens
 
 EXPERTS, TOP_K = 6, 3
@@ -60,7 +60,8 @@ def test_the_layer_is_the_sum_over_the_pairs():
         whole = torch.ones(1, 1)
         x_TD = h_TD[token : token + 1]
         y_TD[token] += gate * reference.experts(x_TD, one, whole, bank.up, bank.down, "swiglu")[0]
-    torch.testing.assert_close(bank(h_TD, routing), y_TD)
+    y = bank(h_TD, routing.expert_ids_TK, routing.weights_TK, routing.tokens_N)
+    torch.testing.assert_close(y, y_TD)
 
 
 def test_a_sequence_does_not_see_the_batch_beside_it():

@@ -1,6 +1,7 @@
 """The walk over depth: what goes in, what comes out, and in which precision."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tiny_model import BASE, shaken, tiny, tokens, whole_loss
 from torch.nn import functional as F
 
 from plait.config import AttentionConfig, CollaborationConfig, ExpertConfig, RouterConfig
+from plait.model.attending import attend
 
 DENSE = {"count": 6, "width": 12, "top_k": 3, "dense_first": 2, "dense_width": 20}
 
@@ -23,9 +25,10 @@ def test_a_forward_is_the_residual_walk_over_its_parts():
     model = shaken(tiny(norm="layer", tied_head=False))
     x_SD = model.embedding(tokens(1))[0]
     positions, _ = model._positions(tokens(1), None, None, None)
+    attending = partial(attend, positions=positions)
     for depth in "0123":
         normed = model.attention_norm[depth](x_SD)
-        x_SD = x_SD + model.attention[depth](normed[None], positions, 0)[0]
+        x_SD = x_SD + model.attention[depth](normed[None], attending, 0)[0]
         for t, h_D in enumerate(model.expert_norm[depth](x_SD)):
             probabilities = (model.router[depth].weight @ h_D).softmax(-1)
             bank = model.experts[depth]
@@ -92,12 +95,10 @@ def test_the_loss_is_the_mean_over_real_targets():
 
 
 @torch.no_grad()
-def test_last_logits_and_given_embeddings():
+def test_last_logits():
     model = shaken(BASE)
     logits = model(tokens()).logits
     assert torch.equal(model(tokens(), logits_to_keep=2).logits, logits[:, -2:])
-    given = model.embedding(tokens())
-    assert torch.equal(model(tokens(seed=1), embeddings_BSD=given).logits, logits)
 
 
 @torch.no_grad()
@@ -144,11 +145,11 @@ def test_shared_experts_serve_every_token(gated):
     config = tiny(depth=1, experts=ExpertConfig(width=12, shared_width=20, shared_gate=gated))
     model, seen = shaken(config), {}
     bank = model.experts["0"]
-    bank.register_forward_hook(lambda _, i, y: seen.update(h=i[0], routing=i[1], y=y))
+    bank.register_forward_hook(lambda _, given, y: seen.update(given=given, h=given[0], y=y))
     model(tokens())
     y = seen["y"]
     shared, bank.shared = bank.shared, None
-    alone = bank(seen["h"], seen["routing"])
+    alone = bank(*seen["given"])
     expected = swiglu(shared, seen["h"])
     if gated:
         expected = expected * (seen["h"] @ bank.shared_gate.weight.T).sigmoid()

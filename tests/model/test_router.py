@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from plait.config import ExpertConfig, RouterConfig
 from plait.model import LanguageModel
-from plait.model.router import KINDS
+from plait.model.router import ROUTERS
 from plait.sharing import Sharing
 
 H_TD = torch.randn(5, 16, generator=torch.Generator().manual_seed(1))
@@ -26,7 +26,7 @@ def gru(memory, common, x):
 
 @torch.no_grad()
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "autocast"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROUTERS)
 def test_logits_are_the_formula(kind, autocast):
     model = shaken(tiny(router=RouterConfig(kind=kind)))
     bank, common = model.router["1"], model.router_common
@@ -50,7 +50,7 @@ def test_logits_are_the_formula(kind, autocast):
 
 
 @pytest.mark.parametrize("router", ["own", "blocks(2)", "all"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROUTERS)
 def test_every_kind_is_shared_by_plan_and_trained_where_it_is_to_be(kind, router):
     model = shaken(tiny(router=RouterConfig(kind=kind), sharing=Sharing(router=router)))
     assert len(model.router) == {"own": 4, "blocks(2)": 2, "all": 1}[router]
@@ -75,7 +75,10 @@ def test_a_recurrent_router_remembers_the_depth_before():
     model = shaken(tiny(router=RouterConfig(kind="recurrent", inner_width=8), experts=experts))
     seen = []
     for bank in model.router.values():
-        bank.register_forward_hook(lambda _, inputs, output: seen.append((inputs[2], output[1])))
+        bank.register_forward_hook(
+            lambda _, __, given, output: seen.append((given["memory_TM"], output[1])),
+            with_kwargs=True,
+        )
     model(tokens())
     assert len(seen) == 3
     assert seen[0][0] is None
@@ -83,7 +86,7 @@ def test_a_recurrent_router_remembers_the_depth_before():
     assert seen[2][0] is seen[1][1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ROUTERS)
 def test_a_model_in_bfloat16_routes_in_fp32(kind):
     model = shaken(tiny(router=RouterConfig(kind=kind), norm="layer")).bfloat16()
     out = model(tokens(), routings=True)

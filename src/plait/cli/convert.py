@@ -20,7 +20,14 @@ def import_(folder: Path, out: Path, /) -> None:
     say(f"{done.architecture}: {done.parameters:,} parameters in {out}")
 
 
-def export(run: Path, out: Path, /, untie: bool = False, licence: str = "unknown") -> None:
+def export(
+    run: Path,
+    out: Path,
+    /,
+    untie: bool = False,
+    code: Literal["file", "import"] = "file",
+    licence: str = "unknown",
+) -> None:
     """Write a model as a folder that transformers loads, or as a GGUF file for llama.cpp.
 
     The folder holds a model card. GGUF is for OLMoE's and Qwen3-MoE's structures and needs the
@@ -30,6 +37,8 @@ def export(run: Path, out: Path, /, untie: bool = False, licence: str = "unknown
         run: folder of a run or a model.
         out: folder to make, or file whose name ends in .gguf.
         untie: give each depth a copy of the banks that it shares.
+        code: that goes with a structure which no class of transformers has: a file that needs torch
+            and transformers alone, or one that imports plait.
         licence: of the weights, as the hub names it, such as apache-2.0.
     """
     if out.suffix == ".gguf":
@@ -40,7 +49,7 @@ def export(run: Path, out: Path, /, untie: bool = False, licence: str = "unknown
         from plait.interop.exporting import export_model
         from plait.report.model_card import model_card
 
-        done = export_model(run, out, untie, beside=model_card(run, out, licence))
+        done = export_model(run, out, untie, code=code, beside=model_card(run, out, licence))
     say(f"{done.architecture}: {done.bytes:,} bytes in {out}")
 
 

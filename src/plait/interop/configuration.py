@@ -27,6 +27,12 @@ class PlaitConfig(PreTrainedConfig):
         "initializer_range": "init_std",
         "tie_word_embeddings": "tied_head",
     }
+    base_model_fsdp_plan = {  # noqa: RUF012
+        "embedding": "free_full_weight",
+        "attention.*": "free_full_weight",
+        "experts.*": "free_full_weight",
+        "final_norm": "keep_full_weight",
+    }
 
     vocab_size: int = 32_000
     depth: int = 12
@@ -56,6 +62,7 @@ class PlaitConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         heads = {"num_attention_heads": "heads", "num_key_value_heads": "kv_heads"}
+        coefficient = kwargs.pop("router_aux_loss_coef", None)
         given = {ours: kwargs.pop(name) for name, ours in heads.items() if name in kwargs}
         self.attention = {**(self.attention or {}), **given}
         for name, value in to_dict(self.structure()).items():
@@ -63,6 +70,8 @@ class PlaitConfig(PreTrainedConfig):
         assert self.router is not None
         if self.router["choice"] == "experts":
             self.use_cache = False  # they look at a whole sequence
+        if coefficient is not None:
+            self.router_aux_loss_coef = coefficient
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -81,6 +90,29 @@ class PlaitConfig(PreTrainedConfig):
         return from_dict(ModelConfig, {k: v for k, v in options.items() if v is not None})
 
     @property
+    def base_model_tp_plan(self) -> dict[str, str] | None:
+        """How transformers cuts the banks for tensor parallelism; None where one must stay whole.
+
+        A norm over the width of all heads, and a LoRA on it, need them all.
+        """
+        structure = self.structure()
+        attention, experts = structure.attention, structure.experts
+        if attention.qk_norm == "width" or attention.lora_rank:
+            return None
+        plan = {"embedding": "embedding_rowwise", "attention.*.o_proj": "rowwise"}
+        plan |= {f"attention.*.{name}_proj": "colwise" for name in "qkv"}
+        if attention.qk_norm == "head":
+            plan |= {f"attention.*.{name}_norm": "replicated_with_grad_allreduce" for name in "qk"}
+        up = "packed_colwise" if experts.activation == "swiglu" else "colwise"
+        plan |= {"experts.*.up": up, "experts.*.down": "rowwise", "experts.*": "moe_tp_experts"}
+        if experts.shared_width:
+            plan |= {"experts.*.shared.up": up, "experts.*.shared.down": "rowwise"}
+            plan["experts.*.shared"] = "local_params"
+        if experts.shared_gate:
+            plan["experts.*.shared_gate"] = "replicated_with_grad_allreduce"
+        return plan
+
+    @property
     def num_attention_heads(self) -> int:
         """Query heads."""
         assert self.attention is not None
@@ -97,6 +129,17 @@ class PlaitConfig(PreTrainedConfig):
         return self.structure().heads[1]
 
     @property
+    def num_experts(self) -> int:
+        """Experts of a bank; of the largest, if their numbers differ."""
+        structure = self.structure()
+        return max(map(structure.experts_at, range(structure.depth)))
+
+    @property
+    def num_experts_per_tok(self) -> int:
+        """Experts that a token chooses."""
+        return self.structure().experts.top_k
+
+    @property
     def head_dim(self) -> int:
         """Features of a head."""
         return self.structure().heads[2]
@@ -107,3 +150,9 @@ class PlaitConfig(PreTrainedConfig):
         assert self.balance is not None
         assert self.experts is not None
         return float(self.balance["switch"] / self.experts["top_k"])
+
+    @router_aux_loss_coef.setter
+    def router_aux_loss_coef(self, coefficient: float) -> None:
+        assert self.balance is not None
+        assert self.experts is not None
+        self.balance["switch"] = coefficient * self.experts["top_k"]

@@ -19,6 +19,7 @@ from plait.interop.configuration import PlaitConfig
 from plait.interop.importing import flat, nested, to_ours
 from plait.interop.naming import Naming
 from plait.interop.options import Option
+from plait.interop.remote_code import AUTO_MAP, Code, write_code
 from plait.interop.tokenization import hub_tokenizer
 from plait.reading import inside, read_json
 from plait.sharing import Sharing
@@ -46,12 +47,14 @@ def export_model(
     out: Path,
     untie: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    code: Code = "file",
     beside: Callable[[ModelConfig, str], Mapping[str, str]] | None = None,
 ) -> Exported:
     """Write a model as a folder that transformers loads.
 
     A structure that is one of transformers' own architectures is written as that; any other as
-    `PlaitForCausalLM`, which loads where `plait.interop` was imported.
+    `PlaitForCausalLM`, with its code: it loads with `trust_remote_code=True`, or where
+    `plait.interop` was imported.
 
     Args:
         source: a run's folder or a model folder.
@@ -59,6 +62,8 @@ def export_model(
         untie: give each depth a copy of the banks that it shares, so that more structures are one
             of transformers' own.
         shard_bytes: size at which the weights go on in another file.
+        code: what goes with `PlaitForCausalLM`: a file that needs torch and transformers alone, or
+            one that imports Plait.
         beside: gives further text files by name for the structure and class that are written, such
             as `plait.report.model_card`.
     """
@@ -72,7 +77,11 @@ def export_model(
     if architecture is None:
         theirs: Any = PlaitConfig.of(config, **special)
         theirs.architectures = ["PlaitForCausalLM"]
-        tensors = {f"model.{name}": tensor for name, tensor in weights.items()}
+        theirs.auto_map = AUTO_MAP
+        tensors = {
+            "lm_head.weight" if name == "head.weight" else f"model.{name}": tensor
+            for name, tensor in weights.items()
+        }
     else:
         plain = replace(canonical(config), balance=config.balance, init_std=config.init_std)
         options = nested(to_theirs(architecture, plain)) | special
@@ -83,6 +92,8 @@ def export_model(
     theirs.dtype = kinds.pop() if len(kinds) == 1 else None
     with new_folder(Path(out)) as partial:
         theirs.save_pretrained(partial)
+        if architecture is None:
+            write_code(partial, code)
         size = _write(partial, tensors, shard_bytes)
         copy_companions(source, partial)
         if tokenizer is not None:

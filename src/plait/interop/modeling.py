@@ -1,83 +1,127 @@
-"""A Plait model as a transformers model: a skin over `LanguageModel` that computes nothing itself.
+"""A Plait model as a transformers model: the same walk over depth, in transformers' classes.
 
 There is one module tree and one name for each stored parameter, so that saving, sharding, PEFT,
 Trainer and generation see an ordinary model, whatever its layers share.
 """
 
-# mypy: allow-untyped-calls, allow-untyped-decorators
+# mypy: allow-untyped-calls, allow-untyped-decorators, allow-subclassing-any
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import (
+    GenericForSequenceClassification,
+    GradientCheckpointingLayer,
+)
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.utils.generic import can_return_tuple
 
 from plait.interop.configuration import PlaitConfig
-from plait.model import LanguageModel, Routing
+from plait.kernels.rotary import rotate
 from plait.model.parameters import initialise
+from plait.model.rotary import rotary
+from plait.model.walk import Step, Walk, refuse_longer, refuse_parts
+
+if TYPE_CHECKING:
+    from plait.model import LanguageModel
 
 
-class _Depth(GradientCheckpointingLayer):
+class Depth(GradientCheckpointingLayer):
     """One step of the walk, which transformers recomputes in its own way when it is asked to."""
 
     def forward(self, step: Callable[..., Any], *stream: Tensor | None) -> Any:
+        """Run the step."""
         return step(*stream)
 
 
-class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
-    """Any Plait model behind transformers' interface."""
+class Meeting(nn.Module):
+    """How one depth's queries meet keys: any attention function of transformers. No parameters."""
+
+    is_causal = True
+
+    def __init__(self, config: PlaitConfig, depth: int):
+        super().__init__()
+        self.config, self.layer_idx = config, depth
+        heads, kv_heads, self.head_dim = config.structure().heads
+        self.num_key_value_groups = heads // kv_heads
+        self.scaling = self.head_dim**-0.5
+
+    def forward(
+        self, q_BHSd: Tensor, k_BGRd: Tensor, v_BGRd: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return (B, S, H, d), and the weights (B, H, S, R) where they come to exist."""
+        name = self.config._attn_implementation
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention)
+        met: tuple[Tensor, Tensor | None] = function(
+            self, q_BHSd, k_BGRd, v_BGRd, mask, dropout=0.0, scaling=self.scaling, **kwargs
+        )
+        return met
+
+
+def eager_attention(
+    module: nn.Module,
+    q_BHSd: Tensor,
+    k_BGRd: Tensor,
+    v_BGRd: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attend in plain steps, which have the weights."""
+    groups = cast(int, module.num_key_value_groups)
+    k, v = (t.repeat_interleave(groups, dim=1) for t in (k_BGRd, v_BGRd))
+    scores_BHSR = q_BHSd @ k.mT * scaling
+    if mask is not None:
+        scores_BHSR = scores_BHSR + mask
+    weights_BHSR = scores_BHSR.softmax(-1, dtype=torch.float32).to(q_BHSd.dtype)
+    return (weights_BHSR @ v).transpose(1, 2).contiguous(), weights_BHSR
+
+
+class PlaitPreTrainedModel(PreTrainedModel):
+    """What Plait's classes of transformers have in common."""
 
     config: PlaitConfig
     config_class = PlaitConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LanguageModel"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        "Attention",
+        "ExpertBank",
+        "FeedForward",
+        "QueryKeyLora",
+        "CosineRouter",
+        "LowRankRouter",
+        "RecurrentRouter",
+        "RouterMemory",
+    ]
+    _skip_keys_device_placement = ["past_key_values", "common"]  # noqa: RUF012
     _supports_sdpa = True
-
-    def __init__(self, config: PlaitConfig):
-        super().__init__(config)
-        self.model = LanguageModel(config.structure())
-        self.depth = _Depth()
-        for tensor in self.model.state_dict(keep_vars=True).values():
-            if not tensor.is_meta:  # the model has set it
-                tensor._is_hf_initialized = True
-        self.post_init()
-
-    @classmethod
-    def of(cls, model: LanguageModel, **options: Any) -> "PlaitForCausalLM":
-        """Return a model behind this interface, its weights uncopied.
-
-        Args:
-            model: a Plait model.
-            options: further options of its `PlaitConfig`, such as `eos_token_id`.
-        """
-        with torch.device("meta"):
-            skin = cls(PlaitConfig.of(model.config, **options))
-        skin.model = model
-        skin.training = model.training
-        return skin
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _input_embed_layer = "embedding"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Set what no file held of a module's own tensors, as the model itself would."""
-        if all(module is not own for own in self.modules()):  # a new, larger embedding
+        walk = self.base_model
+        if all(module is not own for own in walk.modules()):  # a head, a larger embedding
             super()._init_weights(module)
             return
         own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
         missing = {tensor for tensor in own if not getattr(tensor, "_is_hf_initialized", False)}
         if missing:
-            c = self.model.config
-            initialise(self.model, 0, c.init, c.init_std, c.depth, only=missing)
+            c = walk.structure
+            initialise(walk, 0, c.init, c.init_std, c.depth, only=missing)
 
     def _set_gradient_checkpointing(
         self,
@@ -91,30 +135,141 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
         func = partial(func, use_reentrant=False)
         super()._set_gradient_checkpointing(enable, func, every_n_layers)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the embedding of tokens."""
-        return cast(nn.Module, self.model.embedding)
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Grow or shrink the vocabulary, as transformers does for every model."""
+        embedding: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
+        self.base_model.structure = self.config.structure()
+        return embedding
+
+
+class PlaitModel(PlaitPreTrainedModel, Walk):
+    """Any Plait model without its head."""
+
+    def __init__(self, config: PlaitConfig):
+        super().__init__(config)
+        self.build(config.structure())
+        self.depth = Depth()
+        self.meet = nn.ModuleList(Meeting(config, depth) for depth in range(config.depth))
+        if not self.embedding.weight.is_meta:
+            c = self.structure
+            initialise(self, 0, c.init, c.init_std, c.depth)
+            for tensor in self.state_dict(keep_vars=True).values():
+                tensor._is_hf_initialized = True
+        self.post_init()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the embedding of tokens."""
         value.role = "embedding"  # type: ignore[assignment]
-        self.model.embedding = cast(nn.Embedding, value)
+        self.embedding = cast(nn.Embedding, value)
 
-    def get_output_embeddings(self) -> nn.Module | None:
-        """Return the output head; None where it is the embedding."""
-        return cast(nn.Module | None, self.model.head)
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Any,
+    ) -> MoeModelOutputWithPast:
+        """Run the model up to its final norm; arguments as for `PlaitForCausalLM`.
 
-    def set_output_embeddings(self, new_embeddings: nn.Module | None) -> None:
-        """Replace the output head."""
-        if new_embeddings is not None:
-            new_embeddings.role = "head"  # type: ignore[assignment]
-        self.model.head = cast(nn.Linear | None, new_embeddings)
+        Raises:
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; attention maps of an
+                attention that has none; a cache or padding where experts choose their tokens.
+        """
+        config = self.config
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        wanted = {
+            "attentions": output_attentions,
+            "hidden_states": output_hidden_states,
+            "router_logits": output_router_logits,
+        }
+        for name, value in wanted.items():
+            wanted[name] = getattr(config, f"output_{name}") if value is None else value
+        if wanted["attentions"] and config._attn_implementation != "eager":
+            raise ValueError(
+                "output_attentions: only eager attention has weights to give: load the model with "
+                'attn_implementation="eager"'
+            )
+        use_cache = config.use_cache if use_cache is None else use_cache
+        if self.depth.gradient_checkpointing and self.training:
+            use_cache, past_key_values = False, None
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=config)
+        refuse_parts(self.structure, attention_mask, past_key_values is not None)
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Grow or shrink the vocabulary, as transformers does for every model."""
-        embedding = super().resize_token_embeddings(*args, **kwargs)
-        self.model.config = self.config.structure()
-        return embedding
+        x_BSD = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if not torch.compiler.is_compiling():
+            refuse_longer(self.structure, int(past) + x_BSD.shape[1])
+        if position_ids is None:
+            position_ids = (torch.arange(x_BSD.shape[1], device=x_BSD.device) + past)[None]
+        mask = create_causal_mask(
+            config=config,
+            inputs_embeds=x_BSD,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        angles = None
+        if self.structure.attention.position == "rope":
+            angles = rotary(position_ids, self.structure.heads[2], self.structure.attention)
+
+        maps: list[Tensor | None] = []
+
+        def attend(q_BSHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, depth: int) -> Tensor:
+            q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))
+            if angles is not None:
+                turn = [t.to(q.device) for t in angles]
+                q, k = rotate(q, *turn), rotate(k, *turn)
+            if past_key_values is not None:
+                k, v = past_key_values.update(k, v, depth)
+            seen = mask.to(q.device) if isinstance(mask, Tensor) else mask
+            y_BSHd, weights = self.meet[depth](q, k, v, seen, position_ids=position_ids, **kwargs)
+            if wanted["attentions"]:
+                maps.append(weights)
+            return cast(Tensor, y_BSHd)
+
+        hidden: list[Tensor] = []
+
+        def run(depth: Callable[..., Step], x_BSD: Tensor, memory_TM: Tensor | None) -> Step:
+            if wanted["hidden_states"]:
+                hidden.append(x_BSD)
+            return cast(Step, self.depth(depth, x_BSD, memory_TM))
+
+        router_logits: list[Tensor] = []
+        for step in self.walk(x_BSD, position_ids, attend, run=run):
+            x_BSD = step.x_BSD
+            if wanted["router_logits"] and step.routing is not None:
+                router_logits.append(step.routing.logits_TE)
+        x_BSD = self.final_norm(x_BSD)
+        return MoeModelOutputWithPast(
+            last_hidden_state=cast(torch.FloatTensor, x_BSD),
+            past_key_values=past_key_values if use_cache else None,
+            hidden_states=cast(Any, (*hidden, x_BSD) if wanted["hidden_states"] else None),
+            attentions=cast(Any, tuple(maps) if wanted["attentions"] else None),
+            router_logits=cast(Any, tuple(router_logits) if wanted["router_logits"] else None),
+        )
+
+
+class PlaitForCausalLM(PlaitPreTrainedModel, GenerationMixin):
+    """Any Plait model behind transformers' interface."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embedding.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+    _fsdp_plan = {"lm_head": "keep_full_weight"}  # noqa: RUF012
+
+    def __init__(self, config: PlaitConfig):
+        super().__init__(config)
+        self.model = PlaitModel(config)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -127,7 +282,6 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
-        output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
@@ -135,121 +289,101 @@ class PlaitForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: (B, S) token ids.
-            attention_mask: (B, cached + S), 1 at real tokens.
+            attention_mask: (B, cached + S), 1 at real tokens; or (B, 1, S, cached + S) as added.
             position_ids: (B, S); None: counted on from the cache, padding included.
-            past_key_values: a dynamic cache, extended in place.
+            past_key_values: a cache, extended in place.
             inputs_embeds: (B, S, D) in place of `input_ids`.
             labels: (B, S); −100 is ignored; shifted here.
             use_cache: return a cache; None: as the configuration says.
             output_router_logits: return (T, E) logits for each routed depth, and the auxiliary
                 load-balancing loss, which is added to the loss with `router_aux_loss_coef`.
-            output_hidden_states: return the stream before each depth, and the final norm's output.
             logits_to_keep: logits of the last n positions, or of these positions; 0: all.
-            kwargs: go to the loss function.
-
-        Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; attention maps, a 4-D
-                mask or a static cache were asked for.
+            kwargs: `output_hidden_states` (the stream before each depth, and the final norm's
+                output), `output_attentions` (of eager attention); others go to the attention
+                and loss functions.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if kwargs.pop("output_attentions", None):
-            raise ValueError(
-                "output_attentions: attention is computed in one step and its weights never exist"
-            )
-        if attention_mask is not None and attention_mask.dim() != 2:
-            raise ValueError("attention_mask must be (batch, tokens); causality is understood")
-        if past_key_values is not None and past_key_values.is_compileable:
-            raise ValueError("static caches are not supported: use a dynamic one")
         config = self.config
-        use_cache = config.use_cache if use_cache is None else use_cache
         if output_router_logits is None:
             output_router_logits = config.output_router_logits
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        self.model.checkpointing = self.depth.gradient_checkpointing and self.training
-        if self.model.checkpointing:
-            self.model.recompute = self.depth.__call__
-            use_cache, past_key_values = False, None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=config)
-
-        tokens_BS = input_ids if inputs_embeds is None else inputs_embeds[..., 0]
-        assert tokens_BS is not None
-        if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(past, past + tokens_BS.shape[1], device=tokens_BS.device)
-            position_ids = position_ids[None]
-        padded = attention_mask is not None and not bool(attention_mask.all())
-        last = logits_to_keep if isinstance(logits_to_keep, int) else 0
-        with _recorded(self.model, output_hidden_states) as hidden_states:
-            output = self.model(
-                tokens_BS,
-                positions_BS=position_ids,
-                mask_BS=attention_mask.bool() if padded and attention_mask is not None else None,
-                cache=past_key_values,
-                routings=output_router_logits,
-                logits_to_keep=last,
-                embeddings_BSD=inputs_embeds,
-            )
-        logits = output.logits
-        if isinstance(logits_to_keep, Tensor):
-            logits = logits[:, logits_to_keep]
-        loss = None
+        output = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_router_logits=output_router_logits,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = logits_to_keep
+        if isinstance(logits_to_keep, int):
+            kept = slice(-logits_to_keep, None)  # type: ignore[assignment]
+        hidden = output.last_hidden_state[:, kept]
+        if config.logit_divisor != 1.0:
+            hidden = hidden / config.logit_divisor
+        logits = self.lm_head(hidden)
+        loss = aux_loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, config.vocab_size, **kwargs)
-        aux_loss = None
         if output_router_logits:
-            aux_loss = _balance(output.routings, attention_mask)
+            aux_loss = auxiliary_loss(config, output.router_logits, attention_mask)
             if loss is not None and aux_loss is not None:
                 loss = loss + config.router_aux_loss_coef * aux_loss.to(loss.device)
-        routed = [routing for routing in output.routings if routing is not None]
         return MoeCausalLMOutputWithPast(
             loss=loss,
-            aux_loss=aux_loss,
+            aux_loss=cast(Any, aux_loss),
             logits=logits,
-            past_key_values=past_key_values if use_cache else None,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            router_logits=tuple(r.logits_TE for r in routed) if output_router_logits else None,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+            router_logits=output.router_logits,
         )
 
+    @classmethod
+    def of(cls, model: "LanguageModel", **options: Any) -> "PlaitForCausalLM":
+        """Return a model behind this interface, its weights uncopied.
 
-@contextmanager
-def _recorded(model: LanguageModel, wanted: bool | None) -> Iterator[list[Tensor]]:
-    """Record the stream as it enters each depth, whose parts may be shared, and the last norm."""
-    recorded: list[Tensor] = []
-    hooks = []
-    if wanted:
-        before = model.config.norm_place == "before"
-        for first in (model.attention_norm if before else model.attention).values():
-            hooks.append(
-                first.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
-            )
-        hooks.append(
-            model.final_norm.register_forward_hook(lambda _, __, output: recorded.append(output))
-        )
-    try:
-        yield recorded
-    finally:
-        for hook in hooks:
-            hook.remove()
+        Args:
+            model: a Plait model.
+            options: further options of its `PlaitConfig`, such as `eos_token_id`.
+        """
+        with torch.device("meta"):
+            skin = cls(PlaitConfig.of(model.config, **options))
+        for name, part in model.named_children():
+            if name != "head":
+                setattr(skin.model, name, part)
+        skin.lm_head.weight = (model.head or model.embedding).weight
+        return skin.train(model.training)
 
 
-def _balance(routings: tuple[Routing | None, ...], attention_mask: Tensor | None) -> Tensor | None:
-    """Return transformers' auxiliary loss, pooled over depths; None without routers.
+class PlaitForSequenceClassification(GenericForSequenceClassification, PlaitPreTrainedModel):
+    """Any Plait model with a linear classifier of whole sequences, read at their last token."""
+
+    def __init__(self, config: PlaitConfig):
+        PlaitPreTrainedModel.__init__(self, config)
+        self.num_labels = config.num_labels
+        self.model = PlaitModel(config)
+        self.score = nn.Linear(config.width, config.num_labels, bias=False)
+        self.post_init()
+
+
+def auxiliary_loss(
+    config: PlaitConfig, router_logits: tuple[Tensor, ...], attention_mask: Tensor | None
+) -> Tensor | None:
+    """Return transformers' auxiliary loss, pooled over depths; None where there is nothing to load.
 
     Depths with different numbers of experts cannot be pooled: then the mean over the numbers.
     """
-    by_experts: dict[int, list[Routing]] = {}
-    for routing in routings:
-        if routing is not None and routing.tokens_N is None:
-            by_experts.setdefault(routing.logits_TE.shape[-1], []).append(routing)
+    structure = config.structure()
+    if structure.router.choice == "experts":  # equal by construction
+        return None
+    by_experts: dict[int, list[Tensor]] = {}
+    for logits_TE in router_logits:
+        by_experts.setdefault(logits_TE.shape[-1], []).append(logits_TE)
     losses = [
         load_balancing_loss_func(
-            cast(tuple[Tensor], tuple(routing.logits_TE for routing in group)),
-            experts,
-            group[0].expert_ids_TK.shape[-1],
-            attention_mask,
+            cast(tuple[Tensor], tuple(group)), experts, structure.experts.top_k, attention_mask
         )
         for experts, group in by_experts.items()
     ]

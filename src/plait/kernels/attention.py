@@ -8,13 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from plait.kernels.native import GRANULE, TYPES
-
-
-def rotate(x_BHSd: Tensor, cos_BSd: Tensor, sin_BSd: Tensor) -> Tensor:
-    """Turn each head's pairs (i, i + d/2) by their position's angle (RoPE, 2104.09864)."""
-    first, second = x_BHSd.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x_BHSd * cos_BSd[:, None] + turned * sin_BSd[:, None]).to(x_BHSd.dtype)
+from plait.kernels.rotary import rotate
 
 
 def reference(

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from plait.kernels.attention import rotate
 from plait.kernels.native import GRANULE, TYPES
+from plait.kernels.rotary import rotate
 
 
 def reference(

@@ -8,7 +8,6 @@ from plait import kernels
 from plait.config import ModelConfig, Role
 from plait.kernels.activation import activate
 from plait.model.parameters import linear
-from plait.model.routing import Routing
 
 
 class FeedForward(nn.Module):
@@ -52,26 +51,34 @@ class ExpertBank(nn.Module):
             if e.shared_gate:
                 self.shared_gate = linear(config.width, 1, "router")
 
-    def forward(self, h_TD: Tensor, routing: Routing, mix_TKK: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        h_TD: Tensor,
+        expert_ids_TK: Tensor,
+        weights_TK: Tensor,
+        tokens_N: Tensor | None = None,
+        mix_TKK: Tensor | None = None,
+    ) -> Tensor:
         """Return y_TD, the gated sum of each token's experts, plus the shared expert's output.
 
         Args:
             h_TD: normed input.
-            routing: which experts, with which gates.
+            expert_ids_TK: each token's experts.
+            weights_TK: their gates.
+            tokens_N: token of each row of ids and gates, where experts chose (`Routing`).
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
-        pairs_N = routing.tokens_N
         y_TD = kernels.experts(
-            h_TD if pairs_N is None else h_TD[pairs_N],
-            routing.expert_ids_TK,
-            routing.weights_TK,
+            h_TD if tokens_N is None else h_TD[tokens_N],
+            expert_ids_TK,
+            weights_TK,
             self.up,
             self.down,
             self.activation,
             mix_TKK,
         )
-        if pairs_N is not None:
-            y_TD = torch.zeros_like(h_TD, dtype=y_TD.dtype).index_add(0, pairs_N, y_TD)
+        if tokens_N is not None:
+            y_TD = torch.zeros_like(h_TD, dtype=y_TD.dtype).index_add(0, tokens_N, y_TD)
         if self.shared is not None:
             shared_TD = self.shared(h_TD)
             if self.shared_gate is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from plait.model.attention import KVCache
+from plait.model.attending import KVCache
 from plait.model.language_model import LanguageModel
 
 

@@ -1,28 +1,22 @@
-"""The language model: a walk over depth that picks each part from the bank its plan names."""
+"""The language model: the walk over depth with a head, and the loss."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from plait import kernels
 from plait.config import ModelConfig
-from plait.model import parameters, router
-from plait.model.attention import Attention, Cache, Positions, QueryKeyLora
-from plait.model.balance import bias_key
-from plait.model.collaboration import Collaboration, messages, reweight, routing_bias
-from plait.model.experts import expert_bank
-from plait.model.norms import norm
+from plait.model.attending import Cache, Positions, attend
+from plait.model.parameters import OwnedParameter, initialise, linear, role_of, stacked
 from plait.model.rotary import rotary
-from plait.model.routing import Routing, choose, choose_tokens
-from plait.sharing import KIND_OF_MODULE, Plan
-
-Decide = Callable[[int, Routing], Routing]
+from plait.model.routing import Routing
+from plait.model.walk import Decide, Stage, Step, Walk, at_once, refuse_longer, refuse_parts
+from plait.sharing import KIND_OF_MODULE
 
 
 @dataclass(frozen=True)
@@ -37,51 +31,7 @@ class Output:
     """one routing for each depth as its experts used it, None at dense ones; empty unless asked"""
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Where a forward stands before a depth: what another one over the same tokens goes on from."""
-
-    depth: int
-    x_BSD: Tensor
-    decided: dict[int, Routing]
-    memory_TM: Tensor | None
-
-
-class Parts(NamedTuple):
-    """The banks that one depth uses."""
-
-    attention_norm: nn.Module
-    attention: nn.Module
-    lora: nn.Module | None
-    expert_norm: nn.Module
-    router: nn.Module | None
-    load_bias: router.LoadBias | None
-    collaboration: nn.Module | None
-    experts: nn.Module
-
-
-class _Names(NamedTuple):
-    """What `LanguageModel.parts_at` looks up: each bank by its name, None where there is none."""
-
-    norms: str
-    attention: str
-    lora: str | None
-    router: str | None
-    load_bias: str | None
-    collaboration: str | None
-    experts: str
-
-
-class _Step(NamedTuple):
-    """What one depth hands on: the stream, its decision, the routing used, the router's memory."""
-
-    x_BSD: Tensor
-    decision: Routing | None
-    routing: Routing | None
-    memory_TM: Tensor | None
-
-
-class LanguageModel(nn.Module):
+class LanguageModel(Walk):
     """A decoder-only mixture-of-experts language model, its parts owned in banks.
 
     Args:
@@ -92,80 +42,19 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
-        self.config = config
+        self.build(config)
         self.checkpointing = False
         """recompute each depth in the backward pass instead of keeping its activations"""
-        self.recompute: Callable[..., object] = partial(checkpoint, use_reentrant=False)
-        """what then runs a depth"""
-        width, plans = config.width, config.plans
-        self.embedding = nn.Embedding(config.vocab_size, width)
-        self.embedding.role = "embedding"  # type: ignore[assignment]
-        self.position_embedding: nn.Embedding | None = None
-        if config.attention.position == "learned":
-            self.position_embedding = nn.Embedding(config.context, width)
-            self.position_embedding.role = "embedding"  # type: ignore[assignment]
-        self.attention_norm = _banks(
-            plans.norms, lambda _: norm(config.norm, width, config.norm_eps)
-        )
-        self.attention = _banks(plans.attention, lambda _: Attention(config))
-        self.expert_norm = _banks(plans.norms, lambda _: norm(config.norm, width, config.norm_eps))
-        self.experts = _banks(plans.experts, lambda bank: expert_bank(config, bank))
-        self.router, self.collaboration = nn.ModuleDict(), nn.ModuleDict()
-        self.load_bias, self.lora = nn.ModuleDict(), nn.ModuleDict()
-        self.router_common = router.common_part(config)
-        for depth in config.deciding_depths:
-            experts = config.experts_at(depth)
-            bank, key = str(plans.router.banks[depth]), bias_key(config, depth)
-            if bank not in self.router:
-                self.router[bank] = router.router(config, experts)
-            if config.router.bias and key not in self.load_bias:
-                self.load_bias[key] = router.LoadBias(experts)
-        c = config.collaboration
-        if c is not None and c.control != "gate-scale":
-            for depth in config.routed_depths:
-                bank = str(plans.collaboration.banks[depth])
-                if bank not in self.collaboration:
-                    self.collaboration[bank] = Collaboration(c, config.experts_at(depth))
-        if config.attention.lora_rank:
-            for depth in range(config.depth):
-                self.lora[str(depth)] = QueryKeyLora(config)
-        self._names = tuple(self._names_at(depth) for depth in range(config.depth))
-        self.final_norm = norm(config.norm, width, config.norm_eps)
         self.head: nn.Linear | None = None
         if not config.tied_head:
-            self.head = parameters.linear(width, config.vocab_size, "head")
+            self.head = linear(config.width, config.vocab_size, "head")
         if self.embedding.weight.device.type != "meta":
-            parameters.initialise(self, seed, config.init, config.init_std, config.depth)
+            initialise(self, seed, config.init, config.init_std, config.depth)
 
-    def parts_at(self, depth: int) -> Parts:
-        """Return the banks that the plans name for this depth."""
-        names = self._names[depth]
-        return Parts(
-            attention_norm=self.attention_norm[names.norms],
-            attention=self.attention[names.attention],
-            lora=_optional(self.lora, names.lora),
-            expert_norm=self.expert_norm[names.norms],
-            router=_optional(self.router, names.router),
-            load_bias=cast(router.LoadBias | None, _optional(self.load_bias, names.load_bias)),
-            collaboration=_optional(self.collaboration, names.collaboration),
-            experts=self.experts[names.experts],
-        )
-
-    def _names_at(self, depth: int) -> _Names:
-        plans = self.config.plans
-        routed = self.config.experts_at(depth) > 1
-        decides = routed and plans.decider(depth) == depth
-        key = bias_key(self.config, depth)
-        topology = str(plans.collaboration.banks[depth])
-        return _Names(
-            norms=str(plans.norms.banks[depth]),
-            attention=str(plans.attention.banks[depth]),
-            lora=str(depth) if self.config.attention.lora_rank else None,
-            router=str(plans.router.banks[depth]) if decides else None,
-            load_bias=key if key in self.load_bias else None,
-            collaboration=topology if routed and topology in self.collaboration else None,
-            experts=str(plans.experts.banks[depth]),
-        )
+    @property
+    def config(self) -> ModelConfig:
+        """The structure."""
+        return self.structure
 
     def forward(
         self,
@@ -178,7 +67,6 @@ class LanguageModel(nn.Module):
         routings: bool = False,
         decide: Decide | None = None,
         logits_to_keep: int = 0,
-        embeddings_BSD: Tensor | None = None,
         stages: list[Stage] | None = None,
         start: Stage | None = None,
     ) -> Output:
@@ -193,48 +81,26 @@ class LanguageModel(nn.Module):
             routings: return each depth's routing.
             decide: called as decide(depth, routing) before the experts; what it returns is used.
             logits_to_keep: logits of the last n positions only; 0: of all.
-            embeddings_BSD: input vectors in place of the tokens' own; tokens_BS gives the shape.
             stages: gets where this forward stood before each depth.
             start: a stage of an earlier forward over these tokens, to leave out what was before it.
         """
-        if self.config.router.choice == "experts":
-            _refuse_parts(mask_BS, cache)
+        refuse_parts(self.config, mask_BS, cache is not None)
         positions, positions_BS = self._positions(tokens_BS, positions_BS, mask_BS, cache)
-        x_BSD = self.embedding(tokens_BS) if embeddings_BSD is None else embeddings_BSD
-        if self.position_embedding is not None:
-            x_BSD = x_BSD + self.position_embedding(positions_BS)
-        if self.config.embedding_scale != 1.0:
-            x_BSD = x_BSD * self.config.embedding_scale
-        x_BSD = self._dropout(x_BSD)
-        decided: dict[int, Routing] = {}
+        run = at_once
+        if self.checkpointing and torch.is_grad_enabled():
+            assert decide is None, "recomputation would call it twice"
+            assert cache is None, "recomputation would extend it twice"
+            run = _recomputed
         used: list[Routing | None] = []
-        memory_TM: Tensor | None = None
-        if start is not None:
-            x_BSD, decided, memory_TM = start.x_BSD, dict(start.decided), start.memory_TM
-        for depth in range(0 if start is None else start.depth, self.config.depth):
-            if stages is not None:
-                stages.append(Stage(depth, x_BSD, dict(decided), memory_TM))
-            key = self.config.plans.decision.banks[depth]
-            step = partial(
-                self._step,
-                depth=depth,
-                positions=positions,
-                cache=cache,
-                decision=decided.get(key),
-                decide=decide,
-                chosen=[],
-            )
-            if self.checkpointing and torch.is_grad_enabled():
-                assert decide is None, "recomputation would call it twice"
-                assert cache is None, "recomputation would extend it twice"
-                done = cast(_Step, self.recompute(step, x_BSD, memory_TM))
-            else:
-                done = step(x_BSD, memory_TM)
-            x_BSD, memory_TM = done.x_BSD, done.memory_TM
-            if done.decision is not None:
-                decided[key] = done.decision
+        x_BSD = self.embedding(tokens_BS)
+        attending = partial(attend, positions=positions, cache=cache)
+        steps = self.walk(
+            x_BSD, positions_BS, attending, run=run, decide=decide, stages=stages, start=start
+        )
+        for step in steps:
+            x_BSD = step.x_BSD
             if routings:
-                used.append(done.routing)
+                used.append(step.routing)
         h_BSD = self.final_norm(x_BSD)
         if self.config.logit_divisor != 1.0:
             h_BSD = h_BSD / self.config.logit_divisor
@@ -244,61 +110,6 @@ class LanguageModel(nn.Module):
             return Output(logits, None, tuple(used))
         loss = kernels.linear_cross_entropy(h_BSD.flatten(0, 1), weight, targets_BS.reshape(-1))
         return Output(None, loss, tuple(used))
-
-    def _step(
-        self,
-        x_BSD: Tensor,
-        memory_TM: Tensor | None,
-        *,
-        depth: int,
-        positions: Positions,
-        cache: Cache | None,
-        decision: Routing | None,
-        decide: Decide | None,
-        chosen: list[Tensor],
-    ) -> _Step:
-        """Run one depth. `chosen` keeps what was chosen, so that a recomputation reads it back."""
-        part, config = self.parts_at(depth), self.config
-        before = config.norm_place == "before"
-        h_BSD = part.attention_norm(x_BSD) if before else x_BSD
-        lora = part.lora(h_BSD) if part.lora is not None else None
-        attended = part.attention(h_BSD, positions, depth, cache, lora)
-        x_BSD = self._added(x_BSD, attended if before else part.attention_norm(attended))
-        h_BSD = part.expert_norm(x_BSD) if before else x_BSD
-        if config.experts_at(depth) == 1:
-            y_BSD = part.experts(h_BSD)
-            y_BSD = y_BSD if before else part.expert_norm(y_BSD)
-            return _Step(self._added(x_BSD, y_BSD), None, None, memory_TM)
-        h_TD = h_BSD.flatten(0, 1)
-        s_EE = part.collaboration() if part.collaboration is not None else None
-        c = config.collaboration
-        if decision is None:
-            assert part.router is not None
-            logits_TE, memory_TM = part.router(h_TD, self.router_common, memory_TM)
-            if s_EE is not None and c is not None and c.routing_strength:
-                logits_TE = logits_TE + routing_bias(s_EE, c)
-            bias_E = part.load_bias.bias_E if part.load_bias is not None else None
-            again, top_k = chosen[0] if chosen else None, config.experts.top_k
-            if config.router.choice == "experts":
-                sequences = len(x_BSD)
-                decision = choose_tokens(logits_TE, config.router, top_k, sequences, again)
-            else:
-                decision = choose(logits_TE, config.router, top_k, bias_E, again)
-            if not chosen:
-                chosen.append(
-                    decision.expert_ids_TK if decision.tokens_N is None else decision.tokens_N
-                )
-        routing, mix_TKK = decision, None
-        if c is not None and c.strength:
-            if c.messages == "outputs":
-                routing = reweight(routing, s_EE, c)
-            elif s_EE is not None:
-                mix_TKK = c.strength * messages(s_EE, routing.expert_ids_TK, c)
-        if decide is not None:
-            routing = decide(depth, routing)
-        y_BSD = part.experts(h_TD, routing, mix_TKK).view_as(x_BSD)
-        y_BSD = y_BSD if before else part.expert_norm(y_BSD)
-        return _Step(self._added(x_BSD, y_BSD), decision, routing, memory_TM)
 
     def _positions(
         self,
@@ -313,12 +124,7 @@ class LanguageModel(nn.Module):
             positions_BS = (mask_BS.long().cumsum(-1) - 1).clamp_min(0)[:, past:]
         elif positions_BS is None:
             positions_BS = torch.arange(past, past + length, device=tokens_BS.device)[None]
-        a, config = self.config.attention, self.config
-        if a.position == "learned" and past + length > config.context:
-            raise ValueError(
-                f"{past + length} tokens do not fit the {config.context} learned positions of this "
-                "model: shorten the text or train with a larger context"
-            )
+        refuse_longer(self.config, past + length)
         mask = None
         if mask_BS is not None or (past and length > 1):
             keys = torch.arange(past + length, device=tokens_BS.device)
@@ -328,21 +134,12 @@ class LanguageModel(nn.Module):
                 # a padding query sees itself, so that no row is empty and gives NaN
                 seen = mask_BS.bool()[:, None, None, :] | (keys == queries)
                 mask = mask & seen
-        cos, sin = None, None
+        cos, sin, a = None, None, self.config.attention
         if a.position == "rope":
-            cos, sin = rotary(positions_BS, config.heads[2], a)
+            cos, sin = rotary(positions_BS, self.config.heads[2], a)
         return Positions(cos, sin, mask), positions_BS
 
-    def _added(self, x_BSD: Tensor, y_BSD: Tensor) -> Tensor:
-        """Add a branch to the stream."""
-        if self.config.residual_scale != 1.0:
-            y_BSD = y_BSD * self.config.residual_scale
-        return x_BSD + self._dropout(y_BSD)
-
-    def _dropout(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.config.dropout, self.training) if self.config.dropout else x
-
-    def parameters_by_role(self) -> list[parameters.OwnedParameter]:
+    def parameters_by_role(self) -> list[OwnedParameter]:
         """Return every parameter with its role and the number of depths that use its bank."""
         owned = []
         for path, module in self.named_modules():
@@ -356,9 +153,9 @@ class LanguageModel(nn.Module):
             elif part == "router_common":
                 uses = len(self.config.deciding_depths)
             for name, parameter in module.named_parameters(recurse=False):
-                role, stack = parameters.role_of(module, name), parameters.stacked(module, name)
+                role, stack = role_of(module, name), stacked(module, name)
                 full = f"{path}.{name}"
-                owned.append(parameters.OwnedParameter(full, parameter, role, uses, stack))
+                owned.append(OwnedParameter(full, parameter, role, uses, stack))
         return owned
 
     def load_biases(self) -> dict[str, Tensor]:
@@ -366,23 +163,6 @@ class LanguageModel(nn.Module):
         return {key: cast(Tensor, module.bias_E) for key, module in self.load_bias.items()}
 
 
-def _refuse_parts(mask_BS: Tensor | None, cache: Cache | None) -> None:
-    """Experts that choose their tokens need sequences that are whole, and nothing beside them."""
-    if cache is not None:
-        raise ValueError(
-            "experts that choose their tokens look at a whole sequence, so this model neither "
-            "generates nor scores with a cache: train one with router.choice tokens"
-        )
-    if mask_BS is not None and not bool(mask_BS.all()):
-        raise ValueError(
-            "experts that choose their tokens would choose padding as well: give this model "
-            "sequences of one length"
-        )
-
-
-def _optional(banks: nn.ModuleDict, name: str | None) -> nn.Module | None:
-    return None if name is None else banks[name]
-
-
-def _banks(plan: Plan, build: Callable[[int], nn.Module]) -> nn.ModuleDict:
-    return nn.ModuleDict({str(bank): build(bank) for bank in range(plan.count)})
+def _recomputed(depth: Callable[..., Step], x_BSD: Tensor, memory_TM: Tensor | None) -> Step:
+    """Run a depth, its activations computed anew in the backward pass."""
+    return cast(Step, checkpoint(depth, x_BSD, memory_TM, use_reentrant=False))

@@ -157,7 +157,7 @@ class RouterMemory(nn.GRUCell):
         return torch.gru_cell(input, memory, *(gate.float() for gate in gates))
 
 
-KINDS: dict[
+ROUTERS: dict[
     str, type[LinearRouter | RandomFixedRouter | CosineRouter | LowRankRouter | RecurrentRouter]
 ] = {
     "linear": LinearRouter,
@@ -168,9 +168,9 @@ KINDS: dict[
 }
 
 
-def router(config: ModelConfig, experts: int) -> Router:
+def router_bank(config: ModelConfig, experts: int) -> Router:
     """Build one router bank for `experts` experts."""
-    return KINDS[config.router.kind](config.width, experts, config.router.inner_width)
+    return ROUTERS[config.router.kind](config.width, experts, config.router.inner_width)
 
 
 def common_part(config: ModelConfig) -> nn.Module | None:
@@ -198,3 +198,7 @@ class LoadBias(nn.Module):
     def __init__(self, experts: int):
         super().__init__()
         self.register_buffer("bias_E", torch.empty(experts))
+
+    def forward(self) -> Tensor:
+        """Return the bias (E)."""
+        return self.bias_E

@@ -1,7 +1,8 @@
 """The value that routers make, collaboration re-weights, experts consume, and analysis reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,15 @@ class Routing:
     """gates of the chosen experts"""
     tokens_N: Tensor | None = None
     """token of each row of ids and gates, where experts chose; a token may have several, or none"""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Routing":
+        """Return the routing on a device; itself, if it is there."""
+        if self.logits_TE.device == torch.device(device):
+            return self
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Routing(
+            **{n: t if t is None else t.to(device, non_blocking) for n, t in tensors.items()}
+        )
 
 
 def choose(

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from plait.model import LanguageModel, Routing
 from plait.model.collaboration import reweight
-from plait.model.language_model import Stage
 from plait.model.routing import choose, ranked
+from plait.model.walk import Stage
 from plait.routing.trace import TraceInfo
 from plait.routing.watched_model import Decide, Plain, evaluating
 
