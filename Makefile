@@ -60,7 +60,7 @@ wheel: .venv/.demo
 	@echo "Installing the tools of others into .venv/external (once, two or three minutes) …"
 	$(PYTHON) -m venv --clear .venv/external
 	.venv/external/bin/python -m pip install --quiet -c constraints.txt \
-		torch transformers trl peft accelerate 'lm-eval[hf]' pytest
+		torch transformers trl peft accelerate 'lm-eval[hf]' pytest parameterized
 	@touch $@
 
 clean:
