@@ -30,7 +30,11 @@ def run(notebook: Any, folder: Path, environment: Mapping[str, str]) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONWARNINGS": "ignore:IProgress",  # tqdm would rather have widgets
+        "HF_HUB_OFFLINE": "1",
+    }
     client = NotebookClient(
         notebook,
         timeout=3600,
@@ -38,7 +42,7 @@ def run(notebook: Any, folder: Path, environment: Mapping[str, str]) -> Any:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    return client.execute(env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"} | environment)
+    return client.execute(env=os.environ | given | environment)
 
 
 def main(chosen: list[str]) -> None:
