@@ -36,6 +36,7 @@ wheel: .venv/.demo
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(INSTALL) wheel
 	$(BIN)/python -m wheel tags --remove --platform-tag linux_x86_64 dist/plait-*-none-any.whl
+	@rm -rf build src/plait/kernels/native/compiled  # no part of other wheels
 
 # A stamp is written only when everything before it went well, so a broken try is done again.
 .venv/.demo: Makefile pyproject.toml constraints.txt

@@ -10,6 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from plait import __version__
 from plait.data.corpora import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ def test_it_holds_every_file_of_the_package(site: Path) -> None:
         return {path.relative_to(root) for path in (root / "plait").rglob("*") if path.is_file()}
 
     assert files(site) == files(site.parent / "source" / "src")
+    assert (site / f"plait-{__version__}.dist-info").is_dir(), "pyproject.toml says another version"
 
 
 def test_it_trains_where_no_compiler_is_and_says_so_in_one_line(site: Path, tmp_path: Path) -> None:

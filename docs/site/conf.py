@@ -119,7 +119,8 @@ def where_it_is_defined(
         return None
     home = f"{getattr(found, '__module__', '')}.{target.rpartition('.')[2]}"
     domain = env.domains.python_domain
-    return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, text)
+    place = domain.resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, text)
+    return place or (text if app.config.is_a_part else None)
 
 
 def demand_docstring(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> None:
@@ -132,6 +133,7 @@ def demand_docstring(app: Sphinx, what: str, name: str, obj: Any, skip: bool, op
 
 def setup(app: Sphinx) -> None:
     """Register what is made here."""
+    app.add_config_value("is_a_part", False, "env", bool)
     app.add_html_math_renderer("mathml", (math, None), (math, None))
     app.add_role_to_domain("py", "obj", NameOrCode(), override=True)
     app.connect("autodoc-skip-member", demand_docstring)

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Collection
 
 import plait
 
@@ -9,10 +10,12 @@ ELSEWHERE = {"cli", "__main__"}
 """the command line has pages of its own"""
 
 
-def name_pages() -> dict[str, str]:
-    """Return the page of each room by its name, and `index`, which lists them."""
-    rooms = [f"plait.{m.name}" for m in pkgutil.iter_modules(plait.__path__)]
-    rooms = [room for room in rooms if room.removeprefix("plait.") not in ELSEWHERE]
+def name_pages(only: Collection[str] = ()) -> dict[str, str]:
+    """Return the page of each room, or of some, by its name, and `index`, which lists them."""
+    found = {module.name for module in pkgutil.iter_modules(plait.__path__)} - ELSEWHERE
+    if unknown := set(only) - found:
+        raise ValueError(f"no folder of the package: {', '.join(sorted(unknown))}")
+    rooms = [f"plait.{name}" for name in sorted(only or found)]
     pages = {room: room_page(room) for room in rooms}
     rows = [f"   * - :doc:`{room} <{room}>`\n     - {about(room)}" for room in rooms]
     pages["index"] = "\n".join(

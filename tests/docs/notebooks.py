@@ -26,11 +26,18 @@ def read(name: str) -> Any:
 
 
 def run(notebook: Any, folder: Path, environment: Mapping[str, str]) -> Any:
-    """Run all cells in a folder, in a kernel of this interpreter; an error in one is raised."""
+    """Run all cells in a folder, in a kernel of this interpreter; an error in one is raised.
+
+    What shows itself as HTML is kept as that alone: its text tells of the machine, at length.
+    """
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONWARNINGS": "ignore:IProgress",  # tqdm would rather have widgets
+        "HF_HUB_OFFLINE": "1",
+    }
     client = NotebookClient(
         notebook,
         timeout=3600,
@@ -38,7 +45,12 @@ def run(notebook: Any, folder: Path, environment: Mapping[str, str]) -> Any:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
-    return client.execute(env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"} | environment)
+    done = client.execute(env=os.environ | given | environment)
+    for cell in done.cells:
+        for output in cell.get("outputs", ()):
+            if "text/html" in output.get("data", ()):
+                output.data.pop("text/plain", None)
+    return done
 
 
 def main(chosen: list[str]) -> None:

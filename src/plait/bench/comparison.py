@@ -27,7 +27,7 @@ from plait.report.terminal.bench_table import bench_table
 
 PRECISIONS = ("fp32", "bf16")
 NEW_TOKENS = 32
-WIDE = 132
+WIDE = 140
 """characters that the table needs"""
 
 Result = dict[str, Any]

@@ -13,7 +13,7 @@ def data_build(corpus: str, /, out: Path | None = None, replace: bool = False) -
     """Fetch, clean, split and tokenize text into a corpus.
 
     Args:
-        corpus: starter, starter-2k, papers, or a YAML file that describes one (see docs/data.md).
+        corpus: starter, starter-2k, papers, or a YAML file as in docs/howto/own-text.md.
         out: folder to build it in; by default under the cache folder (PLAIT_CACHE moves it).
         replace: replace a corpus of another specification that is there.
     """

@@ -168,7 +168,8 @@ class Specification:
             raise FileNotFoundError(f"{path}: no such file: give the YAML file of a corpus")
         data = read_yaml(path)
         if not isinstance(data, dict):
-            raise ValueError(f"{path}: not the specification of a corpus: see docs/data.md")
+            page = "docs/howto/own-text.md"
+            raise ValueError(f"{path}: not the specification of a corpus: see {page}")
         try:
             given = cls.from_dict({"name": path.stem, **data})
         except ValueError as error:

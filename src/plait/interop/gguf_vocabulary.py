@@ -45,7 +45,10 @@ def pre_tokenizer(said: Mapping[str, Any]) -> str:
     if not model["merges"]:
         raise ValueError("it merges nothing, which llama.cpp refuses: train a larger vocabulary")
     normalizer = (said["normalizer"] or {"type": "NFC"})["type"]
-    name = PRE_TOKENIZERS.get((_expression(said), model["ignore_merges"]))
+    expression = _expression(said)
+    name = None
+    if expression is not None:
+        name = PRE_TOKENIZERS.get((expression, model["ignore_merges"]))
     if normalizer != "NFC" or name is None:
         raise ValueError(
             "llama.cpp has no pre-tokenizer that is known to split text as this one does: known "

@@ -12,6 +12,8 @@ from markupsafe import Markup
 from plait.report.palette import INK, MUTED, RULE
 
 Format = Literal["svg", "png", "pdf", "json"]
+FILE_FONT = "Arial, 'Liberation Sans', Helvetica, sans-serif"
+"""of a figure by itself, which is laid out where it is made: its widths are the same everywhere"""
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif"
 
 
@@ -39,7 +41,9 @@ class Figure:
     @property
     def whole(self) -> Any:
         """The chart as it stands by itself: on white, with its title."""
-        return styled(self.chart).properties(width=self.width, title=self.title, background="white")
+        return styled(self.chart, FILE_FONT).properties(
+            width=self.width, title=self.title, background="white"
+        )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Show it in a notebook as SVG, which needs no network."""
@@ -70,10 +74,10 @@ def chart_data(rows: Iterable[dict[str, Any]]) -> alt.Data:
     return alt.Data(values=list(rows))  # type: ignore[no-untyped-call]
 
 
-def styled(chart: Any) -> Any:
+def styled(chart: Any, font: str = FONT) -> Any:
     """The chart with this project's calm axes and type."""
     return (
-        chart.configure(font=FONT, background="transparent", padding=4)
+        chart.configure(font=font, background="transparent", padding=4)
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=MUTED,

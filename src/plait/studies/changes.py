@@ -55,7 +55,7 @@ def kept_shares(config: TrainConfig, tokens: int) -> dict[str, dict[str, int]]:
     """Return the options that keep their share of a run, were it of so many tokens."""
 
     def share(value: int, least: int) -> int:
-        return max(round(value * tokens / config.tokens), least)
+        return max(round(value * (tokens / config.tokens)), least)
 
     schedule, every = config.schedule, config.evaluation.every
     return {

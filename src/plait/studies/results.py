@@ -291,9 +291,10 @@ def read_study(folder: Path) -> StudyResults:
 
 
 def _with_interval(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    shown = f"{estimate.value:.3f}"
+    if estimate.low is not None and estimate.high is not None:
+        shown += f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return shown.replace("-", "−")
 
 
 def _curves(folder: Path, header: _Header) -> tuple[TuningCurve, ...]:

@@ -114,7 +114,8 @@ class Study:
             size = f"{count(model).stored:,} parameters stored, {config.tokens:,} tokens"
             kinds = [kind for kind in KINDS if getattr(model.sharing, kind) != "own"]
             drawn = model.sharing.drawn(model.depth, kinds) if kinds else note("nothing is shared")
-            parts.append(titled(f"{name}{baseline}", note(size), drawn))
+            shown = titled(f"{name}{baseline}", note(size), drawn)
+            parts.append(f'<div style="margin-top: 0.8em">{shown}</div>')
         seeds = ", ".join(map(str, self.seeds))
         return titled(f"Study {self.name}, seeds {seeds}", note(self.description), *parts)
 

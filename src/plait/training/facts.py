@@ -4,12 +4,12 @@ import math
 import os
 import platform
 import shutil
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from plait import __version__
 from plait.atomic import new_file, write_json
 from plait.config import TrainConfig
 from plait.data.corpus import Corpus
@@ -82,7 +82,7 @@ def environment(world: World, config: TrainConfig) -> dict[str, Any]:
     on_cuda = world.device.type == "cuda"
     dtype = compute_type(world.device.type, config.precision)
     return {
-        "plait": version("plait"),
+        "plait": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -52,7 +52,7 @@ def size_figure(rows: Sequence[Row], looks: Sequence[Series]) -> Figure:
             ],
         )
         .add_params(FOCUS)
-        .properties(height=max(150, 30 * len(points)))
+        .properties(height=max(190, 30 * len(points)))
     )
     caption = "Lower and further left is better."
     return Figure("size", "Loss against size", chart, caption, key=True)
