@@ -90,7 +90,7 @@ class PlaitConfig(PreTrainedConfig):
         return from_dict(ModelConfig, {k: v for k, v in options.items() if v is not None})
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str] | None:
+    def base_model_tp_plan(self) -> dict[str, str] | None:  # type: ignore[override]
         """How transformers cuts the banks for tensor parallelism; None where one must stay whole.
 
         A norm over the width of all heads, and a LoRA on it, need them all.

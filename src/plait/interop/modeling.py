@@ -113,7 +113,7 @@ class PlaitPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Set what no file held of a module's own tensors, as the model itself would."""
-        walk = self.base_model
+        walk = cast(Walk, self.base_model)
         if all(module is not own for own in walk.modules()):  # a head, a larger embedding
             super()._init_weights(module)
             return
@@ -138,7 +138,7 @@ class PlaitPreTrainedModel(PreTrainedModel):
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Grow or shrink the vocabulary, as transformers does for every model."""
         embedding: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
-        self.base_model.structure = self.config.structure()
+        cast(Walk, self.base_model).structure = self.config.structure()
         return embedding
 
 
@@ -354,7 +354,8 @@ class PlaitForCausalLM(PlaitPreTrainedModel, GenerationMixin):
             if name != "head":
                 setattr(skin.model, name, part)
         skin.lm_head.weight = (model.head or model.embedding).weight
-        return skin.train(model.training)
+        skin.train(model.training)
+        return skin
 
 
 class PlaitForSequenceClassification(GenericForSequenceClassification, PlaitPreTrainedModel):
@@ -364,7 +365,7 @@ class PlaitForSequenceClassification(GenericForSequenceClassification, PlaitPreT
         PlaitPreTrainedModel.__init__(self, config)
         self.num_labels = config.num_labels
         self.model = PlaitModel(config)
-        self.score = nn.Linear(config.width, config.num_labels, bias=False)
+        self.score = nn.Linear(config.width, cast(int, config.num_labels), bias=False)
         self.post_init()
 
 

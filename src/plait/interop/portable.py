@@ -4,6 +4,8 @@ There this class stands in the place of `plait.kernels` (`plait.interop.remote_c
 operations of the same names it equals. On whatever device, and in one graph under torch.compile.
 """
 
+# mypy: allow-untyped-calls
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -40,7 +42,8 @@ class kernels:
             a_TKF = a_NF.unflatten(0, (-1, top_k))
             a_NF = (a_TKF + mix_TKK.to(a_TKF.dtype) @ a_TKF).flatten(0, 1)
         o_TKD = product(a_NF, ids_N, down_EDF).unflatten(0, (-1, top_k))
-        return (o_TKD * weights_TK[..., None]).sum(1).to(x_TD.dtype)
+        y_TD: Tensor = (o_TKD * weights_TK[..., None]).sum(1)
+        return y_TD.to(x_TD.dtype)
 
 
 def product(rows_NI: Tensor, ids_N: Tensor, weight_EOI: Tensor) -> Tensor:

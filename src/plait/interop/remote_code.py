@@ -213,7 +213,8 @@ def _text(lines: list[str], node: ast.stmt, end: int) -> str:
 
 def _first(node: ast.stmt) -> int:
     decorators = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    first: int = min([node.lineno, *(decorator.lineno for decorator in decorators)])
+    return first
 
 
 def _imports(names: set[tuple[str, str]]) -> Iterator[str]:

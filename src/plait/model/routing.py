@@ -33,10 +33,13 @@ class Routing:
         """Return the routing on a device; itself, if it is there."""
         if self.logits_TE.device == torch.device(device):
             return self
-        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Routing(
-            **{n: t if t is None else t.to(device, non_blocking) for n, t in tensors.items()}
-        )
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            tensor: Tensor | None = getattr(self, field.name)
+            moved[field.name] = (
+                None if tensor is None else tensor.to(device=device, non_blocking=non_blocking)
+            )
+        return Routing(**moved)
 
 
 def choose(
