@@ -68,12 +68,12 @@ def first_layer(config):
     seen = {}
 
     def see(_module, inputs, output):
-        seen["h"], seen["routing"], seen["y"] = inputs[0], inputs[1], output
+        seen["h"], seen["y"] = inputs[0], output
 
     model.experts["0"].register_forward_hook(see)
     with torch.no_grad():
-        model(tokens())
-    return model, seen["h"], seen["routing"], seen["y"]
+        routing = model(tokens(), routings=True).routings[0]
+    return model, seen["h"], routing, seen["y"]
 
 
 @torch.no_grad()

@@ -55,10 +55,12 @@ def test_norms_before_or_after_and_the_scales_of_the_stream(place):
         part = model.parts_at(depth)
 
         def experts(h_BSD, part=part, routing=routing):
-            return part.experts(h_BSD) if routing is None else part.experts(h_BSD[0], routing)[None]
+            if routing is None:
+                return part.experts(h_BSD)
+            return part.experts(h_BSD[0], routing.expert_ids_TK, routing.weights_TK)[None]
 
         def attention(h_BSD, part=part):
-            return part.attention(h_BSD, positions, 0)
+            return part.attention(h_BSD, partial(attend, positions=positions), 0)
 
         for norm, branch in ((part.attention_norm, attention), (part.expert_norm, experts)):
             added = branch(norm(x_BSD)) if place == "before" else norm(branch(x_BSD))
