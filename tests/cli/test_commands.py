@@ -271,7 +271,7 @@ def test_train_resume_eval_generate(tmp_path, corpus):
     assert "in sequences of 64 tokens" in scored.stdout
     longer = plait("eval", str(folder), "--sequence-length", "4096", cwd=tmp_path)
     assert longer.returncode == 1
-    assert "the model's context is 512 tokens" in longer.stderr
+    assert "the model's context is 128 tokens" in longer.stderr
     said = plait("generate", str(folder), "--prompt", "def main", "--tokens", "5", cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("def main")
