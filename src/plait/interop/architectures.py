@@ -100,6 +100,14 @@ _OPTIONS: Translations = {
     "initializer_range": "init_std",
 }
 _HEAD_WIDTH: Translations = {"head_dim": "attention.head_width"}
+_HEAD_WIDTH_SAID: Translations = {
+    "head_dim": Option(
+        "attention.head_width",
+        read=lambda value, theirs: value,
+        # without it Qwen3's is 128, whatever the width
+        write=lambda value, ours: value or ours["width"] // ours["attention.heads"],
+    )
+}
 _BIAS: Translations = {"attention_bias": ("attention.qkv_bias", "attention.output_bias")}
 _ROUTED: Translations = {
     **_OPTIONS,
@@ -170,7 +178,7 @@ ARCHITECTURES = {
         ),
         Architecture(
             "qwen3",
-            options={**_DENSE, **_HEAD_WIDTH, **_BIAS},
+            options={**_DENSE, **_HEAD_WIDTH_SAID, **_BIAS},
             always={**_ALWAYS_DENSE, "attention.qk_norm": "head"},
             required={**_REQUIRED, **_UNWINDOWED},
             tensors=_tensors(),
