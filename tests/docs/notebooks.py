@@ -61,7 +61,7 @@ def main(chosen: list[str]) -> None:
         finally:
             shutil.rmtree(folder)
         done.metadata = {key: done.metadata[key] for key in ("kernelspec", "language_info")}
-        done.metadata.language_info = {"name": "python"}
+        done.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
         (EXAMPLES / f"{name}.ipynb").write_text(nbformat.writes(done) + "\n", encoding="utf-8")
         print(name)
 
