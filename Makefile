@@ -22,9 +22,11 @@ test: .venv/.dev
 examples: .venv/.dev
 	$(BIN)/python tests/docs/notebooks.py
 	$(BIN)/ruff format examples
+
 # Strict: what is linked, named or left without a docstring, and is not there, fails.
 docs: .venv/.docs
 	$(BIN)/python docs/site/build.py build/site
+
 # Exported models in the tools of others, in an environment that has them and no Plait.
 external: .venv/.dev .venv/.external
 	PLAIT_EXTERNAL_PYTHON=$(CURDIR)/.venv/external/bin/python $(BIN)/pytest -m external -s

@@ -24,7 +24,10 @@ project = "Plait"
 copyright = "the Plait authors"
 release = plait.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
-suppress_warnings = ["ref.python"]  # a type named like an attribute, such as bytes
+suppress_warnings = [
+    "ref.python",  # a type named like an attribute, such as bytes
+    "misc.highlighting_failure",  # a cell with shell commands in a notebook
+]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
