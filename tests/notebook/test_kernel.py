@@ -21,7 +21,7 @@ config = TrainConfig(
         vocab_size=512, depth=2, width=32, context=64, experts=ExpertConfig(count=4, width=32)
     ),
     data=DataConfig(corpus="tiny", sequence_length=64, batch=4),
-    tokens=20_000,
+    tokens=60_000,
     schedule=ScheduleConfig(warmup=1000),
     evaluation=EvaluationConfig(tokens=512, final_tokens=512),
     checkpoint=CheckpointConfig(every=1000),
