@@ -200,7 +200,7 @@ def study(scale: Scale = "nano") -> Study:
 
 
 def paper(scale: Scale = "nano") -> Paper:
-    """PathMoE's claims, tables and figures; their numbers in the paper are not known to us."""
+    """PathMoE's claims, tables and figures; the paper's own numbering is not known to us."""
     asked = study(scale)
     sharing = ("independent-balanced", "independent", "PathB4", "PathB4-balanced")
     return Paper(

@@ -1,6 +1,6 @@
 """Claims about paths: every seed of their arms traced on the same held-out text."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from plait.report.numbers import interval, p_value, signed
 from plait.report.study.routing_section import trace_run
@@ -24,7 +24,6 @@ def answer_paths(
     study: StudyResults,
     tokens: int,
     device: str | None,
-    progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[PathAnswer, ...]:
     """Trace every seed of the arms and answer the questions about their paths.
 
@@ -33,12 +32,10 @@ def answer_paths(
         study: its finished runs; one whose weights or corpus are gone is left out.
         tokens: held-out tokens to trace; a fifth of them are perturbed.
         device: as torch names it; None: CUDA where there is one, else the CPU.
-        progress: called with the name of what is traced.
     """
     measured: dict[str, dict[int, dict[PathMeasure, float]]] = {}
     for arm in dict.fromkeys(arm for c in contrasts for arm in (c.variant, c.against)):
         for run in study.of(arm):
-            progress(f"{arm}, seed {run.seed}")
             try:
                 found = trace_run(run, tokens, device, tokens // 5)
             except FileNotFoundError:
@@ -70,7 +67,10 @@ def sentence(answer: PathAnswer) -> str:
     name = f"{WORDS[asked.measure]}: {asked.variant} − {asked.against}"
     if found is None:
         return f"{name}: not traced."
-    said = f"{name}: {signed(found.estimate.value)} ({interval(found.estimate, sign=True)})"
+    seeds = found.estimate.n
+    said = f"{name}: {signed(found.estimate.value)}"
+    if reach := interval(found.estimate, sign=True):
+        said += f", 95 % interval {reach} over {seeds} seeds"
     if answer.p is None:
         return f"{said}; no verdict: under {LEAST_SEEDS} seeds."
     verdict = {True: "as claimed", False: "the other way", None: "undecided"}[answer.as_expected]
