@@ -1,5 +1,7 @@
 """Banks of experts, and the dense feed-forward layer that stands in their place or beside them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +38,8 @@ class ExpertBank(nn.Module):
     """
 
     role: Role = "expert"
+    compute: Callable[..., Tensor] = staticmethod(kernels.experts)
+    """what computes the experts; another where they lie on several processes"""
 
     def __init__(self, config: ModelConfig, experts: int):
         super().__init__()
@@ -61,7 +65,7 @@ class ExpertBank(nn.Module):
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
         pairs_N = routing.tokens_N
-        y_TD = kernels.experts(
+        y_TD = self.compute(
             h_TD if pairs_N is None else h_TD[pairs_N],
             routing.expert_ids_TK,
             routing.weights_TK,

@@ -1,5 +1,6 @@
 """The language model: a walk over depth that picks each part from the bank its plan names."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from plait.model import parameters, router
 from plait.model.attention import Attention, Cache, Positions, QueryKeyLora, rotary
 from plait.model.balance import bias_key
 from plait.model.collaboration import Collaboration, messages, reweight, routing_bias
-from plait.model.experts import expert_bank
+from plait.model.experts import ExpertBank, expert_bank
 from plait.model.norms import norm
 from plait.model.routing import Routing, choose, choose_tokens
 from plait.sharing import KIND_OF_MODULE, Plan
@@ -328,6 +329,30 @@ class LanguageModel(nn.Module):
                 full = f"{path}.{name}"
                 owned.append(parameters.OwnedParameter(full, parameter, role, uses, stack))
         return owned
+
+    def units(self) -> list[list[nn.Module]]:
+        """Return what processes gather together: each depth's own parts, then each shared bank.
+
+        In the order of their use. What is left is small, or is used all along: a router, norm or
+        topology of several depths, the low-rank parts, the embedding and the head.
+        """
+        parts = [self.parts_at(depth) for depth in range(self.config.depth)]
+        uses = Counter(module for part in parts for module in part if module is not None)
+        units: list[list[nn.Module]] = []
+        for part in parts:
+            before, router = (part.attention_norm, part.attention, part.expert_norm), part.router
+            own = [module for module in before if uses[module] == 1]
+            if own and router is not None and uses[router] == 1 and any(router.parameters()):
+                own.append(router)
+            if uses[part.experts] == 1:
+                own.append(part.experts)
+            units += [own] if own else []
+        banks = (*self.attention.values(), *self.experts.values())
+        return units + [[bank] for bank in banks if uses[bank] > 1]
+
+    def expert_banks(self) -> list[ExpertBank]:
+        """Return the banks of several experts."""
+        return [bank for bank in self.experts.values() if isinstance(bank, ExpertBank)]
 
     def load_biases(self) -> dict[str, Tensor]:
         """Return the loss-free balancing biases by key; empty where there are none."""

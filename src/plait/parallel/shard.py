@@ -1,40 +1,23 @@
-"""Who holds what: each bank of a model is sharded by itself, by FSDP2.
+"""Tensors of which each process holds a part: whole again, filled, and measured together."""
 
-A bank used at several depths is gathered for each use, and its gradients add before they are sent.
-"""
+import math
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from plait.parallel.world import World
-
-
-def shard(model: nn.Module, world: World) -> None:
-    """Shard each bank, then what is left, over the world; nothing where there is one process.
-
-    A bank is a child of a `ModuleDict` of the model; banks without parameters are passed over.
-    """
-    if world.mesh is None:
-        return
-    for banks in model.children():
-        if isinstance(banks, nn.ModuleDict):
-            for bank in banks.values():
-                if any(True for _ in bank.parameters()):
-                    fully_shard(bank, mesh=world.mesh)
-    fully_shard(model, mesh=world.mesh)
-
-
-def reduce_gradients(model: nn.Module, now: bool) -> None:
-    """Say whether the next backward sends its gradients: only the last of an accumulation does."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(now)
+from plait import kernels
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Gather the full tensor from its shards; a plain tensor is itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part that this process holds, which shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
@@ -48,3 +31,16 @@ def fill(parameter: Tensor, values: Tensor) -> None:
         parameter.to_local().copy_(shards.to_local())
     else:
         parameter.copy_(values)
+
+
+def total_norm(gradients: Sequence[Tensor]) -> float:
+    """Return the root of the sum of squares over all gradients, of shards over all processes.
+
+    Gradients that are sharded over different processes are gathered apart: no operation takes both.
+    """
+    together: dict[object, list[Tensor]] = {}
+    for gradient in gradients:
+        mesh = gradient.device_mesh if isinstance(gradient, DTensor) else None
+        together.setdefault(mesh, []).append(gradient)
+    norms = [float(whole(kernels.total_norm(members))) for members in together.values()]
+    return norms[0] if len(norms) == 1 else math.hypot(*norms)

@@ -1,0 +1,128 @@
+"""Real processes that talk over gloo, and what they are asked in these tests."""
+
+import os
+import socket
+from collections import Counter
+from dataclasses import replace
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from plait.config import AttentionConfig, ExpertConfig, ModelConfig
+from plait.model import LanguageModel
+from plait.model.balance import balance_losses
+from plait.parallel import ParallelConfig, World, parallelise, total_norm, whole
+
+SEQUENCES = 8
+
+
+def start(processes, size, function, *arguments):
+    """Run function(rank, …) in `size` processes; all must end well."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    ranks = [
+        processes.Process(target=_be_rank, args=(rank, size, port, function, arguments))
+        for rank in range(size)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(240)
+    assert [process.exitcode for process in ranks] == [0] * size
+
+
+def _be_rank(rank, size, port, function, arguments):
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    function(rank, *arguments)
+
+
+def toy(**options):
+    base = ModelConfig(
+        vocab_size=64,
+        depth=8,
+        width=32,
+        context=16,
+        attention=AttentionConfig(heads=2),
+        experts=ExpertConfig(count=4, width=32, top_k=2),
+    )
+    return replace(base, **options)
+
+
+def batch():
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(0, 64, (2, SEQUENCES, 16), generator=generator)
+    return tokens[0], tokens[1]
+
+
+def backward(model, rank=0, size=1):
+    """Add the gradients of this rank's share of the batch; return its loss."""
+    share = SEQUENCES // size
+    tokens_BS, targets_BS = (part[rank * share : (rank + 1) * share] for part in batch())
+    out = model(tokens_BS, targets_BS, routings=True)
+    losses = balance_losses(model.config, out.routings)
+    loss = out.loss if losses is None else out.loss + losses.weighted(model.config)
+    loss.backward()
+    return loss.detach()
+
+
+def gradients(model):
+    return {
+        name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def write_gradients(rank, cases, folder):
+    """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients."""
+    for name, config, mesh, checkpointing in cases:
+        world = World.start("cpu", ParallelConfig.parse(mesh))
+        model = LanguageModel(config, 0)
+        parallelise(model, world, checkpointing)
+        loss = world.mean(backward(model, rank, world.size))
+        norm = total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        found = gradients(model)
+        if rank == 0:
+            torch.save({"loss": loss, "norm": norm, "gradients": found}, folder / f"{name}.pt")
+
+
+class Collectives(TorchDispatchMode):
+    """Counts what is sent while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.counted = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace in ("c10d", "_c10d_functional"):
+            self.counted[func._schema.name.partition("::")[2].strip("_")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def write_collectives(rank, cases, folder):
+    """For each case (name, configuration, mesh): the collectives of forward and backward."""
+    for name, config, mesh, checkpointing in cases:
+        world = World.start("cpu", ParallelConfig.parse(mesh))
+        model = LanguageModel(config, 0)
+        parallelise(model, world, checkpointing)
+        for _ in range(2):  # the first step also learns the order
+            with Collectives() as collectives:
+                backward(model, rank, world.size)
+        if rank == 0:
+            torch.save(dict(collectives.counted), folder / f"{name}.pt")
+
+
+def write_refusals(rank, models, mesh, folder):
+    """What each model is refused with."""
+    for name, config in models.items():
+        world = World.start("cpu", ParallelConfig.parse(mesh))
+        try:
+            parallelise(LanguageModel(config, 0), world)
+        except ValueError as error:
+            (folder / f"{name}.txt").write_text(str(error))
