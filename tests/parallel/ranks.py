@@ -6,12 +6,15 @@ from collections import Counter
 from dataclasses import replace
 
 import torch
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from plait import kernels
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
 from plait.model import LanguageModel
 from plait.model.balance import balance_losses
-from plait.parallel import ParallelConfig, World, parallelise, total_norm, whole
+from plait.parallel import ParallelConfig, World, by_owner, parallelise, total_norm, whole
+from plait.parallel.dispatch import experts_over_ranks
 
 SEQUENCES = 8
 
@@ -126,3 +129,64 @@ def write_refusals(rank, models, mesh, folder):
             parallelise(LanguageModel(config, 0), world)
         except ValueError as error:
             (folder / f"{name}.txt").write_text(str(error))
+
+
+def check_dispatch(rank, folder):
+    """Experts parted over two processes give each token what they give it here, all of them."""
+    world = World.start("cpu", ParallelConfig(expert=2))
+    mesh = world.meshes.experts["expert"]
+    generator = torch.Generator().manual_seed(3)
+    up, down = (
+        torch.randn(4, 64, 32, generator=generator),
+        torch.randn(4, 32, 32, generator=generator),
+    )
+    ids = {
+        "spread": torch.randint(0, 4, (2, 7, 3), generator=generator)[rank],
+        "all on one": torch.full((5, 1), 3),
+        "one token": torch.tensor([[2, 0]]),
+        "nobody here": torch.randint(0, 4, (0 if rank else 6, 2), generator=generator),
+    }
+    for name, ids_TK in ids.items():
+        x = torch.randn(len(ids_TK), 32, generator=generator)
+        gates = torch.rand(ids_TK.shape, generator=generator)
+        here = [t.clone().requires_grad_() for t in (x, gates, up, down)]
+        there = [t.clone().requires_grad_() for t in (x, gates)]
+        parted = [
+            distribute_tensor(t, mesh, [Shard(0)], src_data_rank=None).requires_grad_()
+            for t in (up, down)
+        ]
+        y = experts_over_ranks(there[0], ids_TK, there[1], *parted, "swiglu", mesh=mesh)
+        expected = kernels.experts(here[0], ids_TK, *here[1:], "swiglu")
+        y.square().sum().backward()
+        expected.square().sum().backward()
+        torch.testing.assert_close(y, expected)
+        for got, wanted in zip(there, here[:2], strict=True):
+            torch.testing.assert_close(got.grad, wanted.grad, msg=name)
+        for got, wanted in zip(parted, here[2:], strict=True):
+            of_all = world.sum(wanted.grad)
+            torch.testing.assert_close(whole(got.grad), of_all, rtol=1e-5, atol=1e-3, msg=name)
+    (folder / f"{rank}.txt").write_text(" ".join(ids))
+
+
+def check_owners(rank, folder):
+    """What one process makes of each matrix arrives as the rows that each holds of it."""
+    world = World.start("cpu")
+    generator = torch.Generator().manual_seed(4)
+    sizes = [(5, 3), (1, 4), (8, 2), (7, 7), (3, 5)]
+    whole_ones = [torch.randn(size, generator=generator) for size in sizes]
+    mesh = world.meshes.dense["shard"]
+    parts = [distribute_tensor(one, mesh, [Shard(0)], src_data_rank=None) for one in whole_ones]
+    counted = torch.zeros(1)
+
+    def cubed(matrices):
+        counted.add_(len(matrices))
+        return [matrix @ matrix.T @ matrix for matrix in matrices]
+
+    found = by_owner(parts, cubed)
+    for part, one, mine in zip(parts, whole_ones, found, strict=True):
+        expected = distribute_tensor(one @ one.T @ one, mesh, [Shard(0)], src_data_rank=None)
+        assert mine.shape == part.to_local().shape
+        torch.testing.assert_close(mine, expected.to_local())
+    assert float(counted) < len(sizes)
+    assert float(world.sum(counted)) == len(sizes)
+    (folder / f"{rank}.txt").write_text("done")
