@@ -32,37 +32,41 @@ def by_owner(
     group, ranks = mesh.get_group(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
     me = mesh.get_local_rank(mesh.ndim - 1)
     owners = _owners([prod(matrix.shape) for matrix in matrices], ranks)
-    mine = [matrix for matrix, owner in zip(matrices, owners, strict=True) if owner == me]
-    shards = [matrix.to_local() for matrix in matrices]
-    by_rank = sorted(range(len(matrices)), key=owners.__getitem__)  # stable
-    leaving = [0] * ranks
-    for shard, owner in zip(shards, owners, strict=True):
-        leaving[owner] += shard.numel()
-    sizes_RM = [
-        [_rows(len(one), ranks, rank) * one.shape[1] for one in mine] for rank in range(ranks)
-    ]
-    arriving = [sum(sizes_M) for sizes_M in sizes_RM]
+    mine = [matrix.shape for matrix, owner in zip(matrices, owners, strict=True) if owner == me]
+    held = [
+        [matrix.to_local() for matrix, owner in zip(matrices, owners, strict=True) if owner == rank]
+        for rank in range(ranks)
+    ]  # by owner: this process' rows of its matrices
+    cuts = [[_rows(rows, ranks, rank) for rank in range(ranks)] for rows, _ in mine]
 
-    sent = torch.cat([shards[index].flatten() for index in by_rank])
-    arrived = sent.new_empty(sum(arriving))
-    dist.all_to_all_single(arrived, sent, arriving, leaving, group)
-    pieces_RM = [
-        part.split(sizes_M) for part, sizes_M in zip(arrived.split(arriving), sizes_RM, strict=True)
+    like = matrices[0].to_local()
+    rows_of_mine = [
+        [(cut[rank], columns) for cut, (_, columns) in zip(cuts, mine, strict=True)]
+        for rank in range(ranks)
     ]
-    gathered = [
-        torch.cat(pieces_R).view(one.shape) for one, *pieces_R in zip(mine, *pieces_RM, strict=True)
-    ]
-    computed = [result.to(sent.dtype).flatten() for result in compute(gathered)]
-    cut_MR = [
-        result.split([sizes_M[m] for sizes_M in sizes_RM]) for m, result in enumerate(computed)
-    ]
-    returning = [cut_R[rank] for rank in range(ranks) for cut_R in cut_MR]
-    back = torch.empty_like(sent)
-    dist.all_to_all_single(back, torch.cat([sent[:0], *returning]), leaving, arriving, group)
-    results = dict(
-        zip(by_rank, back.split([shards[index].numel() for index in by_rank]), strict=True)
-    )
-    return [results[index].view_as(shard) for index, shard in enumerate(shards)]
+    arrived = _exchange(held, rows_of_mine, like, group)
+    computed = compute([torch.cat(rows) for rows in zip(*arrived, strict=True)])
+    cut_up = [result.to(like.dtype).split(cut) for result, cut in zip(computed, cuts, strict=True)]
+    returning = [[rows[rank] for rows in cut_up] for rank in range(ranks)]
+    back = _exchange(returning, [[rows.shape for rows in one] for one in held], like, group)
+    of_owner = [iter(rows) for rows in back]
+    return [next(of_owner[owner]) for owner in owners]
+
+
+def _exchange(
+    pieces: list[list[Tensor]],
+    shapes: Sequence[Sequence[tuple[int, ...]]],
+    like: Tensor,
+    group: dist.ProcessGroup,
+) -> list[list[Tensor]]:
+    """Send each rank its pieces, of the type of `like`; return what each sent, by its shapes."""
+    sent = torch.cat([like.new_empty(0), *(one.flatten() for some in pieces for one in some)])
+    leaving = [sum(one.numel() for one in some) for some in pieces]
+    sizes = [[prod(shape) for shape in some] for some in shapes]
+    received = like.new_empty(sum(map(sum, sizes)))
+    dist.all_to_all_single(received, sent, [sum(some) for some in sizes], leaving, group)
+    parts = iter(received.split([size for some in sizes for size in some]))
+    return [[next(parts).view(shape) for shape in some] for some in shapes]
 
 
 def _owners(costs: Sequence[int], ranks: int) -> list[int]:

@@ -54,7 +54,7 @@ def parallelise(model: Walk, world: World, checkpointing: bool = False) -> None:
     model.checkpointing = checkpointing
 
     if world.meshes is not None:
-        dense = _without_single_replica(world.meshes.dense)
+        dense = _of_data(world.meshes.dense)
         for unit in model.units():
             # of a bank that was parted the rest goes with the depth: each process holds all of it
             for modules in _beside(unit, banks):
@@ -90,7 +90,7 @@ def _part_experts(bank: nn.Module, mesh: DeviceMesh) -> None:
 def _shard_experts(bank: nn.Module, world: World) -> None:
     assert world.meshes is not None
     mesh = world.meshes.experts
-    fully_shard(bank, mesh=_without_single_replica(mesh["replicate", "shard"]))
+    fully_shard(bank, mesh=_of_data(mesh))
     assert isinstance(bank, FSDPModule)
     # an expert sees the tokens of all expert places, which add up before FSDP2 averages the rest
     bank.set_gradient_divide_factor(world.size)
@@ -98,8 +98,9 @@ def _shard_experts(bank: nn.Module, world: World) -> None:
         bank.set_force_sum_reduction_for_comms(True)  # gloo cannot divide while it adds
 
 
-def _without_single_replica(mesh: DeviceMesh) -> DeviceMesh:
-    return mesh if mesh["replicate"].size() > 1 else mesh["shard"]
+def _of_data(mesh: DeviceMesh) -> DeviceMesh:
+    """Return the dimensions that FSDP2 acts on: HSDP's two only where there are replicas."""
+    return mesh["replicate", "shard"] if mesh["replicate"].size() > 1 else mesh["shard"]
 
 
 def _beside(unit: list[nn.Module], banks: Sequence[nn.Module]) -> list[list[nn.Module]]:

@@ -88,7 +88,7 @@ def environment(world: World, config: TrainConfig) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_cuda else platform.machine(),
         "processes": world.size,
-        "mesh": str(world.layout),
+        **({"mesh": str(world.layout)} if world.size > 1 else {}),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
