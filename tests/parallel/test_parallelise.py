@@ -36,13 +36,23 @@ MODELS = {
         collaboration=CollaborationConfig(),
         attention=AttentionConfig(heads=2, lora_rank=2),
         balance=BalanceConfig(z=1e-3),
-        sharing=Sharing(experts="1 + 1x3", router="blocks(2)", decision="1 + 1x2 + 1", norms="all"),
+        sharing=Sharing(
+            experts="1 + 1x3",
+            router="1 + 1x3",
+            decision="1 + 1x2 + 1",
+            norms="all",
+            attention="2 + 1x2",
+        ),
     ),
     "own experts alone": toy(
         depth=2, experts=SHARED, sharing=Sharing(norms="all", attention="all")
     ),
     "six experts": toy(depth=2, experts=ExpertConfig(count=6, width=32, top_k=2)),
-    "experts choose": toy(depth=2, router=RouterConfig(choice="experts", renormalise=False)),
+    "experts choose": toy(
+        depth=2,
+        router=RouterConfig(choice="experts", renormalise=False),
+        balance=BalanceConfig(switch=0.0),
+    ),
 }
 MESHES = {2: ("shard=2", "replicate=2", "expert=2"), 4: ("replicate=2 shard=2", "expert=2 shard=2")}
 

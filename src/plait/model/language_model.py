@@ -342,7 +342,7 @@ class LanguageModel(nn.Module):
         for part in parts:
             before, router = (part.attention_norm, part.attention, part.expert_norm), part.router
             own = [module for module in before if uses[module] == 1]
-            if own and router is not None and uses[router] == 1 and any(router.parameters()):
+            if own and router is not None and uses[router] == 1 and _trained(router):
                 own.append(router)
             if uses[part.experts] == 1:
                 own.append(part.experts)
@@ -371,6 +371,10 @@ def _refuse_parts(mask_BS: Tensor | None, cache: Cache | None) -> None:
             "experts that choose their tokens would choose padding as well: give this model "
             "sequences of one length"
         )
+
+
+def _trained(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 def _optional(banks: nn.ModuleDict, name: str | None) -> nn.Module | None:

@@ -8,6 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from plait.parallel.shard import local
+
 
 def has_whole_matrices(tensor: Tensor) -> bool:
     """Whether what this process holds of (R, C) or (E, R, C) are matrices and no parts of them."""
@@ -17,7 +19,7 @@ def has_whole_matrices(tensor: Tensor) -> bool:
 
 
 def by_owner(
-    matrices: Sequence[DTensor], compute: Callable[[list[Tensor]], list[Tensor]]
+    matrices: Sequence[Tensor], compute: Callable[[list[Tensor]], list[Tensor]]
 ) -> list[Tensor]:
     """Return this process' rows of what `compute` makes of each matrix (R, C), of the same size.
 
@@ -28,25 +30,28 @@ def by_owner(
         matrices: sharded along their rows by FSDP2, all over one mesh.
         compute: takes the whole matrices that this process owns, in order.
     """
+    assert isinstance(matrices[0], DTensor)
     mesh = matrices[0].device_mesh
     group, ranks = mesh.get_group(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
     me = mesh.get_local_rank(mesh.ndim - 1)
     owners = _owners([prod(matrix.shape) for matrix in matrices], ranks)
     mine = [matrix.shape for matrix, owner in zip(matrices, owners, strict=True) if owner == me]
     held = [
-        [matrix.to_local() for matrix, owner in zip(matrices, owners, strict=True) if owner == rank]
+        [local(matrix) for matrix, owner in zip(matrices, owners, strict=True) if owner == rank]
         for rank in range(ranks)
     ]  # by owner: this process' rows of its matrices
     cuts = [[_rows(rows, ranks, rank) for rank in range(ranks)] for rows, _ in mine]
 
-    like = matrices[0].to_local()
+    like = local(matrices[0])
     rows_of_mine = [
         [(cut[rank], columns) for cut, (_, columns) in zip(cuts, mine, strict=True)]
         for rank in range(ranks)
     ]
     arrived = _exchange(held, rows_of_mine, like, group)
     computed = compute([torch.cat(rows) for rows in zip(*arrived, strict=True)])
-    cut_up = [result.to(like.dtype).split(cut) for result, cut in zip(computed, cuts, strict=True)]
+    cut_up = [
+        torch.split(result.to(like.dtype), cut) for result, cut in zip(computed, cuts, strict=True)
+    ]
     returning = [[rows[rank] for rows in cut_up] for rank in range(ranks)]
     back = _exchange(returning, [[rows.shape for rows in one] for one in held], like, group)
     of_owner = [iter(rows) for rows in back]
@@ -65,7 +70,7 @@ def _exchange(
     sizes = [[prod(shape) for shape in some] for some in shapes]
     received = like.new_empty(sum(map(sum, sizes)))
     dist.all_to_all_single(received, sent, [sum(some) for some in sizes], leaving, group)
-    parts = iter(received.split([size for some in sizes for size in some]))
+    parts = iter(torch.split(received, [size for some in sizes for size in some]))
     return [[next(parts).view(shape) for shape in some] for some in shapes]
 
 
