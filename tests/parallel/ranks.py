@@ -160,12 +160,12 @@ def check_dispatch(rank, folder):
         expected = kernels.experts(here[0], ids_TK, *here[1:], "swiglu")
         y.square().sum().backward()
         expected.square().sum().backward()
-        torch.testing.assert_close(y, expected, rtol=0, atol=1e-5, msg=name)
-        for got, wanted in zip(there, here[:2], strict=True):
-            torch.testing.assert_close(got.grad, wanted.grad, rtol=0, atol=1e-5, msg=name)
+        pairs = [(y, expected), *zip((t.grad for t in there), (t.grad for t in here), strict=False)]
         for got, wanted in zip(parted, here[2:], strict=True):
-            of_all = world.sum(wanted.grad)
-            torch.testing.assert_close(whole(got.grad), of_all, rtol=0, atol=1e-5, msg=name)
+            pairs.append((whole(got.grad), world.sum(wanted.grad)))
+        for got, wanted in pairs:
+            error = (got - wanted).abs().sum() / wanted.abs().sum().clamp_min(1e-20)
+            assert error < 1e-5, (name, error)
     (folder / f"{rank}.txt").write_text(" ".join(ids))
 
 

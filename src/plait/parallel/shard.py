@@ -1,9 +1,10 @@
 """Tensors of which each process holds a part: whole again, filled, and measured together."""
 
-import math
 from collections.abc import Sequence
+from math import prod
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -34,13 +35,23 @@ def fill(parameter: Tensor, values: Tensor) -> None:
 
 
 def total_norm(gradients: Sequence[Tensor]) -> float:
-    """Return the root of the sum of squares over all gradients, of shards over all processes.
-
-    Gradients that are sharded over different processes are gathered apart: no operation takes both.
-    """
-    together: dict[object, list[Tensor]] = {}
+    """Return the root of the sum of squares over all gradients, of shards over all processes."""
+    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+        return float(kernels.total_norm(gradients))
+    of_copies: dict[int, list[Tensor]] = {}
     for gradient in gradients:
-        mesh = gradient.device_mesh if isinstance(gradient, DTensor) else None
-        together.setdefault(mesh, []).append(gradient)
-    norms = [float(whole(kernels.total_norm(members))) for members in together.values()]
-    return norms[0] if len(norms) == 1 else math.hypot(*norms)
+        of_copies.setdefault(_copies(gradient), []).append(local(gradient))
+    squares = [
+        kernels.total_norm(shards).double().square() / copies
+        for copies, shards in of_copies.items()
+    ]
+    square = torch.stack(squares).sum()
+    dist.all_reduce(square)
+    return float(square.sqrt())
+
+
+def _copies(tensor: Tensor) -> int:
+    """Count the processes that hold what this one holds of a tensor spread over all of them."""
+    assert isinstance(tensor, DTensor)
+    where = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+    return prod(size for size, placement in where if placement.is_replicate())
