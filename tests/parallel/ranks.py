@@ -4,6 +4,7 @@ import os
 import socket
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 
 import torch
 from torch.distributed.tensor import Shard, distribute_tensor
@@ -48,6 +49,12 @@ def _be_rank(rank, size, port, function, arguments):
     torch.distributed.barrier()  # who has done waits for the others
 
 
+@cache
+def world_of(mesh):
+    """Join the others once for each mesh."""
+    return World.start("cpu", ParallelConfig.parse(mesh))
+
+
 def toy(**options):
     base = ModelConfig(
         vocab_size=64,
@@ -86,7 +93,7 @@ def gradients(model):
 def write_gradients(rank, cases, folder):
     """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients."""
     for name, config, mesh, checkpointing in cases:
-        world = World.start("cpu", ParallelConfig.parse(mesh))
+        world = world_of(mesh)
         model = LanguageModel(config, 0)
         parallelise(model, world, checkpointing)
         loss = world.mean(backward(model, rank, world.size))
@@ -112,7 +119,7 @@ class Collectives(TorchDispatchMode):
 def write_collectives(rank, cases, folder):
     """For each case (name, configuration, mesh): the collectives of forward and backward."""
     for name, config, mesh, checkpointing in cases:
-        world = World.start("cpu", ParallelConfig.parse(mesh))
+        world = world_of(mesh)
         model = LanguageModel(config, 0)
         parallelise(model, world, checkpointing)
         for _ in range(2):  # the first step also learns the order
@@ -124,7 +131,7 @@ def write_collectives(rank, cases, folder):
 
 def write_refusals(rank, models, mesh, folder):
     """What each model is refused with."""
-    world = World.start("cpu", ParallelConfig.parse(mesh))
+    world = world_of(mesh)
     for name, config in models.items():
         try:
             parallelise(LanguageModel(config, 0), world)

@@ -54,6 +54,7 @@ MODELS = {
         balance=BalanceConfig(switch=0.0),
     ),
 }
+RECOMPUTED = ("tied", "everything")
 MESHES = {2: ("shard=2", "replicate=2", "expert=2"), 4: ("replicate=2 shard=2", "expert=2 shard=2")}
 
 
@@ -65,7 +66,7 @@ def found(request, processes, tmp_path_factory):
         (model, mesh, again): (f"{len(model)}{model[:2]}{mesh}{again}", config, mesh, again)
         for model, config in MODELS.items()
         for mesh in MESHES[request.param]
-        for again in (False, True)
+        for again in (False, True)[: 1 + (model in RECOMPUTED)]
     }
     start(processes, request.param, write_gradients, list(cases.values()), folder)
     results = {case: torch.load(folder / f"{name[0]}.pt") for case, name in cases.items()}
@@ -81,7 +82,7 @@ def test_a_mesh_gives_the_gradients_of_one_process_by_name(found, name):
     expected = {key: value / ranks for key, value in gradients(model).items()}
     norm = float(torch.nn.utils.get_total_norm(list(expected.values())))
     cases = {case: got for case, got in results.items() if case[0] == name}
-    assert len(cases) >= 4
+    assert len(cases) >= 2
     for case, got in cases.items():
         assert float(got["loss"]) == pytest.approx(expected_loss, rel=1e-5), case
         assert got["norm"] == pytest.approx(norm, rel=1e-5), case
@@ -98,7 +99,7 @@ def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes,
         "tied": toy(sharing=Sharing(experts="all")),
         "groups": toy(sharing=Sharing(experts="groups(4)")),
         "routers": toy(sharing=Sharing(router="blocks(4)")),
-        "all": toy(sharing=Sharing(router="all", experts="all", attention="all", norms="all")),
+        "all": toy(sharing=Sharing(router="all", experts="all", attention="all")),
     }
     cases = [(name, config, "shard=2", False) for name, config in models.items()]
     cases.append(("experts", toy(), "expert=2", False))

@@ -333,20 +333,19 @@ class LanguageModel(nn.Module):
     def units(self) -> list[list[nn.Module]]:
         """Return what processes gather together: each depth's own parts, then each shared bank.
 
-        In the order of their use. What is left is small, or is used all along: a router, norm or
-        topology of several depths, the low-rank parts, the embedding and the head.
+        What is left is small, or is used all along: norms, routers and topologies of several
+        depths, or beside no matrices of their own depth, low-rank parts, embedding and head.
         """
         parts = [self.parts_at(depth) for depth in range(self.config.depth)]
         uses = Counter(module for part in parts for module in part if module is not None)
         units: list[list[nn.Module]] = []
-        for part in parts:
-            before, router = (part.attention_norm, part.attention, part.expert_norm), part.router
-            own = [module for module in before if uses[module] == 1]
-            if own and router is not None and uses[router] == 1 and _trained(router):
-                own.append(router)
-            if uses[part.experts] == 1:
-                own.append(part.experts)
-            units += [own] if own else []
+        for p in parts:
+            in_order = (p.attention_norm, p.attention, p.expert_norm, p.router, p.experts)
+            own = [one for one in in_order if one is not None and uses[one] == 1 and _trained(one)]
+            if p.attention_norm not in own and p.attention not in own:
+                own = [one for one in own if one is p.experts]  # all must come after the first
+            if p.attention in own or p.experts in own:
+                units.append(own)
         banks = (*self.attention.values(), *self.experts.values())
         return units + [[bank] for bank in banks if uses[bank] > 1]
 
