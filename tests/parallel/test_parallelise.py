@@ -55,7 +55,10 @@ MODELS = {
     ),
 }
 RECOMPUTED = ("tied", "everything")
-MESHES = {2: ("shard=2", "replicate=2", "expert=2"), 4: ("replicate=2 shard=2", "expert=2 shard=2")}
+MESHES = {
+    2: ("shard=2", "replicate=2", "expert=2"),
+    4: ("replicate=2 shard=2", "expert=2 shard=2", "expert=2 replicate=2"),
+}
 
 
 @pytest.fixture(scope="module", params=MESHES, ids=lambda size: f"{size} processes")

@@ -21,10 +21,7 @@ from plait.sharing import Sharing
 from plait.storage.metrics_file import read_rows
 from plait.training import Interrupted, train
 
-MESHES = {
-    2: ("shard=2", "expert=2"),
-    4: ("replicate=2 shard=2", "expert=2 shard=2", "expert=2 replicate=2"),
-}
+MESHES = {2: ("shard=2", "expert=2"), 4: ("replicate=2 shard=2", "expert=2 shard=2")}
 MUON = OptimizerConfig(name="muon", learning_rate=0.01, muon_precision="fp32")
 
 
@@ -58,7 +55,7 @@ def weights(folder):
 
 @pytest.fixture
 def plain(config):
-    """A run without sharing, collaboration or bias, in micro-batches of one sequence."""
+    """A run without sharing, collaboration or bias, in micro-batches of two sequences."""
     return replace(
         config,
         model=replace(
@@ -69,7 +66,7 @@ def plain(config):
             router=RouterConfig(),
             balance=BalanceConfig(z=1e-3),
         ),
-        data=replace(config.data, micro_batch=1),
+        data=replace(config.data, micro_batch=2),
         optimizer=OptimizerConfig(learning_rate=0.003),
         evaluation=EvaluationConfig(tokens=300, final_tokens=300),
     )
@@ -101,7 +98,7 @@ def test_any_mesh_goes_on_where_any_other_stopped(rich, processes, tmp_path):
     asked = count()
     with pytest.raises(Interrupted):
         train(rich, moved, device="cpu", stop=lambda: next(asked) == 1)
-    together(processes, 4, [(rich, moved, mesh, 1) for mesh in MESHES[4][:2]])
+    together(processes, 4, [(rich, moved, mesh, 1) for mesh in MESHES[4]])
     assert len(losses(moved)) == 3
     together(processes, 2, [(rich, moved, mesh, 1) for mesh in MESHES[2]])
     assert len(losses(moved)) == 5
