@@ -1,8 +1,8 @@
 """Experts that other processes hold: rows go there, are computed, and come back.
 
 Gates stay at home and are applied when the outputs are back, so all that re-weights them, such as
-collaboration, sends nothing. What is sent in a forward is two numbers' worth of bookkeeping per
-expert and process, and each row once there and once back; as much again in the backward.
+collaboration, sends nothing. What is sent in a forward is how many rows come for each expert, and
+each row once there and once back; the rows again in the backward.
 """
 
 from typing import cast

@@ -67,9 +67,8 @@ class ParallelConfig:
             sizes[found] = max(1, processes // named)
         result = ParallelConfig(**{name: sizes.get(name, 1) for name in NAMES})
         if prod(asdict(result).values()) != processes:
-            said = " ".join(f"{name}={size}" for name, size in asdict(self).items() if size)
             raise ValueError(
-                f'mesh "{said}" does not fit {processes} process{"es" if processes > 1 else ""}: '
+                f'mesh "{self}" does not fit {processes} process{"es" if processes > 1 else ""}: '
                 "its product must be their number; start as many with torchrun "
                 "--nproc-per-node, or change the mesh"
             )
