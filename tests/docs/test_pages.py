@@ -68,6 +68,9 @@ INSTEAD = {
     "--precision fp32 bf16 --json bench.json",
     "torchrun --nproc-per-node 8 --no-python plait train CONFIG.yaml": "torchrun --standalone "
     "--nproc-per-node 2 --no-python plait train run.yaml --study together",
+    'torchrun --nproc-per-node 8 --no-python plait train CONFIG.yaml --mesh "replicate=2 shard=2 '
+    'expert=2"': "torchrun --standalone --nproc-per-node 2 --no-python plait train run.yaml "
+    "--study parted --mesh expert=2",
 }
 """a command that is shown: the smaller one that is run"""
 

@@ -3,9 +3,12 @@
 import os
 import resource
 import sys
+from contextlib import suppress
+from itertools import count
 
 import torch
 
+from plait.parallel import ParallelConfig
 from plait.training import Interrupted, train
 
 
@@ -42,3 +45,25 @@ def run_rank(rank, world, port, config, folder, stop_after=None):
         train(config, folder, device="cpu", stop=stop)
     except Interrupted:
         assert stop_after is not None
+
+
+def run_meshes(rank, world, port, runs):
+    """Be one of several processes and train each (configuration, folder, mesh, steps) in turn."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    for config, folder, mesh, stop_after in runs:
+        asked = count()
+        with suppress(Interrupted):
+            train(
+                config,
+                folder,
+                device="cpu",
+                parallel=ParallelConfig.parse(mesh),
+                stop=lambda asked=asked, last=stop_after: next(asked) == last,
+            )

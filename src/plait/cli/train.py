@@ -28,6 +28,8 @@ class Launch:
     """as torch names it; None: CUDA where there is one, else the CPU"""
     threads: int | None = None
     """threads of torch; None: its own choice"""
+    mesh: str | None = None
+    """several processes: "replicate=2 shard=4 expert=2" (docs/scale.md); None: shard over all"""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """further sinks for the metrics, such as tensorboard wandb"""
 
@@ -116,11 +118,13 @@ def train(
         launch: where and on what it trains.
     """
     from plait.cli.data import ensure_corpus
+    from plait.parallel import ParallelConfig
     from plait.report.terminal.score_tables import evaluation_summary
     from plait.storage.run_folder import run_folder
     from plait.training.loop import train as train_run
     from plait.training.progress import TrainingBar
 
+    parallel = ParallelConfig.parse(launch.mesh or "")
     ensure_corpus(experiment.data.corpus)
     name = launch.name or Path(config).name.removesuffix(".yaml")
     folder = run_folder(experiment, launch.runs, launch.study, name)
@@ -132,6 +136,7 @@ def train(
             progress=bar,
             device=launch.device,
             threads=launch.threads,
+            parallel=parallel,
             track=launch.track,
         )
     console.print(evaluation_summary("held-out test split", result.domains))

@@ -1,5 +1,7 @@
 """Banks of experts, and the dense feed-forward layer that stands in their place or beside them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,6 +37,8 @@ class ExpertBank(nn.Module):
     """
 
     role: Role = "expert"
+    compute: Callable[..., Tensor] = staticmethod(kernels.experts)
+    """what computes the experts; another where they lie on several processes"""
 
     def __init__(self, config: ModelConfig, experts: int):
         super().__init__()
@@ -68,7 +72,7 @@ class ExpertBank(nn.Module):
             tokens_N: token of each row of ids and gates, where experts chose (`Routing`).
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
-        y_TD = kernels.experts(
+        y_TD = self.compute(
             h_TD if tokens_N is None else h_TD[tokens_N],
             expert_ids_TK,
             weights_TK,

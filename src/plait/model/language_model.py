@@ -1,5 +1,6 @@
 """The language model: the walk over depth with a head, and the loss."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from plait import kernels
 from plait.config import ModelConfig
 from plait.model.attending import Cache, Positions, attend
+from plait.model.experts import ExpertBank
 from plait.model.parameters import OwnedParameter, initialise, linear, role_of, stacked
 from plait.model.rotary import rotary
 from plait.model.routing import Routing
@@ -158,6 +160,29 @@ class LanguageModel(Walk):
                 owned.append(OwnedParameter(full, parameter, role, uses, stack))
         return owned
 
+    def units(self) -> list[list[nn.Module]]:
+        """Return what processes gather together: each depth's own parts, then each shared bank.
+
+        What is left is small, or is used all along: norms, routers and topologies of several
+        depths, or beside no matrices of their own depth, low-rank parts, embedding and head.
+        """
+        parts = [self.parts_at(depth) for depth in range(self.config.depth)]
+        uses = Counter(module for part in parts for module in part if module is not None)
+        units: list[list[nn.Module]] = []
+        for p in parts:
+            in_order = (p.attention_norm, p.attention, p.expert_norm, p.router, p.experts)
+            own = [one for one in in_order if one is not None and uses[one] == 1 and _trained(one)]
+            if p.attention_norm not in own and p.attention not in own:
+                own = [one for one in own if one is p.experts]  # all must come after the first
+            if p.attention in own or p.experts in own:
+                units.append(own)
+        banks = (*self.attention.values(), *self.experts.values())
+        return units + [[bank] for bank in banks if uses[bank] > 1]
+
+    def expert_banks(self) -> list[ExpertBank]:
+        """Return the banks of several experts."""
+        return [bank for bank in self.experts.values() if isinstance(bank, ExpertBank)]
+
     def load_biases(self) -> dict[str, Tensor]:
         """Return the loss-free balancing biases by key; empty where there are none."""
         return {key: cast(Tensor, module.bias_E) for key, module in self.load_bias.items()}
@@ -166,3 +191,7 @@ class LanguageModel(Walk):
 def _recomputed(depth: Callable[..., Step], x_BSD: Tensor, memory_TM: Tensor | None) -> Step:
     """Run a depth, its activations computed anew in the backward pass."""
     return cast(Step, checkpoint(depth, x_BSD, memory_TM, use_reentrant=False))
+
+
+def _trained(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None

@@ -3,8 +3,8 @@
 `torch.optim.Muon` refuses 3-D parameters. Here a parameter of shape (E, R, C) is E matrices, each
 orthogonalised on its own (`kernels.muon_step`); on a 2-D parameter the reference kernel gives
 torch's result bit for bit, and the C++ the same up to rounding. Under FSDP2 a bank is sharded over
-its experts, so each rank works on the experts it holds and nothing is sent; a sharded 2-D matrix is
-gathered first: its rows do not decide alone.
+its experts, so each rank works on the experts it holds and nothing is sent; of a 2-D matrix rows do
+not decide alone, so one rank gathers it, orthogonalises it for all and sends the rows back.
 """
 
 import math
@@ -13,11 +13,11 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from plait import kernels
 from plait.config import MuonScale
 from plait.kernels.muon import apart, orthogonalise
+from plait.parallel import by_owner, has_whole_matrices, local
 
 
 def rate_scale(rows: int, columns: int, scale: MuonScale) -> float:
@@ -99,10 +99,8 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             taking = [parameter for parameter in group["params"] if parameter.grad is not None]
-            sharded = [parameter for parameter in taking if isinstance(parameter, DTensor)]
-            for parameter in sharded:
-                self._step_of_shard(parameter, group)
-            self._step_of([one for one in taking if not isinstance(one, DTensor)], group)
+            self._step_of([one for one in taking if has_whole_matrices(one)], group)
+            self._step_of_parts([one for one in taking if not has_whole_matrices(one)], group)
         return loss
 
     def _momentum(self, parameter: Tensor) -> Tensor:
@@ -117,11 +115,13 @@ class Muon(torch.optim.Optimizer):
         return float(group["lr"] * rate_scale(rows, columns, group["scale"]))
 
     def _step_of(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Move matrices that are here whole: of a sharded bank the experts that are here."""
+        parameters = [parameter for parameter in parameters if local(parameter).numel()]
         if parameters:
             self.move(
-                parameters,
-                [parameter.grad for parameter in parameters if parameter.grad is not None],
-                [self._momentum(parameter) for parameter in parameters],
+                [local(parameter) for parameter in parameters],
+                [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
+                [local(self._momentum(parameter)) for parameter in parameters],
                 [self._rate(parameter, group) for parameter in parameters],
                 momentum=group["momentum"],
                 kept=1 - group["lr"] * group["weight_decay"],
@@ -130,23 +130,22 @@ class Muon(torch.optim.Optimizer):
                 dtype=group["dtype"],
             )
 
-    def _step_of_shard(self, parameter: DTensor, group: dict[str, Any]) -> None:
-        gradient, buffer = parameter.grad, self._momentum(parameter)
-        assert isinstance(gradient, DTensor)
-        buffer.lerp_(gradient, 1 - group["momentum"])
-        direction = gradient.lerp(buffer, group["momentum"])
-        assert isinstance(direction, DTensor)
-        own_experts = direction.ndim == 3 and all(
-            placement.is_replicate() or placement == Shard(0) for placement in direction.placements
-        )
-        whole = direction.to_local() if own_experts else direction.full_tensor()
-        stacked = apart(whole, group["stacked"])
-        update = orthogonalise(stacked, steps=group["steps"], dtype=group["dtype"])
-        update = update.reshape(whole.shape).to(direction.dtype)
-        if not own_experts:
-            # Every rank has the whole result already: cut, do not send.
-            update = distribute_tensor(
-                update, direction.device_mesh, direction.placements, src_data_rank=None
-            ).to_local()
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.to_local().add_(update, alpha=-self._rate(parameter, group))
+    def _step_of_parts(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Move matrices of which each process holds some rows."""
+        if not parameters:
+            return
+        directions = []
+        for parameter in parameters:
+            gradient, buffer = parameter.grad, self._momentum(parameter)
+            assert gradient is not None
+            buffer.lerp_(gradient, 1 - group["momentum"])
+            directions.append(gradient.lerp(buffer, group["momentum"]))
+
+        def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
+            parts = [apart(matrix, group["stacked"]) for matrix in matrices]
+            how = {"steps": group["steps"], "dtype": group["dtype"]}
+            return [orthogonalise(part, **how).flatten(0, -2) for part in parts]
+
+        for parameter, update in zip(parameters, by_owner(directions, orthogonalised), strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            local(parameter).add_(update, alpha=-self._rate(parameter, group))

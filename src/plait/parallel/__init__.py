@@ -1,6 +1,21 @@
 """Ranks and meshes, of which no other folder knows: who is there, and who holds what."""
 
-from plait.parallel.shard import fill, reduce_gradients, shard, whole
+from plait.parallel.mesh import ParallelConfig
+from plait.parallel.owners import by_owner, has_whole_matrices
+from plait.parallel.parallelise import parallelise, reduce_gradients
+from plait.parallel.shard import fill, local, total_norm, whole
 from plait.parallel.world import World, default_device
 
-__all__ = ["World", "default_device", "fill", "reduce_gradients", "shard", "whole"]
+__all__ = [
+    "ParallelConfig",
+    "World",
+    "by_owner",
+    "default_device",
+    "fill",
+    "has_whole_matrices",
+    "local",
+    "parallelise",
+    "reduce_gradients",
+    "total_norm",
+    "whole",
+]

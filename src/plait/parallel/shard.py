@@ -1,40 +1,24 @@
-"""Who holds what: each bank of a model is sharded by itself, by FSDP2.
+"""Tensors of which each process holds a part: whole again, filled, and measured together."""
 
-A bank used at several depths is gathered for each use, and its gradients add before they are sent.
-"""
+from collections.abc import Sequence
+from math import prod
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from plait.parallel.world import World
-
-
-def shard(model: nn.Module, world: World) -> None:
-    """Shard each bank, then what is left, over the world; nothing where there is one process.
-
-    A bank is a child of a `ModuleDict` of the model; banks without parameters are passed over.
-    """
-    if world.mesh is None:
-        return
-    for banks in model.children():
-        if isinstance(banks, nn.ModuleDict):
-            for bank in banks.values():
-                if any(True for _ in bank.parameters()):
-                    fully_shard(bank, mesh=world.mesh)
-    fully_shard(model, mesh=world.mesh)
-
-
-def reduce_gradients(model: nn.Module, now: bool) -> None:
-    """Say whether the next backward sends its gradients: only the last of an accumulation does."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(now)
+from plait import kernels
 
 
 def whole(tensor: Tensor) -> Tensor:
     """Gather the full tensor from its shards; a plain tensor is itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the part that this process holds, which shares its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
@@ -48,3 +32,26 @@ def fill(parameter: Tensor, values: Tensor) -> None:
         parameter.to_local().copy_(shards.to_local())
     else:
         parameter.copy_(values)
+
+
+def total_norm(gradients: Sequence[Tensor]) -> float:
+    """Return the root of the sum of squares over all gradients, of shards over all processes."""
+    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+        return float(kernels.total_norm(gradients))
+    of_copies: dict[int, list[Tensor]] = {}
+    for gradient in gradients:
+        of_copies.setdefault(_copies(gradient), []).append(local(gradient))
+    squares = [
+        kernels.total_norm(shards).double().square() / copies
+        for copies, shards in of_copies.items()
+    ]
+    square = torch.stack(squares).sum()
+    dist.all_reduce(square)
+    return float(square.sqrt())
+
+
+def _copies(tensor: Tensor) -> int:
+    """Count the processes that hold what this one holds of a tensor spread over all of them."""
+    assert isinstance(tensor, DTensor)
+    where = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
+    return prod(size for size, placement in where if placement.is_replicate())

@@ -12,7 +12,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from plait.parallel.mesh import ALONE, Meshes, ParallelConfig
 
 T = TypeVar("T")
 
@@ -35,36 +36,29 @@ def default_device(name: str | None = None) -> torch.device:
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, seen from one of them.
-
-    `rank` and `size` count processes. What the data is dealt out by is `data_rank` and `data_size`:
-    the same today, fewer once several processes hold one copy of the experts between them.
-    """
+    """The processes of a run, seen from one of them. Each sees data of its own."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
-    mesh: DeviceMesh | None = None
-
-    @property
-    def data_size(self) -> int:
-        """Processes that see different data: the size of data parallelism."""
-        return self.size
-
-    @property
-    def data_rank(self) -> int:
-        """Which of the data's shares this process sees, from 0."""
-        return self.rank
+    layout: ParallelConfig = ALONE
+    """how many processes there are along each dimension"""
+    meshes: Meshes | None = None
+    """None where there is one process"""
 
     @classmethod
-    def start(cls, device: str | None = None) -> "World":
+    def start(cls, device: str | None = None, parallel: ParallelConfig | None = None) -> "World":
         """Join the processes that torchrun started, or be alone.
 
         Args:
             device: as torch names it; by default CUDA where there is one, else the CPU.
+            parallel: how they are laid out; None: all of them shard everything.
 
+        Raises:
+            ValueError: there is no such device, or the layout does not fit the processes.
         """
         size = int(os.environ.get("WORLD_SIZE", "1"))
+        layout = (parallel or ParallelConfig()).resolved(size)
         if size == 1:
             return cls(default_device(device))
         kind = default_device(device).type
@@ -78,7 +72,7 @@ class World:
             if kind == "cuda"
             else torch.device(kind)
         )
-        return cls(here, dist.get_rank(), size, init_device_mesh(kind, (size,)))
+        return cls(here, dist.get_rank(), size, layout, Meshes.build(kind, layout))
 
     @property
     def is_main(self) -> bool:

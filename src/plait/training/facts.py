@@ -15,6 +15,7 @@ from plait.config import TrainConfig
 from plait.data.corpus import Corpus
 from plait.evaluation.floors import floors
 from plait.kernels.precision import compute_type
+from plait.model import collaboration
 from plait.model.experts import kernel_name
 from plait.parallel import World, whole
 from plait.storage.run_folder import CORPUS, TOKENIZER
@@ -62,7 +63,8 @@ def topology(state: TrainState) -> dict[str, list[float | None]]:
     entropy: dict[str, float] = {}
     largest: dict[str, float] = {}
     for key, bank in state.model.collaboration.items():
-        s_EE = whole(bank()).abs()
+        assert isinstance(bank, collaboration.Collaboration)
+        s_EE = collaboration.topology(whole(bank.raw), bank.config).abs()
         rows_EE = s_EE / s_EE.sum(-1, keepdim=True).clamp_min(1e-20)
         entropy[key] = float(torch.special.entr(rows_EE).sum(-1).mean())
         largest[key] = float(s_EE.max())
@@ -88,6 +90,7 @@ def environment(world: World, config: TrainConfig) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_cuda else platform.machine(),
         "processes": world.size,
+        **({"mesh": str(world.layout)} if world.size > 1 else {}),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from plait import kernels
 from plait.atomic import write_json
 from plait.config import TrainConfig
 from plait.config.counts import count
@@ -24,7 +23,7 @@ from plait.model.balance import BalanceLosses, balance_losses, update_bias
 from plait.optim import schedules
 from plait.optim.clipping import clip_
 from plait.optim.groups import set_rates
-from plait.parallel import World, reduce_gradients, whole
+from plait.parallel import ParallelConfig, World, local, reduce_gradients, total_norm
 from plait.storage.checkpoint import Checkpoints
 from plait.storage.metrics_file import JsonLines, Row
 from plait.storage.result import Result
@@ -63,6 +62,7 @@ def train(
     stop: Callable[[], bool] | None = None,
     device: str | None = None,
     threads: int | None = None,
+    parallel: ParallelConfig | None = None,
     track: Sequence[Tracker] = (),
 ) -> Result:
     """Train to the end of the configuration; go on where an earlier call in this folder stopped.
@@ -74,20 +74,22 @@ def train(
         stop: asked between steps; True ends the run as Ctrl-C does.
         device: as torch names it; by default CUDA where there is one, else the CPU.
         threads: of torch in this process; None leaves torch's own number.
+        parallel: how several processes are laid out; None: all of them shard everything.
         track: sinks beside `metrics.jsonl`.
 
     Raises:
         Interrupted: on SIGINT, SIGTERM or `stop`, after a checkpoint was saved.
         Diverged: `skip_limit` steps in a row were not finite; the last checkpoint is good.
         CheckpointError: a checkpoint could not be written or read; earlier ones are intact.
-        ValueError: the folder belongs to another configuration, or the corpus does not fit.
+        ValueError: the folder belongs to another configuration, or the corpus or the layout of
+            processes does not fit.
 
     """
     if threads is not None:
         if not 1 <= threads <= MOST_THREADS:
             raise ValueError(f"threads is {threads}: it must be from 1 to {MOST_THREADS:,}")
         torch.set_num_threads(threads)
-    world = World.start(device)
+    world = World.start(device, parallel)
     if world.device.type == "cpu":
         processor.configure()
     # before the folder is claimed, so that a run that cannot begin leaves nothing behind
@@ -189,7 +191,7 @@ class _Run:
             self.world.sum(total)
 
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        gradient_norm = float(whole(kernels.total_norm(gradients)))
+        gradient_norm = total_norm(gradients)
         counters.step += 1
         counters.tokens += config.tokens_per_step
         # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
@@ -199,7 +201,7 @@ class _Run:
         spike = taken and counters.is_spike(loss)
         if taken:
             if config.clip is not None:
-                clip_(gradients, gradient_norm, config.clip)
+                clip_([local(one) for one in gradients], gradient_norm, config.clip)
             set_rates(state.optimizers, factor)
             for optimizer in state.optimizers:
                 optimizer.step()

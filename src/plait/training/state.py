@@ -16,7 +16,7 @@ from plait.data.corpus import Corpus
 from plait.data.stream import TrainingBatches, training_batches
 from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers, state_keys
-from plait.parallel import World, shard, whole
+from plait.parallel import World, parallelise, whole
 from plait.reading import named, quoted
 from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, WEIGHTS, read_progress
 from plait.storage.sharded_state import (
@@ -76,11 +76,10 @@ class TrainState:
         self.config, self.corpus, self.world = config, corpus, world
         self.counters = Counters()
         self.model = LanguageModel(config.model, config.seed).to(world.device)
-        self.model.checkpointing = config.activation_checkpointing
         if config.initial_weights is not None:
             source = find_weights(Path(config.initial_weights))
             load_weights(self.model, read_weights(source), source)
-        shard(self.model, world)
+        parallelise(self.model, world, config.activation_checkpointing)
         self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
         # Kept, since FSDP shows other parameters under these names while a bank is gathered.
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -97,15 +96,15 @@ class TrainState:
     @property
     def micro_batch(self) -> int:
         """Sequences that go through the model at once, on this process."""
-        return self.config.data.micro_batch or self.config.data.batch // self.world.data_size
+        return self.config.data.micro_batch or self.config.data.batch // self.world.size
 
     @property
     def accumulation(self) -> int:
         """Forwards per optimizer step, on each process."""
-        batch, at_once = self.config.data.batch, self.micro_batch * self.world.data_size
+        batch, at_once = self.config.data.batch, self.micro_batch * self.world.size
         if at_once == 0 or batch % at_once:
             raise ValueError(
-                f"data.batch {batch} is not a multiple of {self.world.data_size} processes × "
+                f"data.batch {batch} is not a multiple of {self.world.size} processes × "
                 f"micro_batch {self.micro_batch}: change one of them"
             )
         return batch // at_once
@@ -117,8 +116,8 @@ class TrainState:
             data.sequence_length,
             self.micro_batch,
             self.config.seed,
-            rank=self.world.data_rank,
-            world=self.world.data_size,
+            rank=self.world.rank,
+            world=self.world.size,
             state=state,
         )
 

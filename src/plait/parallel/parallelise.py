@@ -1,0 +1,121 @@
+"""A model spread over the processes of a run: one flat function, in one order.
+
+1. expert parallelism: the experts of each bank are parted among the `expert` places
+2. activation checkpointing: each depth is recomputed in the backward pass
+3. FSDP2, or HSDP where there are replicas: every unit of the model is sharded
+
+A unit is what is gathered, and whose gradients are sent, in one go: the parts that a depth has for
+itself, each bank that several depths use, and the rest, which stays gathered for the whole step. A
+bank of several depths is gathered for each use, and its gradients add before they are sent.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from plait.config import ModelConfig
+from plait.parallel.dispatch import experts_over_ranks
+from plait.parallel.world import World
+
+
+class Divisible(Protocol):
+    """A model over depth that says of what it is made."""
+
+    checkpointing: bool
+
+    @property
+    def config(self) -> ModelConfig:
+        """Return the structure."""
+        ...
+
+    def units(self) -> list[list[nn.Module]]:
+        """Return the parts of each depth that are its own, then each bank of several depths."""
+        ...
+
+    def expert_banks(self) -> Sequence[nn.Module]:
+        """Return the banks whose own tensors count experts along their first dimension."""
+        ...
+
+
+def parallelise(model: Divisible, world: World, checkpointing: bool = False) -> None:
+    """Spread a model that every process holds whole; with one process only `checkpointing` acts.
+
+    Raises:
+        ValueError: its experts cannot be parted so.
+    """
+    banks: Sequence[nn.Module] = ()
+    if world.meshes is not None and world.layout.expert != 1:
+        _check(model.config, world.meshes.experts["expert"].size())
+        banks = model.expert_banks()
+        for bank in banks:
+            _part_experts(bank, world.meshes.experts["expert"])
+
+    model.checkpointing = checkpointing
+
+    if world.meshes is not None:
+        dense = _of_data(world.meshes.dense)
+        for unit in model.units():
+            # of a bank that was parted the rest goes with the depth: each process holds all of it
+            for modules in _beside(unit, banks):
+                fully_shard(modules, mesh=dense)
+        for bank in banks:
+            _shard_experts(bank, world)
+        assert isinstance(model, nn.Module)
+        fully_shard(model, mesh=dense)
+
+
+def _check(config: ModelConfig, places: int) -> None:
+    c = config.collaboration
+    if c is not None and c.strength and c.messages == "hidden" and c.control != "gate-scale":
+        raise ValueError(
+            "collaboration.messages hidden mixes the hidden vectors of experts that lie on "
+            "different processes: train it with expert=1 in the mesh, or take messages outputs"
+        )
+    for depth in config.routed_depths:
+        if config.experts_at(depth) % places:
+            raise ValueError(
+                f"the {config.experts_at(depth)} experts at depth {depth} cannot be parted among "
+                f"expert={places} places: make that a divisor of their number"
+            )
+
+
+def _part_experts(bank: nn.Module, mesh: DeviceMesh) -> None:
+    for name, tensor in list(bank.named_parameters(recurse=False)):
+        parted = distribute_tensor(tensor.detach(), mesh, [Shard(0)], src_data_rank=None)
+        setattr(bank, name, nn.Parameter(parted))
+    bank.compute = partial(experts_over_ranks, mesh=mesh)  # type: ignore[assignment]
+
+
+def _shard_experts(bank: nn.Module, world: World) -> None:
+    assert world.meshes is not None
+    mesh = world.meshes.experts
+    fully_shard(bank, mesh=_of_data(mesh))
+    assert isinstance(bank, FSDPModule)
+    # an expert sees the tokens of all expert places, which add up before FSDP2 averages the rest
+    bank.set_gradient_divide_factor(world.size)
+    if world.device.type == "cpu" and mesh["shard"].size() > 1:
+        bank.set_force_sum_reduction_for_comms(True)  # gloo cannot divide while it adds
+
+
+def _of_data(mesh: DeviceMesh) -> DeviceMesh:
+    """Return the dimensions that FSDP2 acts on: HSDP's two only where there are replicas."""
+    return mesh["replicate", "shard"] if mesh["replicate"].size() > 1 else mesh["shard"]
+
+
+def _beside(unit: list[nn.Module], banks: Sequence[nn.Module]) -> list[list[nn.Module]]:
+    """Return a unit without the tensors of parted experts, as what is gathered together."""
+    held = [module for module in unit if module not in banks]
+    children = [child for bank in unit if bank in banks for child in bank.children()]
+    # together only behind a part that all others come after, whose gradient is the unit's last
+    return [held + children] if held else [[child] for child in children]
+
+
+def reduce_gradients(model: nn.Module, now: bool) -> None:
+    """Say whether the next backward sends its gradients: only the last of an accumulation does."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)

@@ -1,0 +1,142 @@
+"""Gradients of one process against those of meshes, and how often the processes talk."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from ranks import (
+    backward,
+    gradients,
+    start,
+    toy,
+    write_collectives,
+    write_gradients,
+    write_refusals,
+)
+
+from plait.config import (
+    AttentionConfig,
+    BalanceConfig,
+    CollaborationConfig,
+    ExpertConfig,
+    RouterConfig,
+)
+from plait.model import LanguageModel
+from plait.parallel import World, parallelise
+from plait.sharing import Sharing
+
+SHARED = ExpertConfig(count=4, width=32, top_k=3, shared_width=32, shared_gate=True)
+MODELS = {
+    "own": toy(depth=3),
+    "tied": toy(depth=3, sharing=Sharing(experts="all"), experts=SHARED),
+    "everything": toy(
+        depth=4,
+        experts=replace(SHARED, dense_first=1, dense_width=64),
+        router=RouterConfig(bias=True, kind="recurrent", inner_width=8),
+        collaboration=CollaborationConfig(),
+        attention=AttentionConfig(heads=2, lora_rank=2),
+        balance=BalanceConfig(z=1e-3),
+        sharing=Sharing(
+            experts="1 + 1x3",
+            router="1 + 1x3",
+            decision="1 + 1x2 + 1",
+            norms="all",
+            attention="2 + 1x2",
+        ),
+    ),
+    "own experts alone": toy(
+        depth=2, experts=SHARED, sharing=Sharing(norms="all", attention="all")
+    ),
+    "six experts": toy(depth=2, experts=ExpertConfig(count=6, width=32, top_k=2)),
+    "experts choose": toy(
+        depth=2,
+        router=RouterConfig(choice="experts", renormalise=False),
+        balance=BalanceConfig(switch=0.0),
+    ),
+}
+RECOMPUTED = ("tied", "everything")
+MESHES = {
+    2: ("shard=2", "replicate=2", "expert=2"),
+    4: ("replicate=2 shard=2", "expert=2 shard=2", "expert=2 replicate=2"),
+}
+
+
+@pytest.fixture(scope="module", params=MESHES, ids=lambda size: f"{size} processes")
+def found(request, processes, tmp_path_factory):
+    """(Model, mesh, recomputed) → what that many processes computed, all in one start."""
+    folder = tmp_path_factory.mktemp("gradients")
+    cases = {
+        (model, mesh, again): (f"{len(model)}{model[:2]}{mesh}{again}", config, mesh, again)
+        for model, config in MODELS.items()
+        for mesh in MESHES[request.param]
+        for again in (False, True)[: 1 + (model in RECOMPUTED)]
+    }
+    start(processes, request.param, write_gradients, list(cases.values()), folder)
+    results = {case: torch.load(folder / f"{name[0]}.pt") for case, name in cases.items()}
+    return request.param, results
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_mesh_gives_the_gradients_of_one_process_by_name(found, name):
+    model = LanguageModel(MODELS[name], 0)
+    # the balance loss is that of a process' share of the batch, so it is taken from the same shares
+    ranks, results = found
+    expected_loss = sum(float(backward(model, rank, ranks)) for rank in range(ranks)) / ranks
+    expected = {key: value / ranks for key, value in gradients(model).items()}
+    norm = float(torch.nn.utils.get_total_norm(list(expected.values())))
+    cases = {case: got for case, got in results.items() if case[0] == name}
+    assert len(cases) >= 2
+    for case, got in cases.items():
+        assert float(got["loss"]) == pytest.approx(expected_loss, rel=1e-5), case
+        assert got["norm"] == pytest.approx(norm, rel=1e-5), case
+        assert got["gradients"].keys() == expected.keys(), case
+        for key, value in expected.items():
+            error = (got["gradients"][key] - value).abs().max() / value.abs().max().clamp_min(1e-20)
+            assert error < 1e-5, (case, key, error)
+
+
+def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes, tmp_path):
+    """8 depths: one unit each and the rest, forward and backward; the rest and the last stay."""
+    models = {
+        "own": toy(),
+        "tied": toy(sharing=Sharing(experts="all")),
+        "groups": toy(sharing=Sharing(experts="groups(4)")),
+        "routers": toy(sharing=Sharing(router="blocks(4)")),
+        "all": toy(sharing=Sharing(router="all", experts="all", attention="all")),
+    }
+    cases = [(name, config, "shard=2", False) for name, config in models.items()]
+    cases.append(("experts", toy(), "expert=2", False))
+    start(processes, 2, write_collectives, cases, tmp_path)
+    counts = {case[0]: torch.load(tmp_path / f"{case[0]}.pt") for case in cases}
+    sent = {
+        name: (count["allgather_base"], count["reduce_scatter_base"])
+        for name, count in counts.items()
+    }
+    print(counts)
+    assert sent == {
+        "own": (17, 9),
+        "tied": (33, 10),
+        "groups": (33, 11),
+        "routers": (17, 9),
+        "all": (33, 3),
+        "experts": (17, 9),
+    }
+    assert counts["experts"]["all_to_all_single"] == 8 * 5
+
+
+def test_hidden_messages_and_odd_experts_are_refused_by_name(processes, tmp_path):
+    hidden = CollaborationConfig(messages="hidden")
+    models = {
+        "hidden": toy(depth=1, experts=SHARED, collaboration=hidden),
+        "odd": toy(depth=1, experts=ExpertConfig(count=5, width=32)),
+    }
+    start(processes, 2, write_refusals, models, "expert=2", tmp_path)
+    assert "collaboration.messages hidden" in (tmp_path / "hidden.txt").read_text()
+    assert "the 5 experts at depth 0" in (tmp_path / "odd.txt").read_text()
+
+
+def test_one_process_is_left_as_it_is():
+    model = LanguageModel(toy(), 0)
+    parallelise(model, World(torch.device("cpu")), checkpointing=True)
+    assert model.checkpointing
+    assert type(model) is LanguageModel

@@ -1,0 +1,152 @@
+"""Runs on meshes of processes end as runs on one process do, and go on on any other mesh.
+
+`PLAIT_MESHES=all` compares twenty steps of every structure in place of one: minutes.
+"""
+
+import os
+import socket
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_process import run_meshes
+
+from plait.config import (
+    BalanceConfig,
+    CollaborationConfig,
+    EvaluationConfig,
+    ExpertConfig,
+    OptimizerConfig,
+    RouterConfig,
+)
+from plait.sharing import Sharing
+from plait.storage.metrics_file import read_rows
+from plait.training import Interrupted, train
+
+MESHES = {2: ("shard=2", "expert=2"), 4: ("replicate=2 shard=2", "expert=2 shard=2")}
+MUON = OptimizerConfig(name="muon", learning_rate=0.01, muon_precision="fp32")
+
+
+def together(processes, size, runs):
+    """Train each (configuration, folder, mesh, steps until it is stopped) in `size` processes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    ranks = [
+        processes.Process(target=run_meshes, args=(rank, size, port, runs)) for rank in range(size)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+    assert [process.exitcode for process in ranks] == [0] * size
+
+
+def losses(folder):
+    return [row["loss"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+
+
+def norms(folder):
+    return [row["gradient_norm"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
+
+
+def weights(folder):
+    [file] = folder.glob("checkpoints/step-*/model.safetensors")
+    return load_file(file)
+
+
+@pytest.fixture
+def plain(config):
+    """A run without sharing, collaboration or bias, in micro-batches of two sequences."""
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            dropout=0.0,
+            sharing=Sharing(),
+            collaboration=None,
+            router=RouterConfig(),
+            balance=BalanceConfig(z=1e-3),
+        ),
+        data=replace(config.data, micro_batch=2),
+        optimizer=OptimizerConfig(learning_rate=0.003),
+        evaluation=EvaluationConfig(tokens=300, final_tokens=300),
+    )
+
+
+@pytest.fixture
+def rich(plain):
+    """Tied experts, one of them shared by all tokens, collaboration, bias, Muon, recomputation."""
+    return replace(
+        plain,
+        model=replace(
+            plain.model,
+            experts=ExpertConfig(count=4, width=16, top_k=3, shared_width=16),
+            sharing=Sharing(experts="all", router="all"),
+            collaboration=CollaborationConfig(),
+            router=RouterConfig(bias=True),
+            balance=BalanceConfig(z=1e-3, bias_rate=1e-3),
+        ),
+        optimizer=MUON,
+        activation_checkpointing=True,
+        tokens=6 * plain.tokens_per_step,
+    )
+
+
+@pytest.mark.slow
+def test_any_mesh_goes_on_where_any_other_stopped(rich, processes, tmp_path):
+    """1 → 2 × 2 → 2 → 1 processes, and experts parted on the way: it ends as one that stayed."""
+    train(rich, tmp_path / "stayed", device="cpu")
+    moved = tmp_path / "moved"
+    asked = count()
+    with pytest.raises(Interrupted):
+        train(rich, moved, device="cpu", stop=lambda: next(asked) == 1)
+    together(processes, 4, [(rich, moved, mesh, 1) for mesh in MESHES[4]])
+    assert len(losses(moved)) == 3
+    together(processes, 2, [(rich, moved, mesh, 1) for mesh in MESHES[2]])
+    assert len(losses(moved)) == 5
+    train(rich, moved, device="cpu")
+    assert losses(moved) == pytest.approx(losses(tmp_path / "stayed"), rel=1e-5)
+    assert norms(moved) == pytest.approx(norms(tmp_path / "stayed"), rel=1e-4)
+    expected, found = weights(tmp_path / "stayed"), weights(moved)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4)
+
+
+def variants(plain, rich):
+    model = plain.model
+    changed = {
+        "own": {},
+        "tied": {"sharing": Sharing(experts="all")},
+        "shared router": {"sharing": Sharing(router="all")},
+        "shared decision": {"sharing": Sharing(router="all", decision="all")},
+        "collaborating": {"collaboration": CollaborationConfig()},
+        "bias": {
+            "router": RouterConfig(bias=True),
+            "balance": BalanceConfig(z=1e-3, bias_rate=1e-3),
+        },
+    }
+    runs = {name: replace(plain, model=replace(model, **some)) for name, some in changed.items()}
+    runs |= {"Muon": replace(plain, optimizer=MUON), "all of it": rich}
+    chosen = runs if os.environ.get("PLAIT_MESHES") == "all" else ("all of it",)
+    return {name: replace(runs[name], tokens=20 * plain.tokens_per_step) for name in chosen}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", MESHES)
+def test_twenty_steps_lose_what_one_process_loses(plain, rich, processes, tmp_path, size):
+    runs = variants(plain, rich)
+    for name, run in runs.items():
+        train(run, tmp_path / name, device="cpu")
+    folders = {(name, mesh): tmp_path / f"{name}, {mesh}" for name in runs for mesh in MESHES[size]}
+    together(processes, size, [(runs[n], folder, m, None) for (n, m), folder in folders.items()])
+    errors = {}
+    for (name, mesh), folder in folders.items():
+        got, expected = losses(folder), losses(tmp_path / name)
+        assert len(got) == len(expected) == 20
+        errors[name, mesh] = max(abs(a / b - 1) for a, b in zip(got, expected, strict=True))
+        print(f"{name:16} {mesh:20} {expected[-1]:.5f} {got[-1]:.5f} {errors[name, mesh]:.1e}")
+    assert max(errors.values()) < 1e-4, errors
