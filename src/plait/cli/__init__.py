@@ -24,6 +24,7 @@ EXTRAS = {
     "datasets": "hf",
     "lm_eval": "eval",
     "accelerate": "eval",
+    "submitit": "slurm",
     "wandb": "track",
     "tensorboard": "track",
     "trackio": "track",
