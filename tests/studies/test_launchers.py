@@ -174,13 +174,21 @@ def test_jobs_have_gpus_of_their_own_and_a_failed_one_is_one_line(
     assert (len(again.skipped), again.finished, again.failed) == (2, [], [])
 
 
-def test_a_preempted_job_saves_and_is_started_again(config: TrainConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("told_first", [False, True])
+def test_a_preempted_job_saves_and_is_started_again(
+    config: TrainConfig, tmp_path: Path, told_first: bool
+) -> None:
     long = study(config, "long")
     [planned] = planned_runs(long, tmp_path)
 
     def preempt() -> None:
         wait_for(lambda: _number(planned.folder / "parent"))
-        os.kill(_number(planned.folder / "parent"), signal.SIGUSR2)
+        own, parent = _number(planned.folder / "own"), _number(planned.folder / "parent")
+        if told_first:  # as Slurm tells all processes of a job, before it says what comes
+            os.kill(parent, signal.SIGTERM)
+            os.kill(own, signal.SIGTERM)
+            wait_for(lambda: not _runs(own))
+        os.kill(parent, signal.SIGUSR2)
 
     threading.Thread(target=preempt, daemon=True).start()
     outcome = launch(long, tmp_path, Cluster("local"), Console(file=io.StringIO()), fake)

@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,15 +42,25 @@ class Job:
     def __call__(self) -> int:
         """Train until the run is finished or has failed; its exit status.
 
-        A run that seems to be another's is tried again for a while: its holder may have been
-        this very job on a machine that died, whose lease takes that long to be void.
+        Slurm may tell all processes to stop before it takes the machine away: the run has then
+        saved, and what comes next is waited for. A run that seems to be another's is tried again
+        for a while: its holder may have been this very job on a machine that died, whose lease
+        takes that long to be void.
         """
+        told = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: told.set())
         deadline = time.monotonic() + 2 * VOID
-        while (code := self._train()) == HELD and time.monotonic() < deadline:
-            time.sleep(VOID / 10)
+        while True:
+            code = self._train()
             if RunFolder(self.folder).finished:
                 return 0
-        return code
+            if told.is_set():
+                told.clear()
+                time.sleep(VOID)
+            elif code == HELD and time.monotonic() < deadline:
+                time.sleep(VOID / 10)
+            else:
+                return code
 
     def checkpoint(self) -> Any:
         """Let the run save its checkpoint, and return what is to be queued again."""
@@ -58,7 +70,8 @@ class Job:
         if process is not None:
             process.send_signal(signal.SIGTERM)
             # not `wait`, whose lock the call that was interrupted may hold
-            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(replace(self))
 
     def _train(self) -> int:

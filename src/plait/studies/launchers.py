@@ -13,7 +13,7 @@ from rich.markup import escape
 from plait.atomic import write_json
 from plait.config.counts import count
 from plait.config.files import save_yaml
-from plait.reading import read_json
+from plait.reading import one_line, read_json
 from plait.storage.lease import HELD
 from plait.storage.run_folder import CONFIG, LOG, RunFolder
 from plait.studies.devices import own_gpus, require_gpus, visible_gpus, worker_command
@@ -179,6 +179,8 @@ def _submit(
     new: Sequence[_Submitted], executor: Any, job: Callable[..., Job], console: Console
 ) -> None:
     """Submit runs: several to Slurm as one array."""
+    import submitit
+
     if not new:
         return
     jobs = []
@@ -187,7 +189,13 @@ def _submit(
         folder.mkdir(parents=True, exist_ok=True)
         save_yaml(one.planned.config, folder / CONFIG)
         jobs.append(job(folder, environment=one.place))
-    for one, submitted in zip(new, executor.submit_array(jobs), strict=True):
+    try:
+        submissions = executor.submit_array(jobs)
+    except submitit.core.utils.FailedJobError as error:  # what sbatch said
+        raise ValueError(
+            f"Slurm did not take the jobs ({one_line(error)}): correct what they ask for"
+        ) from None
+    for one, submitted in zip(new, submissions, strict=True):
         one.job = submitted
         if not one.place:  # it outlives us
             write_json(one.planned.folder / RECORD, {"job": submitted.job_id})
