@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -184,7 +185,8 @@ def test_a_preempted_job_saves_and_is_started_again(
     def preempt() -> None:
         wait_for(lambda: _number(planned.folder / "parent"))
         own, parent = _number(planned.folder / "own"), _number(planned.folder / "parent")
-        if told_first:  # as Slurm tells all processes of a job, before it says what comes
+        os.kill(own, signal.SIGUSR2)  # as Slurm tells all processes of a job
+        if told_first:
             os.kill(parent, signal.SIGTERM)
             os.kill(own, signal.SIGTERM)
             wait_for(lambda: not _runs(own))
@@ -224,14 +226,25 @@ def _runs(process: int) -> bool:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+needs_slurm = pytest.mark.skipif(
+    "PLAIT_SLURM" not in os.environ, reason="set PLAIT_SLURM where Slurm is"
+)
+
+
 @pytest.mark.slow
-def test_a_run_over_two_processes_of_this_machine_is_one_run(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "launcher", ["local", pytest.param("slurm", marks=[pytest.mark.slurm, needs_slurm])]
+)
+def test_a_run_over_two_processes_is_one_run(
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    launcher: Literal["local", "slurm"],
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
     two = study(dataclasses.replace(config, tokens=5_000), "two")
-    cluster = Cluster("local", gpus_per_run=2, device="cpu")
+    cluster = Cluster(launcher, gpus_per_run=2, device="cpu")
     outcome = launch(two, tmp_path, cluster, Console(file=io.StringIO()))
     [planned] = planned_runs(two, tmp_path)
     assert outcome.finished == [planned.folder.name], (planned.folder / "log.txt").read_text()
@@ -239,7 +252,7 @@ def test_a_run_over_two_processes_of_this_machine_is_one_run(
 
 
 @pytest.mark.slurm
-@pytest.mark.skipif("PLAIT_SLURM" not in os.environ, reason="set PLAIT_SLURM where Slurm is")
+@needs_slurm
 def test_slurm_runs_an_array_and_queues_a_preempted_job_again(
     config: TrainConfig, tmp_path: Path
 ) -> None:

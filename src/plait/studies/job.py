@@ -95,7 +95,14 @@ class Job:
                 stderr=subprocess.STDOUT,
                 env=os.environ | given | self.environment,
                 start_new_session=True,
+                preexec_fn=_ignore_notice,
             )
         while (code := self._process.poll()) is None:
             time.sleep(POLL_SECONDS)
         return code
+
+
+def _ignore_notice() -> None:
+    """Slurm tells every process of a job what is meant for us alone, and would so kill them."""
+    for notice in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(notice, signal.SIG_IGN)

@@ -265,7 +265,13 @@ def _executor(study: Study, root: Path, cluster: Cluster, *, dry: bool = False) 
             "there is no Slurm here (no srun): run this where jobs are submitted from, or say "
             "--dry-run"
         ) from None
-    asked = {"cpus_per_task" if cluster.device == "cpu" else "gpus_per_node": cluster.processes}
+    options = dict(cluster.options)
+    if cluster.device == "cpu":
+        options.setdefault("cpus-per-task", str(cluster.processes))
+    else:
+        options.setdefault("gpus-per-node", str(cluster.processes))
+    # since 22.05 a step has one processor unless srun is told too
+    cpus = ["--cpus-per-task", options["cpus-per-task"]] if "cpus-per-task" in options else []
     slurm.update_parameters(
         job_name=study.name,
         time=minutes,
@@ -273,7 +279,7 @@ def _executor(study: Study, root: Path, cluster: Cluster, *, dry: bool = False) 
         ntasks_per_node=1,
         array_parallelism=cluster.jobs or 1000,
         stderr_to_stdout=True,
-        additional_parameters={"requeue": True, **cluster.options},
-        **asked,
+        srun_args=cpus,
+        additional_parameters={"requeue": True, **options},
     )
     return slurm
