@@ -235,7 +235,7 @@ needs_slurm = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "launcher", ["local", pytest.param("slurm", marks=[pytest.mark.slurm, needs_slurm])]
 )
-def test_a_run_over_two_processes_is_one_run(
+def test_a_run_over_two_processes_is_one_run_and_resumes_when_it_is_preempted(
     config: TrainConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -243,12 +243,29 @@ def test_a_run_over_two_processes_is_one_run(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
-    two = study(dataclasses.replace(config, tokens=5_000), "two")
+    two = study(dataclasses.replace(config, tokens=8_000), "two")
+    [planned] = planned_runs(two, tmp_path)
+    run = RunFolder(planned.folder)
+
+    def steps() -> list[int]:
+        return [row["step"] for row in run.metrics() if "loss" in row]
+
+    def preempt() -> None:
+        wait_for(lambda: len(steps()) > 3)
+        pid = subprocess.run(
+            ["pgrep", "-f", f"submitit.core._submit {tmp_path}"], capture_output=True, check=True
+        )
+        for process in map(int, pid.stdout.split()):
+            os.kill(process, signal.SIGUSR2)
+
+    threading.Thread(target=preempt, daemon=True).start()
     cluster = Cluster(launcher, gpus_per_run=2, device="cpu")
     outcome = launch(two, tmp_path, cluster, Console(file=io.StringIO()))
-    [planned] = planned_runs(two, tmp_path)
     assert outcome.finished == [planned.folder.name], (planned.folder / "log.txt").read_text()
-    assert not RunFolder(planned.folder).held
+    assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
+    said = (planned.folder / "log.txt").read_text()
+    assert "interrupted" in said, said
+    assert not run.held
 
 
 @pytest.mark.slurm

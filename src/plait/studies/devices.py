@@ -1,6 +1,8 @@
-"""Devices of the runs of a study: each worker sees its own GPUs and no others."""
+"""Devices of a study's runs: each sees its own GPUs and no others, with a process for each."""
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,3 +71,16 @@ def worker_command(
     how = torchrun or ["--standalone"]
     launch = ["-m", "torch.distributed.run", *how, "--nproc-per-node", str(processes)]
     return [sys.executable, *launch, *worker]
+
+
+def ask_to_stop(process: "subprocess.Popen[bytes]", processes: int) -> None:
+    """Ask what `worker_command` started, with a pipe for its input, to save its run and end.
+
+    torchrun would give its processes 30 seconds, too few for a large checkpoint. They read from
+    the same pipe, and where that closes they save and stop too.
+    """
+    if processes > 1:
+        assert process.stdin is not None
+        process.stdin.close()
+    else:
+        process.send_signal(signal.SIGTERM)

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plait.storage.lease import HELD, VOID
+from plait.storage.lease import VOID
 from plait.storage.run_folder import LOG, RunFolder
-from plait.studies.devices import worker_command
+from plait.studies.devices import ask_to_stop, worker_command
 
 POLL_SECONDS = 0.5
 FIRST_PORT, PORTS = 20_000, 10_000
@@ -38,29 +37,23 @@ class Job:
     nodes: int = 1
     environment: dict[str, str] = field(default_factory=dict)
     _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False, repr=False)
+    _told: bool = field(default=False, init=False, repr=False)
+    """whether all processes of the job, the run's too, were told to stop"""
 
     def __call__(self) -> int:
         """Train until the run is finished or has failed; its exit status.
 
         Slurm may tell all processes to stop before it takes the machine away: the run has then
-        saved, and what comes next is waited for. A run that seems to be another's is tried again
-        for a while: its holder may have been this very job on a machine that died, whose lease
-        takes that long to be void.
+        saved, and what comes next is waited for.
         """
-        told = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: told.set())
-        deadline = time.monotonic() + 2 * VOID
+        signal.signal(signal.SIGTERM, self._tell)
         while True:
+            self._wait_for_holder()
             code = self._train()
-            if RunFolder(self.folder).finished:
-                return 0
-            if told.is_set():
-                told.clear()
-                time.sleep(VOID)
-            elif code == HELD and time.monotonic() < deadline:
-                time.sleep(VOID / 10)
-            else:
+            if not self._told or RunFolder(self.folder).finished:
                 return code
+            time.sleep(VOID)
+            self._told = False
 
     def checkpoint(self) -> Any:
         """Let the run save its checkpoint, and return what is to be queued again."""
@@ -68,11 +61,24 @@ class Job:
 
         process = self._process
         if process is not None:
-            process.send_signal(signal.SIGTERM)
+            if not self._told:  # a run that is told twice ends without saving
+                ask_to_stop(process, self.processes * self.nodes)
             # not `wait`, whose lock the call that was interrupted may hold
             with suppress(ChildProcessError):
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         return submitit.helpers.DelayedSubmission(replace(self))
+
+    def _tell(self, *_: object) -> None:
+        self._told = True
+
+    def _wait_for_holder(self) -> None:
+        """Wait while the run seems to be another's, for as long as a dead one's lease may last.
+
+        It may have been this very job, on a machine that died.
+        """
+        deadline = time.monotonic() + 2 * VOID
+        while RunFolder(self.folder).held and time.monotonic() < deadline:
+            time.sleep(VOID / 10)
 
     def _train(self) -> int:
         import submitit

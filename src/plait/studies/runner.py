@@ -1,6 +1,5 @@
 """Running a study: a process per run, several at a time, with a progress bar throughout."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -26,7 +25,13 @@ from plait.config.files import save_yaml
 from plait.storage.lease import HELD
 from plait.storage.metrics_file import NewRows
 from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
-from plait.studies.devices import own_gpus, require_gpus, visible_gpus, worker_command
+from plait.studies.devices import (
+    ask_to_stop,
+    own_gpus,
+    require_gpus,
+    visible_gpus,
+    worker_command,
+)
 from plait.studies.plan import PlannedRun
 from plait.studies.stages import ALL, next_stage
 from plait.studies.study import Study
@@ -84,7 +89,11 @@ def run(
     require_gpus(gpus_per_run, gpus, device)
     command = command or partial(worker_command, device=device, processes=gpus_per_run)
     places = [
-        _Place(max(1, threads() // (jobs * gpus_per_run)), own_gpus(slot, gpus_per_run, gpus))
+        _Place(
+            gpus_per_run,
+            max(1, threads() // (jobs * gpus_per_run)),
+            own_gpus(slot, gpus_per_run, gpus),
+        )
         for slot in range(jobs)
     ]
     outcome = Outcome()
@@ -174,6 +183,7 @@ def _train(
 class _Place:
     """What of this machine one of the runs at a time has for itself."""
 
+    processes: int
     threads: int
     gpus: dict[str, str]
 
@@ -213,8 +223,10 @@ class _Active:
 
     def interrupt(self, kill: bool) -> None:
         """Ask the process to save and stop, or end it at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        if kill:
+            self.process.kill()
+        else:
+            ask_to_stop(self.process, self.place.processes)
 
     def follow(self, bars: Progress) -> None:
         """Read the metrics written since the last look, and move the bar."""
