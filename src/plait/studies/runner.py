@@ -40,6 +40,8 @@ from plait.studies.throughput import threads
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 """between two looks at the runs that others train"""
+_TORCHRUN = "torch/distributed/elastic/multiprocessing/api.py"
+"""in the first line of what torchrun says of a process that failed"""
 
 
 @dataclass
@@ -337,9 +339,14 @@ def report_end(
 
 
 def last_words(log: Path, start: int = 0) -> str:
-    """Return the last line of a log from a byte on; empty where there is none."""
+    """Return the last line of a log from a byte on; empty where there is none.
+
+    What torchrun adds when a process of it fails is passed over.
+    """
     text = log.read_bytes()[start:] if log.exists() else b""
     lines = text.decode("utf-8", errors="replace").split("\n")
+    of_torchrun = (n for n, line in enumerate(lines) if _TORCHRUN in line)
+    lines = lines[: next(of_torchrun, None)]
     spoken = [line.strip() for line in lines if line.strip()]
     return spoken[-1] if spoken else ""
 
