@@ -32,7 +32,7 @@ from plait.storage import lease
 from plait.storage.run_folder import RunFolder
 from plait.studies.plan import planned_runs
 from plait.studies.results import read_study
-from plait.studies.runner import run
+from plait.studies.runner import last_words, run
 from plait.studies.study import Study
 
 FAKE_TRAINER = """
@@ -180,6 +180,22 @@ def test_what_another_machine_trains_is_left_to_it_and_taken_up_when_it_dies(
         assert other.wait() == -signal.SIGKILL
     assert "a-s0: another process trains it" in said.getvalue()
     assert [name.split("-")[0] for name in outcome.finished] == ["b", "a"]
+
+
+def test_the_reason_of_a_failure_is_not_what_torchrun_says_of_it(tmp_path: Path) -> None:
+    api = "torch/distributed/elastic/multiprocessing/api.py"
+    attempt = (
+        "an earlier line\n{reason}\n"
+        f"W1128 23:52:32 23441 {api}:1028] Sending process 24901 closing signal SIGTERM\n"
+        f"E1128 23:52:32 23441 {api}:1002] failed (exitcode: 1) local_rank: 0\n"
+        "Traceback (most recent call last):\n  File …\n=====\n"
+    )
+    log = tmp_path / "log.txt"
+    log.write_text(attempt.format(reason="stopped") + attempt.format(reason="the reason"))
+    assert last_words(log) == "the reason"
+    log.write_text("one\nthe reason\n\n")
+    assert last_words(log) == "the reason"
+    assert last_words(log, start=16) == last_words(tmp_path / "none") == ""
 
 
 def test_a_changed_configuration_gets_a_folder_of_its_own(

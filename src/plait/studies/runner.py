@@ -41,7 +41,7 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0
 """between two looks at the runs that others train"""
 _TORCHRUN = "torch/distributed/elastic/multiprocessing/api.py"
-"""in the first line of what torchrun says of a process that failed"""
+"""in what torchrun says of a process that failed, before its traceback"""
 
 
 @dataclass
@@ -345,8 +345,8 @@ def last_words(log: Path, start: int = 0) -> str:
     """
     text = log.read_bytes()[start:] if log.exists() else b""
     lines = text.decode("utf-8", errors="replace").split("\n")
-    of_torchrun = (n for n, line in enumerate(lines) if _TORCHRUN in line)
-    lines = lines[: next(of_torchrun, None)]
+    of_torchrun = [n for n, line in enumerate(lines) if _TORCHRUN in line and "failed" in line]
+    lines = [line for line in lines[: max(of_torchrun, default=None)] if _TORCHRUN not in line]
     spoken = [line.strip() for line in lines if line.strip()]
     return spoken[-1] if spoken else ""
 
