@@ -20,6 +20,7 @@ from plait.config import DataConfig, ModelConfig, TrainConfig
 from plait.config.counts import count
 from plait.data.corpora import tiny
 from plait.storage.run_folder import RunFolder
+from plait.studies import launchers
 from plait.studies.devices import own_gpus, worker_command
 from plait.studies.launchers import Cluster, launch, scripts
 from plait.studies.plan import planned_runs
@@ -38,6 +39,8 @@ folder = Path(sys.argv[1])
 (folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 if folder.name.startswith("broken"):
     print("something before"); sys.exit("the reason, in one line")
+if folder.name.startswith("lost"):
+    (folder / "parent").write_text(str(os.getppid())); time.sleep(300)
 saved = folder / "saved"
 if folder.name.startswith("long") and not saved.exists():
     def save(*_):
@@ -270,23 +273,28 @@ def test_a_run_over_two_processes_is_one_run_and_resumes_when_it_is_preempted(
 
 @pytest.mark.slurm
 @needs_slurm
-def test_slurm_runs_an_array_and_queues_a_preempted_job_again(
-    config: TrainConfig, tmp_path: Path
+def test_slurm_runs_an_array_queues_a_preempted_job_again_and_a_cancelled_one_is_noticed(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = study(config, "a", "long", "broken")
-    runs = planned_runs(small, tmp_path)
+    monkeypatch.setattr(launchers, "QUEUE_SECONDS", 5.0)
+    small = study(config, "a", "long", "broken", "lost")
+    folders = {run.variant: run.folder for run in planned_runs(small, tmp_path)}
 
-    def preempt() -> None:
-        wait_for(lambda: (runs[1].folder / "job.json").exists())
-        wait_for(lambda: _number(runs[1].folder / "parent"))
-        job = json.loads((runs[1].folder / "job.json").read_text())["job"]
-        subprocess.run(["scancel", job, "--signal", "USR2"], check=True)
+    def job(variant: str) -> str:
+        wait_for(lambda: _number(folders[variant] / "parent"))
+        wait_for((folders[variant] / "job.json").exists)
+        return str(json.loads((folders[variant] / "job.json").read_text())["job"])
 
-    threading.Thread(target=preempt, daemon=True).start()
+    def interfere() -> None:
+        subprocess.run(["scancel", job("long"), "--signal", "USR2"], check=True)
+        subprocess.run(["scancel", job("lost")], check=True)
+
+    threading.Thread(target=interfere, daemon=True).start()
     cluster = Cluster("slurm", device="cpu", hours=0.2)
     said = io.StringIO()
-    outcome = launch(small, tmp_path, cluster, Console(file=said, width=200), fake)
+    outcome = launch(small, tmp_path, cluster, Console(file=said, width=300), fake)
     assert sorted(name.split("-")[0] for name in outcome.finished) == ["a", "long"], said.getvalue()
-    assert [name.split("-")[0] for name in outcome.failed] == ["broken"]
-    assert (runs[1].folder / "saved").exists()
+    assert sorted(name.split("-")[0] for name in outcome.failed) == ["broken", "lost"]
+    assert "lost-s0 failed: job " in said.getvalue()
+    assert (folders["long"] / "saved").exists()
     assert not list(tmp_path.glob("small/*/job.json"))

@@ -1,5 +1,6 @@
 """Launching a study's runs as jobs, through submitit: on a Slurm cluster, or on this machine."""
 
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ RECORD = "job.json"
 REQUEUED = 1000
 """times, at the most, that a run is queued again at its time limit"""
 POLL_SECONDS = 1.0
+QUEUE_SECONDS = 30.0
+"""between two looks at Slurm's queue"""
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ def _follow(
     """Submit runs that need nothing of one another, and wait until they have ended."""
     active: list[_Submitted] = []
     elsewhere: list[PlannedRun] = []
-    local = bool(places)
+    local, looked = bool(places), time.monotonic()
     while (waiting or active or elsewhere) and not stop.asked:
         new: list[_Submitted] = []
         while waiting and (places or not local):
@@ -156,7 +159,10 @@ def _follow(
         _submit(new, executor, job, console)
         active += new
         time.sleep(POLL_SECONDS)
-        for one in [one for one in active if one.job.done()]:
+        queued = None
+        if not local and time.monotonic() - looked > QUEUE_SECONDS:
+            queued, looked = _queued(), time.monotonic()
+        for one in [one for one in active if _ended(one.job, queued)]:
             active.remove(one)
             if local:
                 places.append(one.place)
@@ -208,17 +214,29 @@ def _recorded(planned: PlannedRun, executor: Any) -> Any:
     if not path.is_file():
         return None
     job = executor.job_class(executor.folder, str(read_json(path, "delete it").get("job")))
-    return None if job.done(force_check=True) else job
+    return None if _ended(job, _queued()) else job
+
+
+def _queued() -> set[str] | None:
+    """Return the numbers of all jobs that Slurm has; None where it does not say."""
+    command = ["squeue", "--noheader", "--array", "--format=%i"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    return set(asked.stdout.split()) if asked.returncode == 0 else None
+
+
+def _ended(job: Any, queued: set[str] | None) -> bool:
+    """Whether a job wrote its result or died: submitit alone would ask Slurm's accounting."""
+    return job.done() or (queued is not None and job.job_id not in queued)
 
 
 def _exit_code(job: Any) -> int | None:
-    return None if job.exception() else job.result()
+    """Return what a job returned; None where it did not come to that."""
+    return job.result() if job.done() and not job.exception() else None
 
 
 def _reason(one: _Submitted) -> str:
     said = last_words(one.planned.folder / LOG)
-    error = one.job.exception()
-    return said or (str(error).strip().splitlines()[-1] if error else "no message")
+    return said or f"job {one.job.job_id} ended without a word"
 
 
 def _places(cluster: Cluster) -> list[dict[str, str]]:
