@@ -247,7 +247,7 @@ def test_a_run_over_two_processes_is_one_run_and_resumes_when_it_is_preempted(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
-    two = study(dataclasses.replace(config, tokens=8_000), "two")
+    two = study(dataclasses.replace(config, tokens=5_000), "two")
     [planned] = planned_runs(two, tmp_path)
     run = RunFolder(planned.folder)
 
