@@ -134,6 +134,19 @@ def own_folder(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
         path: where the finished folder will be.
         waiting: called once if another process has the folder now.
     """
+    with locked_folder(path, waiting) as (folder, _):
+        yield folder
+
+
+@contextmanager
+def locked_folder(
+    path: Path, waiting: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Path, int]]:
+    """Give what `own_folder` does, and the descriptor of its lock.
+
+    Processes that inherit the descriptor hold the lock too: should this one be killed, the next
+    waits until all of them are gone.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.partial")
@@ -155,7 +168,7 @@ def own_folder(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterat
     try:
         for left_over in folder.iterdir():  # of a process that was killed
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        yield folder
+        yield folder, lock
     finally:
         if _is(folder, lock):
             shutil.rmtree(folder, ignore_errors=True)

@@ -11,10 +11,12 @@ OTHERS = (
     "uvicorn",
     "peft",
     "tiktoken",
+    "submitit",
 )
 MAIN_JOB = (
     "plait.cli",
     "plait.studies.runner",
+    "plait.studies.launchers",
     "plait.studies.worker",
     "plait.training",
     "plait.surgery.tying",

@@ -33,7 +33,7 @@ def spec(folder, **options):
 def contents(corpus, split):
     tokenizer = corpus.tokenizer
     pieces, current = [], []
-    for id_ in corpus.tokens(split, "notes").tolist():
+    for id_ in corpus.tokens(split, "notes")[:].tolist():
         if id_ == tokenizer.end_of_text:
             pieces.append(current)
             current = []

@@ -53,6 +53,9 @@ STAND_INS = {
 INSTEAD = {
     "plait study run demo": "plait study run small.py:demo",
     "plait study run demo --dry-run": "plait study run small.py:demo --dry-run",
+    "plait study run demo --launcher slurm --gpus-per-run 8 --nodes 2 --hours 12 --jobs 4 --slurm "
+    "partition=long --dry-run": "plait study run small.py:demo --launcher slurm --gpus-per-run 8 "
+    "--nodes 2 --hours 12 --jobs 4 --slurm partition=long --dry-run",
     "plait study run ties.py:ties": "plait study run small.py:ties",
     "plait study run crossed.py:crossed": "plait study run small.py:crossed",
     "plait study show crossed.py:crossed": "plait study show small.py:crossed",

@@ -1,6 +1,7 @@
 """Studies run in real processes: skipped, failed, interrupted, orphaned, resumed."""
 
 import dataclasses
+import fcntl
 import io
 import json
 import os
@@ -25,12 +26,15 @@ from plait.config import (
     ScheduleConfig,
     TrainConfig,
 )
+from plait.config.files import save_yaml
 from plait.data.corpora import tiny
+from plait.storage import lease
 from plait.storage.run_folder import RunFolder
 from plait.studies import runner
 from plait.studies.plan import planned_runs
 from plait.studies.results import read_study
-from plait.studies.runner import Outcome, run, run_study
+from plait.studies.rounds import Outcome, last_words
+from plait.studies.runner import run, run_study
 from plait.studies.study import Study
 
 FAKE_TRAINER = """
@@ -40,6 +44,7 @@ from plait.storage.result import Result
 folder = Path(sys.argv[1])
 if folder.name.startswith("broken-s0"):
     print("something before"); sys.exit("the reason, in one line")
+(folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 (folder / "threads").write_text(os.environ["OMP_NUM_THREADS"])
 if {together}:  # ends only when two of us are alive at once
     for _ in range(300):
@@ -109,7 +114,7 @@ def test_a_failed_run_is_one_line_and_the_others_go_on(config: TrainConfig, tmp_
 def test_a_program_gets_the_results_and_an_error_where_there_are_none(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "worker_command", lambda folder, device: fake()(folder))
+    monkeypatch.setattr(runner, "worker_command", lambda folder, **_: fake()(folder))
     console = Console(file=io.StringIO(), width=200)
     results = run_study(study(config, "a", "b", seeds=(0, 1)), tmp_path, console=console)
     frame = results.frame()
@@ -146,6 +151,85 @@ def test_jobs_run_at_once_and_divide_the_threads(
     assert outcome.exit_code == 0
     threads = [path.read_text() for path in tmp_path.glob("small/*/threads")]
     assert threads == ["3"] * 4
+
+
+def test_each_of_the_runs_at_a_time_sees_gpus_of_its_own(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen(root: Path, **options: object) -> list[str]:
+        runs = study(config, "a", "b", seeds=(3, 4))
+        outcome = run(runs, root, jobs=2, command=fake(True), **options)  # type: ignore[arg-type]
+        assert outcome.exit_code == 0
+        return sorted(path.read_text() for path in root.glob("small/*/gpus"))
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 5,6,7")
+    assert seen(tmp_path / "one") == ["4", "4", "5", "5"]
+    assert seen(tmp_path / "two", gpus_per_run=2) == ["4,5", "4,5", "6,7", "6,7"]
+    assert seen(tmp_path / "cpu", device="cpu") == ["4, 5,6,7"] * 4  # as it was
+    with pytest.raises(ValueError, match="a run wants 5 GPUs, and here are 4"):
+        seen(tmp_path, gpus_per_run=5)
+
+
+ELSEWHERE = """
+import fcntl, sys
+from pathlib import Path
+from plait.config import TrainConfig
+from plait.config.files import load_yaml
+from plait.storage import lease
+from plait.storage.run_folder import claim
+lease.BEAT, lease.machine = 0.1, lambda: "another"
+def none(*_): raise OSError("no locks here")
+fcntl.flock = none
+with claim(Path(sys.argv[1]), load_yaml(TrainConfig, Path(sys.argv[2]))):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_another_machine_trains_is_left_to_it_and_taken_up_when_it_dies(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "VOID", 2.0)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)  # as where locks reach no other machine
+    both = study(config, "a", "b")
+    [first, second] = planned_runs(both, tmp_path)
+    save_yaml(first.config, tmp_path / "config.yaml")
+    command = [sys.executable, "-c", ELSEWHERE, str(first.folder), str(tmp_path / "config.yaml")]
+    with subprocess.Popen(command, stdin=-1, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "claimed\n"
+
+        def kill_later() -> None:
+            while not RunFolder(second.folder).finished:
+                time.sleep(0.05)
+            time.sleep(2.5)  # longer than a lease lasts without its holder
+            assert not RunFolder(first.folder).finished
+            other.kill()
+
+        killer = threading.Thread(target=kill_later)
+        killer.start()
+        said = io.StringIO()
+        outcome = run(both, tmp_path, command=fake(), console=Console(file=said, width=200))
+        killer.join()
+        assert other.wait() == -signal.SIGKILL
+    assert "a-s0: another process trains it" in said.getvalue()
+    assert [name.split("-")[0] for name in outcome.finished] == ["b", "a"]
+
+
+def test_the_reason_of_a_failure_is_not_what_torchrun_says_of_it(tmp_path: Path) -> None:
+    api = "torch/distributed/elastic/multiprocessing/api.py"
+    attempt = (
+        "an earlier line\n{reason}\n"
+        f"W1128 23:52:32 23441 {api}:1028] Sending process 24901 closing signal SIGTERM\n"
+        f"E1128 23:52:32 23441 {api}:1002] failed (exitcode: 1) local_rank: 0\n"
+        "Traceback (most recent call last):\n  File …\n=====\n"
+    )
+    log = tmp_path / "log.txt"
+    log.write_text(attempt.format(reason="stopped") + attempt.format(reason="the reason"))
+    assert last_words(log) == "the reason"
+    log.write_text("one\nthe reason\n\n")
+    assert last_words(log) == "the reason"
+    assert last_words(log, start=16) == last_words(tmp_path / "none") == ""
 
 
 def test_a_changed_configuration_gets_a_folder_of_its_own(

@@ -25,6 +25,7 @@ EXTRAS = {
     "gguf": "gguf",
     "lm_eval": "eval",
     "accelerate": "eval",
+    "submitit": "slurm",
     "wandb": "track",
     "tensorboard": "track",
     "trackio": "track",

@@ -5,22 +5,40 @@ from pathlib import Path
 from plait.cli.output import console, progress, say
 from plait.data import corpora
 from plait.data.build import build
+from plait.data.shards import SHARD_TOKENS
 from plait.data.summary import inspect
 from plait.report.terminal.corpus_table import corpus_tables
 
 
-def data_build(corpus: str, /, out: Path | None = None, replace: bool = False) -> None:
+def data_build(
+    corpus: str,
+    /,
+    out: Path | None = None,
+    replace: bool = False,
+    processes: int | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> None:
     """Fetch, clean, split and tokenize text into a corpus.
 
     Args:
         corpus: starter, starter-2k, papers, or a YAML file as in docs/howto/own-text.md.
         out: folder to build it in; by default under the cache folder (PLAIT_CACHE moves it).
         replace: replace a corpus of another specification that is there.
+        processes: that read and encode side by side, where there is enough to do; None: one for
+            each processor that may be used. The corpus is the same to the bit.
+        shard_tokens: the most tokens of a file; the corpus' fingerprint does not depend on it.
     """
     specification = corpora.specification(corpus)
     path = out or corpora.default_path(specification.name)
     with progress() as shown:
-        build(specification, path, shown, replace=replace)
+        build(
+            specification,
+            path,
+            shown,
+            replace=replace,
+            processes=processes,
+            shard_tokens=shard_tokens,
+        )
     console.print(corpus_tables(inspect(path, verify=False)))
 
 

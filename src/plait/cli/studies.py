@@ -9,6 +9,7 @@ from plait.cli import INTERRUPTED
 from plait.cli.output import console, say
 
 if TYPE_CHECKING:
+    from plait.studies.launchers import Cluster
     from plait.studies.study import Study
 
 RUNS = Path("runs")
@@ -29,6 +30,11 @@ def study_run(
     runs: Path = RUNS,
     jobs: int | None = None,
     device: str | None = None,
+    launcher: Literal["slurm", "local"] | None = None,
+    gpus_per_run: int = 1,
+    nodes: int = 1,
+    hours: float = 24.0,
+    slurm: tuple[str, ...] = (),
     set: tuple[str, ...] = (),
     tokens: float | None = None,
     seeds: str | None = None,
@@ -47,9 +53,15 @@ def study_run(
     Args:
         name: a study's name, or FILE.py:FUNCTION.
         runs: folder of all runs.
-        jobs: processes at a time; the processor's threads are divided among them. None: a few steps
-            tell what is fastest here.
+        jobs: runs at a time; threads and GPUs are divided among them. None: one for each
+            gpus_per_run GPUs; on a CPU a few steps tell what is fastest; slurm: all.
         device: as torch names it; None: CUDA where there is one, else the CPU.
+        launcher: slurm submits each run as a job, local starts them as jobs of this machine; both
+            need the extra slurm. None: runs are processes of this command.
+        gpus_per_run: a run's processes, one for each GPU; torchrun starts more than one.
+        nodes: slurm: machines of a run, which share its GPUs alike.
+        hours: time limit of a job; a run that takes longer is queued again and resumes.
+        slurm: further options of sbatch, such as partition=long account=mine.
         set: options of the training configuration for all variants, such as data.batch=8.
         tokens: of every run; warm-up, decay and evaluations keep their share of it.
         seeds: 0..5 (both ends included) or 0,1,2; None: those it states.
@@ -74,7 +86,18 @@ def study_run(
         max_seeds=max_seeds,
         tune=tune,
     )
-    code = begin(study, runs, jobs=jobs, device=device, pilot=pilot, dry_run=dry_run, yes=yes)
+    cluster = _cluster(launcher, gpus_per_run, nodes, hours, jobs, device, slurm)
+    code = begin(
+        study,
+        runs,
+        jobs=jobs,
+        device=device,
+        pilot=pilot,
+        dry_run=dry_run,
+        yes=yes,
+        gpus_per_run=gpus_per_run,
+        cluster=cluster,
+    )
     if code == 0 and not dry_run:
         where = study.name if runs == RUNS else f"{study.name} --runs {runs}"
         say(f"answers: plait study show {where}   report: plait study report {where}")
@@ -91,35 +114,70 @@ def begin(
     dry_run: bool,
     yes: bool,
     deviation: float | None = None,
+    gpus_per_run: int = 1,
+    cluster: "Cluster | None" = None,
 ) -> int:
     """Say what a study takes and can resolve, then train what is not finished: its exit code.
 
-    `deviation` is σ of a paired difference where no finished runs tell it, in nats per token.
+    `deviation` is σ of a paired difference where no finished runs tell it, in nats per token. With
+    a `cluster` runs are jobs of it.
     """
     import torch
 
     from plait import kernels
     from plait.cli.data import ensure_corpus
+    from plait.parallel import default_device
     from plait.report.terminal.forecast import say_forecast
-    from plait.studies.forecast import LONG, forecast
+    from plait.studies.devices import visible_gpus
+    from plait.studies.forecast import LONG, forecast, waiting_runs
+    from plait.studies.launchers import launch, scripts
     from plait.studies.runner import run
 
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
         ensure_corpus(corpus)
-    cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    cpu = cluster is None and default_device(device).type == "cpu"
     if cpu:  # a compiler's minute is seen here; in the log of a run it would not be
         kernels.backend_name("experts", torch.device("cpu"))
     expected = forecast(study, runs, cpu=cpu)
-    say_forecast(study, expected, runs, pilot, jobs or expected.jobs, console, assumed=deviation)
+    jobs_here = jobs or max(expected.jobs, len(visible_gpus(device)) // gpus_per_run)
+    say_forecast(study, expected, runs, pilot, jobs_here, console, assumed=deviation)
     if dry_run:
+        if cluster is not None:
+            say(scripts(study, waiting_runs(study, runs), runs, cluster))
         return 0
     if (expected.seconds or 0) > LONG and not yes and not _agreed("Begin?"):
         raise ValueError(
             "not begun: it would take over a day; say --yes, or make it smaller with --tokens, "
             "--seeds or --variants"
         )
-    outcome = run(study, runs, jobs=jobs or expected.jobs, device=device, console=console)
+    if cluster is not None:
+        outcome = launch(study, runs, cluster, console)
+    else:
+        outcome = run(
+            study, runs, jobs=jobs_here, device=device, gpus_per_run=gpus_per_run, console=console
+        )
     return INTERRUPTED if outcome.interrupted else outcome.exit_code
+
+
+def _cluster(
+    launcher: Literal["slurm", "local"] | None,
+    gpus_per_run: int,
+    nodes: int,
+    hours: float,
+    jobs: int | None,
+    device: str | None,
+    options: tuple[str, ...],
+) -> "Cluster | None":
+    from plait.studies.launchers import Cluster
+
+    if launcher is None:
+        if nodes > 1 or options:
+            raise ValueError("--nodes and --slurm are of a cluster: say --launcher slurm")
+        return None
+    if unclear := [option for option in options if "=" not in option]:
+        raise ValueError(f"--slurm {unclear[0]}: give options of sbatch as NAME=VALUE")
+    named = dict(option.split("=", 1) for option in options)
+    return Cluster(launcher, gpus_per_run, nodes, hours, jobs, device, named)
 
 
 def _agreed(question: str) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy.typing as npt
 from plait.atomic import write_json
 from plait.config.files import from_json
 from plait.config.limits import LARGEST_VOCABULARY
+from plait.data.shards import Tokens
 from plait.data.tokenizer import Tokenizer
 from plait.reading import inside, quoted, read_json
 
-FORMAT = 1
+FORMATS = (1, 2)
+"""2: some split and domain is in several files, which the manifest lists; 1: none is"""
 SPLITS = ("train", "validation", "test")
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
@@ -24,12 +27,30 @@ VERIFIED = ".verified.json"
 
 
 @dataclass(frozen=True)
+class _File:
+    file: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class _Shard:
     documents: int
     tokens: int
     bytes: int
-    file: str
     sha256: str
+    file: str | None = None
+    files: list[_File] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if (self.file is None) == (not self.files):
+            raise ValueError("a split and domain is in one `file` or in several `files`")
+        if self.files and sum(one.tokens for one in self.files) != self.tokens:
+            raise ValueError("a split and domain has other tokens than its files")
+        if min(self.documents, self.bytes) < 0 or self.tokens < 1:
+            raise ValueError("a split and domain counts less than nothing")
+        if any(one.tokens < 1 for one in self.files):
+            raise ValueError("a file has no tokens")
 
 
 @dataclass(frozen=True)
@@ -59,10 +80,6 @@ class _Manifest:
         domains = self.splits.get("train", {})
         if not domains or any(set(split) != set(domains) for split in self.splits.values()):
             raise ValueError("splits: train is missing or empty, or has other domains than another")
-        for shards in self.splits.values():
-            for domain, shard in shards.items():
-                if min(shard.documents, shard.bytes) < 0 or shard.tokens < 1:
-                    raise ValueError(f"splits: {quoted(domain)} counts less than nothing")
         if self.weights is not None and set(self.weights) != set(domains):
             raise ValueError("weights: they are of other domains")
         if not 0 < self.tokenizer.vocab_size <= LARGEST_VOCABULARY:
@@ -74,13 +91,14 @@ class Corpus:
 
     `manifest` has the keys `format, name, fingerprint, specification, stamps, sources, splits,
     weights, dtype, tokenizer, made_by`; `splits[split][domain]` has `documents, tokens, bytes`
-    (UTF-8, end-of-text tokens not counted), `file, sha256`.
+    (UTF-8, end-of-text tokens not counted), `sha256` of all its tokens, and the `file` that holds
+    them or a list of `files`, each with `file, tokens, sha256`.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
-        self._shards: dict[tuple[str, str], npt.NDArray[np.unsignedinteger[Any]]] = {}
+        self._tokens: dict[tuple[str, str], Tokens] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> "Corpus":
@@ -95,16 +113,16 @@ class Corpus:
         if not file.is_file():
             raise FileNotFoundError(f"{path}: no corpus here: build one with `plait data build`")
         manifest = read_json(file, fix)
-        if manifest.get("format") != FORMAT:
+        if manifest.get("format") not in FORMATS:
             raise ValueError(
-                f"{file}: format {quoted(manifest.get('format'))}, this version reads {FORMAT}: "
-                f"{fix}"
+                f"{file}: format {quoted(manifest.get('format'))}, this version reads "
+                f"{' and '.join(map(str, FORMATS))}: {fix}"
             )
         from_json(_Manifest, manifest, file, fix)
         corpus = cls(path, manifest)
         itemsize = np.dtype(manifest["dtype"]).itemsize
-        for shard in corpus._shard_entries():
-            corpus._check_size(shard["file"], shard["tokens"] * itemsize)
+        for one in corpus._files():
+            corpus._check_size(one["file"], one["tokens"] * itemsize)
         corpus._check_size(TOKENIZER, manifest["tokenizer"]["size"])
         return corpus
 
@@ -154,15 +172,15 @@ class Corpus:
             )
         return tokenizer
 
-    def tokens(self, split: str, domain: str) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Return the tokens of one shard, shape (tokens,), uint16 or uint32, as a memory map.
+    def tokens(self, split: str, domain: str) -> Tokens:
+        """Return the tokens of a split and domain: `len`, slices and `numpy.asarray` read them.
 
         Documents follow one another, each with an end-of-text token before it.
 
         Raises:
             ValueError: if there is no such split or domain.
         """
-        if (split, domain) not in self._shards:
+        if (split, domain) not in self._tokens:
             splits = self.manifest["splits"]
             if split not in splits:
                 raise ValueError(f"{self.path}: no split {split!r}: it has {', '.join(splits)}")
@@ -170,10 +188,14 @@ class Corpus:
                 raise ValueError(
                     f"{self.path}: no domain {domain!r}: it has {', '.join(splits[split])}"
                 )
-            self._shards[split, domain] = np.memmap(
-                inside(self.path, splits[split][domain]["file"]), self.manifest["dtype"], mode="r"
+            self._tokens[split, domain] = Tokens(
+                [
+                    (inside(self.path, one["file"]), one["tokens"])
+                    for one in _files_of(splits[split][domain])
+                ],
+                self.manifest["dtype"],
             )
-        return self._shards[split, domain]
+        return self._tokens[split, domain]
 
     def check_ids(self, ids: npt.NDArray[np.int64]) -> None:
         """Make sure that token ids are of this corpus' vocabulary, also where a bit was flipped.
@@ -193,20 +215,23 @@ class Corpus:
         Raises:
             ValueError: naming the first file that differs.
         """
-        entries = self._shard_entries()
-        hashes = {shard["file"]: shard["sha256"] for shard in entries}
-        hashes[TOKENIZER] = self.manifest["tokenizer"]["sha256"]
-        for name, expected in hashes.items():
-            if file_sha256(inside(self.path, name)) != expected:
-                raise ValueError(
-                    f"{self.path / name}: its bytes differ from the manifest's sha256: delete "
-                    f"{self.path} and build the corpus again"
-                )
-        for shard in entries:
-            tokens = np.memmap(self.path / shard["file"], self.manifest["dtype"], mode="r")
+        files = {one["file"]: one["sha256"] for one in self._files()}
+        names = [*files, TOKENIZER]
+        expected = [*files.values(), self.manifest["tokenizer"]["sha256"]]
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(file_sha256, [inside(self.path, name) for name in names])
+            for name, wanted, sha256 in zip(names, expected, found, strict=True):
+                if sha256 != wanted:
+                    pool.shutdown(cancel_futures=True)
+                    raise ValueError(
+                        f"{self.path / name}: its bytes differ from the manifest's sha256: delete "
+                        f"{self.path} and build the corpus again"
+                    )
+        for name in files:
+            tokens = np.memmap(self.path / name, self.manifest["dtype"], mode="r")
             if (largest := int(tokens.max())) >= self.vocab_size:
                 raise ValueError(
-                    f"{self.path / shard['file']}: token {largest}, but the tokenizer has "
+                    f"{self.path / name}: token {largest}, but the tokenizer has "
                     f"{self.vocab_size} entries: delete {self.path} and build the corpus again"
                 )
 
@@ -218,7 +243,7 @@ class Corpus:
         Raises:
             ValueError: as for `verify`.
         """
-        names = [TOKENIZER, *(shard["file"] for shard in self._shard_entries())]
+        names = [TOKENIZER, *(one["file"] for one in self._files())]
         found = {name: _identity(self.path / name) for name in names}
         record = self.path / VERIFIED
         known = {"fingerprint": self.fingerprint, "files": found}
@@ -229,9 +254,11 @@ class Corpus:
         with contextlib.suppress(OSError):  # it is verified again the next time
             write_json(record, known)
 
-    def _shard_entries(self) -> list[dict[str, Any]]:
+    def _files(self) -> list[dict[str, Any]]:
+        """Return `file, tokens, sha256` of each token file."""
         splits = self.manifest["splits"]
-        return [shard for domains in splits.values() for shard in domains.values()]
+        shards = (shard for domains in splits.values() for shard in domains.values())
+        return [one for shard in shards for one in _files_of(shard)]
 
     def _check_size(self, name: str, expected: int) -> None:
         file = self.path / name
@@ -244,6 +271,16 @@ class Corpus:
                 f"{file}: {size:,} bytes, not {quoted(expected)} as in its manifest: delete "
                 f"{self.path} and build the corpus again"
             )
+
+
+def format_of(splits: dict[str, dict[str, Any]]) -> int:
+    """Return the oldest format that can say which files the tokens are in."""
+    shards = [shard for domains in splits.values() for shard in domains.values()]
+    return 2 if any("files" in shard for shard in shards) else 1
+
+
+def _files_of(shard: dict[str, Any]) -> list[dict[str, Any]]:
+    return shard["files"] if shard.get("files") else [shard]
 
 
 def _identity(path: Path) -> list[int]:

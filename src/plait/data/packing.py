@@ -144,7 +144,7 @@ class Packing:
             yield Block(begin(), np.concatenate(held)[: left * self._length + 1], left)
 
     def _encoded(self, mark: Mark) -> Iterator[tuple[Mark, Tokens]]:
-        """Give each document's tokens, an end-of-text token first, as `write_shard` writes them."""
+        """Give each document's tokens, an end-of-text token first, as `encode` puts them."""
         # about a small block's text at once, so that the first one need not wait for more
         most = min(BATCH_CHARACTERS, 4 * self._most * self._length)
         for batch in batched(self._documents(mark), lambda read: len(read.text), most):

@@ -14,14 +14,15 @@ import os
 import platform
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from plait.calling import blaming, called, parted
 from plait.data import formats
-from plait.data.documents import Document, is_text, pieces
+from plait.data.documents import Document, pieces
+from plait.data.parts import FilesPart, Part, grouped
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class Source(ABC):
         """
         yield from itertools.islice(enumerate(self.documents(cache)), place or 0, None)
 
+    def apart(self) -> Iterator[Part]:
+        """Give what can be read apart, in order: by default the source itself."""
+        yield self
+
     def stamp(self) -> str:
         """Return what tells this text from an earlier state of the same source; may be empty."""
         return ""
@@ -106,12 +111,6 @@ def file_names(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if name != "__pycache__"]
         for file in files:
             yield (Path(where) / file).relative_to(folder).as_posix()
-
-
-def _numbered(name: str, record: int, piece: int) -> str:
-    """Return the name of a piece of a record: `a.jsonl`, `a.jsonl#1`, `a.jsonl#1.1`."""
-    number = f"#{record}.{piece}" if piece else f"#{record}" if record else ""
-    return name + number
 
 
 def numbered(name: str, texts: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -206,24 +205,11 @@ class Files(Source):
 
     def documents_from(self, cache: Path, place: Any = None) -> Iterator[tuple[Any, Document]]:
         """Give documents with their places: [file, record, piece]; see `Source.documents_from`."""
-        first = place or [0, 0, 0]
-        # one file named by the user must be right; a folder may hold what is not text
-        strict = Path(self.path).is_file()
-        for number, (name, path) in enumerate(self._files()):
-            if number < first[0]:
-                continue
-            if strict and path.stat().st_size == 0:
-                raise ValueError(f"{path}: is empty: leave it out")
-            record = first[1] if number == first[0] else 0
-            for *at, text in formats.placed_texts(path, self.fields, self.cut, record):
-                here = [number, *at]
-                if here < first:
-                    continue
-                if strict and not is_text(text):
-                    raise ValueError(
-                        f"{path}: not UTF-8 text: convert it (iconv -t utf-8) or leave it out"
-                    )
-                yield here, self._document(_numbered(name, *at), text)
+        return self._part(self._files()).documents_from(cache, place)
+
+    def apart(self) -> Iterator[Part]:
+        """Give neighbouring files together as parts; see `Source.apart`."""
+        return map(self._part, grouped(self._files()))
 
     def stamp(self) -> str:
         """Return a hash of the files' names, sizes and times."""
@@ -234,6 +220,11 @@ class Files(Source):
     def anchored(self) -> Source:
         """Return this source with an absolute path."""
         return replace(self, path=os.path.abspath(self.path))
+
+    def _part(self, files: Sequence[tuple[str, Path]]) -> Part:
+        # one file named by the user must be right; a folder may hold what is not text
+        strict = Path(self.path).is_file()
+        return FilesPart(files, self.domain, self.licence, self.fields, self.cut, strict)
 
     def _files(self) -> list[tuple[str, Path]]:
         path = Path(self.path)

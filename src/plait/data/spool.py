@@ -1,16 +1,17 @@
-"""The spool: cleaned, unique, split documents on disk, between reading and encoding."""
+"""The spool: unique, split documents on disk, between reading and encoding."""
 
 import array
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from plait.data.documents import SHORTEST, Document, clean, content_hash
+from plait.data.cleaning import NOT_TEXT, SHORT, read_rows
+from plait.data.documents import content_hash
 
 HASH_RANGE = 1 << 64
 
@@ -44,19 +45,30 @@ class Counts:
     text_hash: str = ""
 
 
+class Place(NamedTuple):
+    """Where a document's text lies: in which file of the spool, from which byte, how many."""
+
+    file: int
+    offset: int
+    bytes: int
+
+
 class Spool:
     """Documents on disk, by split and domain, in a folder that the caller deletes.
 
-    Memory does not grow with the text: hashes of seen documents are in an SQLite file, texts in one
-    file per split and domain, beside it an index of (hash, offset, bytes) as unsigned 64-bit.
+    Memory does not grow with the text: hashes of seen documents are in an SQLite file, texts where
+    `clean_part` wrote them, and per split and domain there is an index of (hash, file, offset,
+    bytes) as unsigned 64-bit.
     """
 
     def __init__(self, folder: Path, validation: float, test: float) -> None:
         folder.mkdir()
-        self._folder = folder
+        self.folder = folder
         self._validation = validation
         self._test = test
-        self._files: dict[tuple[str, str], tuple[BinaryIO, BinaryIO]] = {}
+        self._files = 0
+        self._indices: dict[tuple[str, str], BinaryIO] = {}
+        self._sizes: dict[tuple[str, str], tuple[int, int]] = {}
         self._seen = sqlite3.connect(folder / "seen.sqlite", isolation_level=None)
         # lost with the folder anyway: no journal, no waiting for the disk
         self._seen.execute("PRAGMA journal_mode = OFF")
@@ -75,53 +87,63 @@ class Spool:
         trace: TracebackType | None,
     ) -> None:
         self._seen.close()
-        for files in self._files.values():
-            for file in files:
-                try:
-                    file.close()
-                except OSError:  # a full disk: the error that brought us here says so
-                    if kind is None:
-                        raise
+        for file in self._indices.values():
+            try:
+                file.close()
+            except OSError:  # a full disk: the error that brought us here says so
+                if kind is None:
+                    raise
 
-    def add(self, document: Document, counts: Counts) -> None:
-        """Clean a document and keep it in its split, unless it is short or was seen before."""
-        try:
-            text = clean(document.text)
-        except UnicodeError:
-            counts.not_text += 1
-            return
-        if len(text) < SHORTEST:
-            counts.short += 1
-            return
-        data = text.encode()
-        digest = content_hash(data)
-        if not self._seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount:
-            counts.duplicates += 1
-            return
-        counts.documents += 1
-        counts.bytes += len(data)
-        counts.characters += len(text)
-        counts.text_hash = content_hash(counts.text_hash.encode() + digest).hex()
-        split = split_of(digest, self._validation, self._test)
-        texts, index = self._open(split, document.domain)
-        array.array("Q", (place_of(digest), texts.tell(), len(data))).tofile(index)
-        texts.write(data)
+    def new_file(self) -> Path:
+        """Name a file for texts."""
+        self._files += 1
+        return texts_file(self.folder, self._files)
+
+    def take(self, texts: Path, domain: str, counts: Counts, enough: float) -> bool:
+        """Keep the documents of a file in their splits, unless they are short or were seen before.
+
+        Args:
+            texts: as `new_file` named it and `clean_part` wrote it.
+            domain: of the documents.
+            counts: of the source so far.
+            enough: characters of the source at which the rest is left out.
+
+        Returns:
+            Whether it was enough.
+        """
+        number = int(texts.stem)
+        for row in read_rows(texts):
+            if row.fate == SHORT:
+                counts.short += 1
+            elif row.fate == NOT_TEXT:
+                counts.not_text += 1
+            elif not self._is_new(row.digest):
+                counts.duplicates += 1
+            else:
+                counts.documents += 1
+                counts.bytes += row.bytes
+                counts.characters += row.characters
+                counts.text_hash = content_hash(counts.text_hash.encode() + row.digest).hex()
+                split = split_of(row.digest, self._validation, self._test)
+                entry = (place_of(row.digest), number, row.offset, row.bytes)
+                array.array("Q", entry).tofile(self._index(split, domain))
+                documents, bytes_ = self._sizes[split, domain]
+                self._sizes[split, domain] = documents + 1, bytes_ + row.bytes
+            if counts.characters >= enough:
+                return True
+        return False
 
     def finish(self) -> None:
         """Write out what is buffered; from here on the spool is read."""
-        for texts, index in self._files.values():
-            texts.flush()
-            index.flush()
+        for file in self._indices.values():
+            file.flush()
 
     def size(self, split: str, domain: str) -> tuple[int, int]:
         """Return (documents, bytes) of a split and domain."""
-        path = self._path(split, domain)
-        if not path.exists():
-            return 0, 0
-        return path.with_suffix(".index").stat().st_size // 24, path.stat().st_size
+        return self._sizes.get((split, domain), (0, 0))
 
-    def texts(self, split: str, domain: str, share: float = 1.0) -> Iterator[str]:
-        """Give the documents of a split and domain.
+    def places(self, split: str, domain: str, share: float = 1.0) -> Iterator[Place]:
+        """Give where the documents of a split and domain lie.
 
         Held-out documents come in the order of their hashes, so that any first part of them is a
         fair sample; those for training as they were read.
@@ -134,22 +156,44 @@ class Spool:
         documents, _ = self.size(split, domain)
         if not documents:
             return
-        path = self._path(split, domain)
-        index = np.memmap(path.with_suffix(".index"), np.uint64, "r", shape=(documents, 3))
+        index = np.memmap(self._path(split, domain), np.uint64, "r", shape=(documents, 4))
         held_out = self._validation + self._test
         order = range(documents) if split == "train" else np.argsort(index[:, 0], kind="stable")
-        with path.open("rb") as file:
-            for row in order:
-                position, offset, length = (int(value) for value in index[row])
-                if (position / HASH_RANGE - held_out) / (1 - held_out) < share:
-                    file.seek(offset)
-                    yield file.read(length).decode()
+        for row in order:
+            position, *place = index[row].tolist()
+            if (position / HASH_RANGE - held_out) / (1 - held_out) < share:
+                yield Place(*place)
 
-    def _open(self, split: str, domain: str) -> tuple[BinaryIO, BinaryIO]:
-        if (split, domain) not in self._files:
-            path = self._path(split, domain)
-            self._files[split, domain] = path.open("wb"), path.with_suffix(".index").open("wb")
-        return self._files[split, domain]
+    def _is_new(self, digest: bytes) -> bool:
+        inserted = self._seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,))
+        return inserted.rowcount == 1
+
+    def _index(self, split: str, domain: str) -> BinaryIO:
+        if (split, domain) not in self._indices:
+            self._indices[split, domain] = self._path(split, domain).open("wb")
+            self._sizes[split, domain] = 0, 0
+        return self._indices[split, domain]
 
     def _path(self, split: str, domain: str) -> Path:
-        return self._folder / f"{split}-{domain}.text"
+        return self.folder / f"{split}-{domain}.index"
+
+
+def texts_file(folder: Path, number: int) -> Path:
+    """Return the path of a spool's file of texts."""
+    return folder / f"{number}.texts"
+
+
+def read_texts(folder: Path, places: Iterable[Place]) -> Iterator[str]:
+    """Give the texts that lie at some places of a spool, in their order."""
+    number, file = 0, None
+    try:
+        for place in places:
+            if file is None or place.file != number:
+                if file is not None:
+                    file.close()
+                number, file = place.file, texts_file(folder, place.file).open("rb")
+            file.seek(place.offset)
+            yield file.read(place.bytes).decode()
+    finally:
+        if file is not None:
+            file.close()

@@ -73,8 +73,9 @@ def _sample(corpus: Corpus, domain: str) -> str:
     """Return the beginning of a document from the middle of the training split."""
     tokens = corpus.tokens("train", domain)
     end = corpus.tokenizer.end_of_text
-    from_middle = tokens[len(tokens) // 2 :]
-    starts = np.flatnonzero(from_middle[: 1 << 20] == end)
+    middle = len(tokens) // 2
+    from_middle = tokens[middle : middle + (1 << 20)]
+    starts = np.flatnonzero(from_middle == end)
     start = int(starts[0]) + 1 if len(starts) else 0
     ids = from_middle[start : start + SAMPLE_TOKENS].tolist()
     return corpus.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)

@@ -8,6 +8,7 @@
       tokenizer.json    its tokenizer, so that the folder can be used where the corpus is not
       metrics.jsonl     one row for each step that is logged, and for each evaluation
       checkpoints/      see `plait.storage.checkpoint`
+      .lock, .lease-N   who trains in it: see `claim`
       log.txt           what the process of a study's run printed
       diverged.json     why the run gave up, where it did
       result.json       written last: it marks the run as finished
@@ -24,6 +25,7 @@ from typing import Any
 from plait.atomic import sweep
 from plait.config import TrainConfig
 from plait.config.files import config_hash, load_yaml, save_yaml, to_dict
+from plait.storage.lease import leased, newest
 from plait.storage.metrics_file import read_rows
 from plait.storage.result import RESULT, Result
 
@@ -55,7 +57,7 @@ class RunFolder:
 
     @property
     def held(self) -> bool:
-        """Whether a process trains in it now; its lock goes with it, however it ends."""
+        """Whether a process trains in it now, on this machine or another; see `claim`."""
         try:
             with open(self.path / LOCK) as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -63,7 +65,9 @@ class RunFolder:
             return False
         except BlockingIOError:
             return True
-        return False
+        except OSError:  # a file system without locks
+            pass
+        return newest(self.path).live
 
     def config(self) -> TrainConfig:
         """Read the experiment."""
@@ -94,23 +98,28 @@ def study_and_variant(folder: Path) -> tuple[str, str]:
 def claim(folder: Path, config: TrainConfig) -> Iterator[None]:
     """Make the folder this configuration's own, and this process the only one that trains in it.
 
-    The lock goes with the process, however it ends.
+    A lock, which goes with the process however it ends, keeps others of this machine out; a lease
+    those of other machines, where the file system has no locks that reach so far.
 
     Raises:
         HeldError: another process trains in it.
         ValueError: it belongs to another configuration; the first option that differs is named.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    held = HeldError(f"another process is training in {folder}: wait for it, or stop it first")
     with open(folder / LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise HeldError(
-                f"another process is training in {folder}: wait for it, or stop it first"
-            ) from None
-        sweep(folder)
-        _check_config(folder, config)
-        yield
+            raise held from None
+        except OSError:  # a file system without locks: the lease is enough
+            pass
+        with leased(folder) as ours:
+            if not ours:
+                raise held
+            sweep(folder)
+            _check_config(folder, config)
+            yield
 
 
 def _check_config(folder: Path, config: TrainConfig) -> None:

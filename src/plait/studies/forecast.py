@@ -58,7 +58,7 @@ def forecast(study: Study, root: Path, *, cpu: bool) -> Forecast:
         root: the folder of all studies.
         cpu: whether it will be trained on the processor.
     """
-    waiting = _waiting(study, root)
+    waiting = waiting_runs(study, root)
     flops = sum(count(run.config.model).flops_training * run.tokens for run in waiting)
     speed, assumed = None, False
     if cpu and len(waiting) > 1 and flops > WORTH_MEASURING:
@@ -78,7 +78,7 @@ def forecast(study: Study, root: Path, *, cpu: bool) -> Forecast:
     )
 
 
-def _waiting(study: Study, root: Path) -> Sequence[PlannedRun]:
+def waiting_runs(study: Study, root: Path) -> Sequence[PlannedRun]:
     """Runs that are not finished; with tuning, those of results are not known by folder yet."""
     tuning, curves = tuning_runs(study, root)
     at_rates = tuned(study, curves)

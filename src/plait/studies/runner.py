@@ -4,15 +4,11 @@
 line calls: it returns how the runs ended.
 """
 
-import contextlib
 import os
-import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -32,38 +28,26 @@ from plait.config.files import save_yaml
 from plait.data import corpora
 from plait.notebook.bars import progress
 from plait.parallel import default_device
+from plait.storage.lease import HELD
 from plait.storage.metrics_file import NewRows
 from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
+from plait.studies.devices import (
+    ask_to_stop,
+    own_gpus,
+    require_gpus,
+    visible_gpus,
+    worker_command,
+)
 from plait.studies.forecast import forecast
 from plait.studies.plan import PlannedRun
 from plait.studies.results import StudyResults, read_study
-from plait.studies.stages import ALL, next_stage
+from plait.studies.rounds import Outcome, Stop, back, last_words, leave, report_end, rounds
 from plait.studies.study import Study
 from plait.studies.throughput import threads
-from plait.studies.worker import HELD
 
 POLL_SECONDS = 0.2
-
-
-@dataclass
-class Outcome:
-    """How the runs of a study ended, by their folders' names."""
-
-    finished: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-    interrupted: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """0 when every run is finished, else 1."""
-        return 1 if self.failed or self.interrupted else 0
-
-
-def worker_command(folder: Path, device: str | None = None) -> list[str]:
-    """The command that trains one run folder."""
-    chosen = [] if device is None else [device]
-    return [sys.executable, "-m", "plait.studies.worker", str(folder), *chosen]
+LOOK_SECONDS = 1.0
+"""between two looks at the runs that others train"""
 
 
 def run_study(
@@ -117,6 +101,7 @@ def run(
     *,
     jobs: int = 1,
     device: str | None = None,
+    gpus_per_run: int = 1,
     console: Console | None = None,
     command: Callable[[Path], list[str]] | None = None,
 ) -> Outcome:
@@ -125,8 +110,9 @@ def run(
     Args:
         study: what to run.
         root: the folder of all studies (`runs`).
-        jobs: processes at a time; the processor's threads are divided among them.
+        jobs: runs at a time; the processor's threads, and GPUs, are divided among them.
         device: as torch names it; None: CUDA where there is one, else the CPU.
+        gpus_per_run: a process for each; on the CPU just processes.
         console: where progress is drawn.
         command: from a run folder to the command that trains it; None: ours.
 
@@ -137,24 +123,22 @@ def run(
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}: at least one run at a time")
     console = console or Console()
-    command = command or partial(worker_command, device=device)
+    gpus = visible_gpus(device)
+    require_gpus(gpus_per_run, gpus, device)
+    command = command or partial(worker_command, device=device, processes=gpus_per_run)
+    places = [
+        _Place(
+            gpus_per_run,
+            max(1, threads() // (jobs * gpus_per_run)),
+            own_gpus(slot, gpus_per_run, gpus),
+        )
+        for slot in range(jobs)
+    ]
     outcome = Outcome()
-    met: set[str] = set()  # folders of the stages before
-    with _Stop() as stop:
-        while not stop.asked:
-            stage = next_stage(study, root)
-            new = [planned for planned in stage.runs if planned.folder.name not in met]
-            waiting = [planned for planned in stage.waiting if planned in new]
-            before = [planned.folder.name for planned in new if planned not in waiting]
-            met |= {planned.folder.name for planned in new}
-            outcome.skipped += before
-            if not waiting:
-                break  # all is trained, or what is left has failed
-            if before:
-                console.print(f"{len(before)} runs were finished before, {len(waiting)} to do")
-            title = study.name if stage.name == ALL else f"{study.name}, {stage.name}"
+    with Stop() as stop:
+        for title, waiting in rounds(study, root, outcome, stop, console):
             with _bars(console) as bars:
-                _train(waiting, jobs, command, stop, outcome, bars, escape(title))
+                _train(waiting, places, command, stop, outcome, bars, title)
     outcome.interrupted = bool(stop.asked)
     if outcome.interrupted:
         console.print(f"interrupted: run study {escape(study.name)} again to go on from here")
@@ -163,9 +147,9 @@ def run(
 
 def _train(
     waiting: list[PlannedRun],
-    jobs: int,
+    free: list["_Place"],
     command: Callable[[Path], list[str]],
-    stop: "_Stop",
+    stop: "Stop",
     outcome: Outcome,
     bars: Progress,
     title: str,
@@ -174,14 +158,15 @@ def _train(
     active: list[_Active] = []
     elsewhere: list[PlannedRun] = []  # in the hands of another launcher
     overall = bars.add_task(f"study {title}", total=_tokens(waiting), status="")
+    looked = time.monotonic()
     gone = 0  # tokens of the runs that have ended, whether well or not
     while active or ((waiting or elsewhere) and not stop.asked):
-        while waiting and len(active) < jobs and not stop.asked:
+        while waiting and free and not stop.asked:
             planned = waiting.pop(0)
             if RunFolder(planned.folder).held:
-                _leave(planned, elsewhere, bars)
+                leave(planned, elsewhere, bars.console)
             else:
-                active.append(_Active(planned, jobs, command, bars))
+                active.append(_Active(planned, free.pop(0), command, bars))
         if stop.take_request():
             bars.console.print("stopping: the runs save their checkpoints (again to kill them)")
             for run_ in active:
@@ -192,22 +177,31 @@ def _train(
             if run_.process.poll() is None:
                 continue
             active.remove(run_)
-            if run_.process.returncode == HELD:
+            free.append(run_.place)
+            code = run_.process.returncode
+            if code == HELD or (code and RunFolder(run_.planned.folder).held):
                 run_.close(bars)
-                _leave(run_.planned, elsewhere, bars)
+                leave(run_.planned, elsewhere, bars.console)
                 continue
             gone += run_.planned.tokens
-            _report_end(run_, stop, outcome, bars)
-        for planned in list(elsewhere):
-            if RunFolder(planned.folder).held:
-                continue
-            elsewhere.remove(planned)
-            if RunFolder(planned.folder).finished:
-                gone += planned.tokens
-                outcome.skipped.append(planned.folder.name)
-            else:  # whoever had it is gone
-                waiting.append(planned)
+            run_.close(bars)
+            stopped = f"at {run_.tokens:,} tokens" if stop.asked else None
+            report_end(run_.planned, outcome, bars.console, run_.last_words, stopped)
+        if time.monotonic() - looked > LOOK_SECONDS:
+            looked = time.monotonic()
+            done, left = back(elsewhere, outcome)
+            gone += _tokens(done)
+            waiting += left
         bars.update(overall, completed=gone + sum(run_.tokens for run_ in active))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What of this machine one of the runs at a time has for itself."""
+
+    processes: int
+    threads: int
+    gpus: dict[str, str]
 
 
 class _Active:
@@ -216,18 +210,19 @@ class _Active:
     def __init__(
         self,
         planned: PlannedRun,
-        jobs: int,
+        place: _Place,
         command: Callable[[Path], list[str]],
         bars: Progress,
     ) -> None:
         self.planned = planned
+        self.place = place
         self.tokens = 0
         self._printed = 0
         folder = planned.folder
         self._rows = NewRows(folder / METRICS)
         folder.mkdir(parents=True, exist_ok=True)
         save_yaml(planned.config, folder / CONFIG)
-        each = str(max(1, threads() // jobs))
+        each = str(place.threads)
         with (folder / LOG).open("ab") as log:
             self._log_start = log.tell()
             self.process = subprocess.Popen(
@@ -235,7 +230,7 @@ class _Active:
                 stdin=subprocess.PIPE,  # closes when we die: the worker's sign to stop
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each},
+                env=os.environ | {"OMP_NUM_THREADS": each, "MKL_NUM_THREADS": each} | place.gpus,
                 start_new_session=True,  # the terminal's Ctrl-C reaches it through us, once
             )
         self.bar: TaskID = bars.add_task(
@@ -244,8 +239,10 @@ class _Active:
 
     def interrupt(self, kill: bool) -> None:
         """Ask the process to save and stop, or end it at once."""
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        if kill:
+            self.process.kill()
+        else:
+            ask_to_stop(self.process, self.place.processes)
 
     def follow(self, bars: Progress) -> None:
         """Read the metrics written since the last look, and move the bar."""
@@ -275,68 +272,8 @@ class _Active:
 
     def last_words(self) -> str:
         """The last line that the process printed: of a failure, its reason."""
-        text = (self.planned.folder / LOG).read_bytes()[self._log_start :]
-        lines = text.decode("utf-8", errors="replace").split("\n")
-        spoken = [line.strip() for line in lines if line.strip()]
-        return spoken[-1] if spoken else f"no message, exit status {self.process.returncode}"
-
-
-class _Stop:
-    """Counts SIGINT and SIGTERM while the study runs, and puts the old handlers back.
-
-    Outside the main thread signals cannot be caught, and nothing is.
-    """
-
-    def __init__(self) -> None:
-        self.asked = 0
-        self._handled = 0
-
-    def take_request(self) -> bool:
-        """Whether a signal came since the last call."""
-        new = self.asked > self._handled
-        self._handled = self.asked
-        return new
-
-    def __enter__(self) -> "_Stop":
-        caught = (signal.SIGINT, signal.SIGTERM) if _in_main_thread() else ()
-        self._old = {number: signal.signal(number, self._ask) for number in caught}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, *_: object) -> None:
-        self.asked += 1
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
-
-
-def _leave(planned: PlannedRun, elsewhere: list[PlannedRun], bars: Progress) -> None:
-    elsewhere.append(planned)
-    bars.print(f"{escape(planned.name)}: another process trains it, and it is left to that")
-
-
-def _report_end(run_: _Active, stop: _Stop, outcome: Outcome, bars: Progress) -> None:
-    folder, name = run_.planned.folder, escape(run_.planned.name)
-    run_.close(bars)
-    result = RunFolder(folder).result()
-    if result is not None:
-        outcome.finished.append(folder.name)
-        loss = f"{result.held_out():.4f}"
-        bars.print(f"{name}: held-out loss {loss} nats/token, {result.seconds:.0f} s")
-    elif run_.planned.tunes and RunFolder(folder).diverged:
-        outcome.finished.append(folder.name)
-        rate = run_.planned.config.optimizer.learning_rate
-        bars.print(f"{name}: diverged, so its learning rate of {rate:g} is not chosen")
-    elif stop.asked:
-        bars.print(f"{name}: stopped at {run_.tokens:,} tokens")
-    else:
-        outcome.failed.append(folder.name)
-        reason = escape(f"{run_.last_words()} (log: {folder / LOG})")
-        bars.print(f"[red]{name} failed:[/] {reason}", soft_wrap=True)
+        said = last_words(self.planned.folder / LOG, self._log_start)
+        return said or f"no message, exit status {self.process.returncode}"
 
 
 def _bars(console: Console) -> Progress:

@@ -10,11 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
+from plait.storage.lease import HELD
 from plait.storage.run_folder import HeldError, RunFolder
 from plait.training import Interrupted, train
-
-HELD = 75
-"""exit code: another process trains in the folder, so try later (EX_TEMPFAIL of sysexits.h)"""
 
 
 def main(folder: Path, device: str | None = None) -> int:
