@@ -90,13 +90,18 @@ def gradients(model):
     }
 
 
-def write_gradients(rank, cases, folder):
+def products_in(dtype):
+    return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+
+
+def write_gradients(rank, cases, folder, dtype=torch.float32):
     """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients."""
     for name, config, mesh, checkpointing in cases:
         world = world_of(mesh)
         model = LanguageModel(config, 0)
-        parallelise(model, world, checkpointing)
-        loss = world.mean(backward(model, rank, world.size))
+        parallelise(model, world, checkpointing, dtype)
+        with products_in(dtype):
+            loss = world.mean(backward(model, rank, world.size))
         norm = total_norm([p.grad for p in model.parameters() if p.grad is not None])
         found = gradients(model)
         if rank == 0:
@@ -104,29 +109,34 @@ def write_gradients(rank, cases, folder):
 
 
 class Collectives(TorchDispatchMode):
-    """Counts what is sent while it is entered."""
+    """Counts what is sent while it is entered, and its bytes by kind."""
 
     def __init__(self):
         super().__init__()
-        self.counted = Counter()
+        self.counted, self.bytes = Counter(), Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace in ("c10d", "_c10d_functional"):
-            self.counted[func._schema.name.partition("::")[2].strip("_")] += 1
+            name = func._schema.name.partition("::")[2].strip("_")
+            self.counted[name] += 1
+            if name in ("allgather_base", "reduce_scatter_base"):
+                # whole: what is gathered, what is sent back
+                self.bytes[name] += args[name == "reduce_scatter_base"].nbytes
         return func(*args, **(kwargs or {}))
 
 
 def write_collectives(rank, cases, folder):
-    """For each case (name, configuration, mesh): the collectives of forward and backward."""
-    for name, config, mesh, checkpointing in cases:
+    """For each case (name, configuration, mesh, type): the collectives of forward and backward."""
+    for name, config, mesh, dtype in cases:
         world = world_of(mesh)
         model = LanguageModel(config, 0)
-        parallelise(model, world, checkpointing)
+        parallelise(model, world, dtype=dtype)
         for _ in range(2):  # the first step also learns the order
-            with Collectives() as collectives:
+            with Collectives() as collectives, products_in(dtype):
                 backward(model, rank, world.size)
         if rank == 0:
-            torch.save(dict(collectives.counted), folder / f"{name}.pt")
+            found = dict(collectives.counted), dict(collectives.bytes)
+            torch.save(found, folder / f"{name}.pt")
 
 
 def write_refusals(rank, models, mesh, folder):

@@ -7,6 +7,7 @@ import torch
 from ranks import (
     backward,
     gradients,
+    products_in,
     start,
     toy,
     write_collectives,
@@ -61,38 +62,37 @@ MESHES = {
 }
 
 
-@pytest.fixture(scope="module", params=MESHES, ids=lambda size: f"{size} processes")
-def found(request, processes, tmp_path_factory):
-    """(Model, mesh, recomputed) → what that many processes computed, all in one start."""
-    folder = tmp_path_factory.mktemp("gradients")
-    cases = {
-        (model, mesh, again): (f"{len(model)}{model[:2]}{mesh}{again}", config, mesh, again)
+def expected(config, ranks, dtype=torch.float32):
+    """Return loss and gradients of one process, by name.
+
+    The balance loss is that of a process' share of the batch, so it is taken from the same shares.
+    """
+    model = LanguageModel(config, 0)
+    with products_in(dtype):
+        loss = sum(float(backward(model, rank, ranks)) for rank in range(ranks)) / ranks
+    return loss, {key: value / ranks for key, value in gradients(model).items()}
+
+
+@pytest.mark.parametrize("ranks", MESHES)
+def test_a_mesh_gives_the_gradients_of_one_process_by_name(processes, tmp_path, ranks):
+    cases = [
+        (f"{model}, {mesh}, {again}", config, mesh, again)
         for model, config in MODELS.items()
-        for mesh in MESHES[request.param]
+        for mesh in MESHES[ranks]
         for again in (False, True)[: 1 + (model in RECOMPUTED)]
-    }
-    start(processes, request.param, write_gradients, list(cases.values()), folder)
-    results = {case: torch.load(folder / f"{name[0]}.pt") for case, name in cases.items()}
-    return request.param, results
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_a_mesh_gives_the_gradients_of_one_process_by_name(found, name):
-    model = LanguageModel(MODELS[name], 0)
-    # the balance loss is that of a process' share of the batch, so it is taken from the same shares
-    ranks, results = found
-    expected_loss = sum(float(backward(model, rank, ranks)) for rank in range(ranks)) / ranks
-    expected = {key: value / ranks for key, value in gradients(model).items()}
-    norm = float(torch.nn.utils.get_total_norm(list(expected.values())))
-    cases = {case: got for case, got in results.items() if case[0] == name}
-    assert len(cases) >= 2
-    for case, got in cases.items():
-        assert float(got["loss"]) == pytest.approx(expected_loss, rel=1e-5), case
-        assert got["norm"] == pytest.approx(norm, rel=1e-5), case
-        assert got["gradients"].keys() == expected.keys(), case
-        for key, value in expected.items():
-            error = (got["gradients"][key] - value).abs().max() / value.abs().max().clamp_min(1e-20)
-            assert error < 1e-5, (case, key, error)
+    ]
+    start(processes, ranks, write_gradients, cases, tmp_path)
+    for config in MODELS.values():
+        loss, wanted = expected(config, ranks)
+        norm = float(torch.nn.utils.get_total_norm(list(wanted.values())))
+        for case in [name for name, of, *_ in cases if of is config]:
+            got = torch.load(tmp_path / f"{case}.pt")
+            assert float(got["loss"]) == pytest.approx(loss, rel=1e-5), case
+            assert got["norm"] == pytest.approx(norm, rel=1e-5), case
+            assert got["gradients"].keys() == wanted.keys(), case
+            for key, value in wanted.items():
+                error = (got["gradients"][key] - value).abs().max()
+                assert error < 1e-5 * value.abs().max().clamp_min(1e-20), (case, key)
 
 
 def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes, tmp_path):
@@ -104,15 +104,14 @@ def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes,
         "routers": toy(sharing=Sharing(router="blocks(4)")),
         "all": toy(sharing=Sharing(router="all", experts="all", attention="all")),
     }
-    cases = [(name, config, "shard=2", False) for name, config in models.items()]
-    cases.append(("experts", toy(), "expert=2", False))
+    cases = [(name, config, "shard=2", torch.float32) for name, config in models.items()]
+    cases.append(("experts", toy(), "expert=2", torch.float32))
     start(processes, 2, write_collectives, cases, tmp_path)
-    counts = {case[0]: torch.load(tmp_path / f"{case[0]}.pt") for case in cases}
+    counts = {case[0]: torch.load(tmp_path / f"{case[0]}.pt")[0] for case in cases}
     sent = {
         name: (count["allgather_base"], count["reduce_scatter_base"])
         for name, count in counts.items()
     }
-    print(counts)
     assert sent == {
         "own": (17, 9),
         "tied": (33, 10),
@@ -140,3 +139,35 @@ def test_one_process_is_left_as_it_is():
     parallelise(model, World(torch.device("cpu")), checkpointing=True)
     assert model.checkpointing
     assert type(model) is LanguageModel
+
+
+def test_matrices_are_gathered_in_the_type_of_the_products(processes, tmp_path):
+    """Norms and routers stay float32, as does what is sent back."""
+    models = {"own": toy(depth=2), "tied": toy(depth=2, sharing=Sharing(experts="all"))}
+    dtype = torch.bfloat16
+    types = {"whole": torch.float32, "half": dtype}
+    sent = [
+        (f"{name}, {size}", config, "shard=2", dtype)
+        for name, config in models.items()
+        for size, dtype in types.items()
+    ]
+    start(processes, 2, write_collectives, sent, tmp_path)
+    for name, config in models.items():
+        whole, half = (torch.load(tmp_path / f"{name}, {size}.pt") for size in types)
+        assert half[0] == whole[0], "as many collectives"
+        model = LanguageModel(config, 0)
+        matrices = {id(p) for unit in model.units() for bank in unit for p in bank.parameters()}
+        rest = sum(p.nbytes for p in model.parameters() if id(p) not in matrices)
+        gathered, of_half = whole[1]["allgather_base"] - rest, half[1]["allgather_base"] - rest
+        assert of_half == gathered / 2 > 0
+        assert half[1]["reduce_scatter_base"] == whole[1]["reduce_scatter_base"]
+
+    cases = [(name, config, "shard=2", False) for name, config in models.items()]
+    start(processes, 2, write_gradients, cases, tmp_path, dtype)
+    for name, config in models.items():
+        got, (loss, wanted) = torch.load(tmp_path / f"{name}.pt"), expected(config, 2, dtype)
+        assert float(got["loss"]) == pytest.approx(loss, rel=1e-3)
+        for key, value in wanted.items():
+            found = got["gradients"][key]
+            assert found.dtype == torch.float32
+            assert (found - value).norm() < 0.02 * value.norm(), key

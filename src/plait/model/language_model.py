@@ -161,23 +161,16 @@ class LanguageModel(Walk):
         return owned
 
     def units(self) -> list[list[nn.Module]]:
-        """Return what processes gather together: each depth's own parts, then each shared bank.
+        """Return what processes gather together: each depth's own matrices, then shared banks.
 
-        What is left is small, or is used all along: norms, routers and topologies of several
-        depths, or beside no matrices of their own depth, low-rank parts, embedding and head.
+        Matrices are those of attention and experts. What is left is small, or is used all along:
+        norms, routers, topologies, low-rank parts, embedding and head.
         """
         parts = [self.parts_at(depth) for depth in range(self.config.depth)]
-        uses = Counter(module for part in parts for module in part if module is not None)
-        units: list[list[nn.Module]] = []
-        for p in parts:
-            in_order = (p.attention_norm, p.attention, p.expert_norm, p.router, p.experts)
-            own = [one for one in in_order if one is not None and uses[one] == 1 and _trained(one)]
-            if p.attention_norm not in own and p.attention not in own:
-                own = [one for one in own if one is p.experts]  # all must come after the first
-            if p.attention in own or p.experts in own:
-                units.append(own)
-        banks = (*self.attention.values(), *self.experts.values())
-        return units + [[bank] for bank in banks if uses[bank] > 1]
+        pairs = [(p.attention, p.experts) for p in parts]
+        uses = Counter(bank for pair in pairs for bank in pair)
+        own = [[bank for bank in pair if uses[bank] == 1] for pair in pairs]
+        return [unit for unit in own if unit] + [[bank] for bank in uses if uses[bank] > 1]
 
     def expert_banks(self) -> list[ExpertBank]:
         """Return the banks of several experts."""
@@ -191,7 +184,3 @@ class LanguageModel(Walk):
 def _recomputed(depth: Callable[..., Step], x_BSD: Tensor, memory_TM: Tensor | None) -> Step:
     """Run a depth, its activations computed anew in the backward pass."""
     return cast(Step, checkpoint(depth, x_BSD, memory_TM, use_reentrant=False))
-
-
-def _trained(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None

@@ -4,18 +4,20 @@
 2. activation checkpointing: each depth is recomputed in the backward pass
 3. FSDP2, or HSDP where there are replicas: every unit of the model is sharded
 
-A unit is what is gathered, and whose gradients are sent, in one go: the parts that a depth has for
-itself, each bank that several depths use, and the rest, which stays gathered for the whole step. A
-bank of several depths is gathered for each use, and its gradients add before they are sent.
+A unit is what is gathered, and whose gradients are sent, in one go: the attention and the experts
+that a depth has for itself, each bank of them that several depths use, and the rest, which stays
+gathered for the whole step. A bank of several depths is gathered for each use, and its gradients
+add before they are sent.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
+import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from plait.config import ModelConfig
@@ -34,7 +36,7 @@ class Divisible(Protocol):
         ...
 
     def units(self) -> list[list[nn.Module]]:
-        """Return the parts of each depth that are its own, then each bank of several depths."""
+        """Return attention and experts of each depth alone, then each bank of several depths."""
         ...
 
     def expert_banks(self) -> Sequence[nn.Module]:
@@ -42,8 +44,20 @@ class Divisible(Protocol):
         ...
 
 
-def parallelise(model: Divisible, world: World, checkpointing: bool = False) -> None:
+def parallelise(
+    model: Divisible,
+    world: World,
+    checkpointing: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Spread a model that every process holds whole; with one process only `checkpointing` acts.
+
+    Args:
+        model: in float32.
+        world: its processes.
+        checkpointing: recompute each depth in the backward pass.
+        dtype: of the products. Attention and experts are gathered in it, so that nothing is cast
+            and kept for the backward; the rest stays float32, and so does what is sent back.
 
     Raises:
         ValueError: its experts cannot be parted so.
@@ -59,12 +73,13 @@ def parallelise(model: Divisible, world: World, checkpointing: bool = False) -> 
 
     if world.meshes is not None:
         dense = _of_data(world.meshes.dense)
+        policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         for unit in model.units():
             # of a bank that was parted the rest goes with the depth: each process holds all of it
             for modules in _beside(unit, banks):
-                fully_shard(modules, mesh=dense)
+                fully_shard(modules, mesh=dense, mp_policy=policy)
         for bank in banks:
-            _shard_experts(bank, world)
+            _shard_experts(bank, world, policy)
         assert isinstance(model, nn.Module)
         fully_shard(model, mesh=dense)
 
@@ -91,10 +106,10 @@ def _part_experts(bank: nn.Module, mesh: DeviceMesh) -> None:
     bank.compute = partial(experts_over_ranks, mesh=mesh)  # type: ignore[assignment]
 
 
-def _shard_experts(bank: nn.Module, world: World) -> None:
+def _shard_experts(bank: nn.Module, world: World, policy: MixedPrecisionPolicy) -> None:
     assert world.meshes is not None
     mesh = world.meshes.experts
-    fully_shard(bank, mesh=_of_data(mesh))
+    fully_shard(bank, mesh=_of_data(mesh), mp_policy=policy)
     assert isinstance(bank, FSDPModule)
     # an expert sees the tokens of all expert places, which add up before FSDP2 averages the rest
     bank.set_gradient_divide_factor(world.size)

@@ -14,6 +14,7 @@ from plait.config.files import from_json
 from plait.config.limits import MOST_TOKENS
 from plait.data.corpus import Corpus
 from plait.data.stream import TrainingBatches, training_batches
+from plait.kernels.precision import compute_type
 from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers, state_keys
 from plait.parallel import World, parallelise, whole
@@ -79,7 +80,8 @@ class TrainState:
         if config.initial_weights is not None:
             source = find_weights(Path(config.initial_weights))
             load_weights(self.model, read_weights(source), source)
-        parallelise(self.model, world, config.activation_checkpointing)
+        dtype = compute_type(world.device.type, config.precision)
+        parallelise(self.model, world, config.activation_checkpointing, dtype)
         self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
         # Kept, since FSDP shows other parameters under these names while a bank is gathered.
         names = {parameter: name for name, parameter in self.model.named_parameters()}
