@@ -122,6 +122,8 @@ class Collectives(TorchDispatchMode):
             if name in ("allgather_base", "reduce_scatter_base"):
                 # whole: what is gathered, what is sent back
                 self.bytes[name] += args[name == "reduce_scatter_base"].nbytes
+            elif name == "all_to_all_single" and args[0].is_floating_point():
+                self.bytes[name] += args[0].nbytes
         return func(*args, **(kwargs or {}))
 
 

@@ -35,7 +35,14 @@ class Launch:
 
 
 def plan(
-    config: str, /, model: Annotated[ModelConfig, Base(recipes.model_config, recipes.RECIPES)]
+    config: str,
+    /,
+    model: Annotated[ModelConfig, Base(recipes.model_config, recipes.RECIPES)],
+    mesh: str | None = None,
+    sequences: int = 1,
+    precision: Literal["fp32", "bf16"] = "bf16",
+    optimizer: Literal["adamw", "muon"] = "adamw",
+    recompute: bool = False,
 ) -> None:
     """Count parameters, FLOPs and memory of a model without allocating any weights.
 
@@ -44,10 +51,31 @@ def plan(
     Args:
         config: a recipe, or a YAML file of a model or of a run.
         model: what the options change.
+        mesh: also say what each process of "replicate=2 shard=8 expert=8" holds and receives.
+        sequences: with mesh: of the model's context, that a process takes at once.
+        precision: with mesh: of the products.
+        optimizer: with mesh: whose moments are held.
+        recompute: with mesh: as activation_checkpointing does.
     """
-    from plait.report.terminal.plan_table import plan_summary
+    from plait.parallel import ParallelConfig
+    from plait.parallel.footprint import footprint
+    from plait.report.terminal.plan_table import footprint_table, plan_summary
 
+    layout = None if mesh is None else ParallelConfig.parse(mesh)
+    if sequences < 1:
+        raise ValueError(f"sequences is {sequences}: at least 1")
     console.print(plan_summary(config, model))
+    if layout is not None:
+        found = footprint(
+            model,
+            layout,
+            sequences * model.context,
+            precision=precision,
+            optimizer=optimizer,
+            checkpointing=recompute,
+        )
+        title = f"{layout}; {precision}, {optimizer}, {sequences} × {model.context:,} tokens"
+        console.print("", footprint_table(title, found))
 
 
 def match(

@@ -1,12 +1,14 @@
 """How large a configured model is, by arithmetic alone: parameters, FLOPs per token, memory.
 
-Nothing is built and no weight is allocated; `tests/test_counts.py` holds these figures to the
-built model's. *Total* counts every depth as if nothing were shared, *stored* counts each bank once
-(it is what a file of weights holds), *active* counts what one token passes through, at every depth.
+Nothing is built and no weight is allocated; `tests/config/test_counts.py` holds these figures to
+those of the built model. *Total* counts every depth as if nothing were shared, *stored* counts each
+bank once (it is what a file of weights holds), *active* counts what one token passes through, at
+every depth.
 """
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from plait.config import ModelConfig
 from plait.notebook.tables import table, titled
@@ -128,6 +130,61 @@ def forward_bytes_per_token(config: ModelConfig) -> int:
         2 * config.experts_at(d) + 3 * config.experts.top_k for d in config.routed_depths
     )
     return 4 * (4 * config.width + max(attention, chosen) + routings)
+
+
+@dataclass(frozen=True)
+class Bank:
+    """A bank of matrices, which several processes gather to compute with it."""
+
+    kind: Literal["attention", "experts"]
+    depths: tuple[int, ...]
+    """that use it"""
+    size: int
+    """parameters"""
+    parted: int
+    """of them those of its experts, which different processes can hold"""
+
+
+def matrix_banks(config: ModelConfig) -> list[Bank]:
+    """Return the banks of attention and of experts."""
+    attention, experts = config.plans.attention, config.plans.experts
+    found = [
+        Bank("attention", attention.uses(bank), _attention(config), 0)
+        for bank in range(attention.count)
+    ]
+    for bank in range(experts.count):
+        first = experts.uses(bank)[0]
+        held = config.experts_at(first)
+        size = _experts(config, first, held)
+        parted = size - _experts(config, first, 0) if held > 1 else 0
+        found.append(Bank("experts", experts.uses(bank), size, parted))
+    return found
+
+
+def backward_bytes_per_token(config: ModelConfig, bytes_per_element: int = 2) -> int:
+    """Estimate what a forward keeps of each token for the backward pass, weights apart.
+
+    Args:
+        config: the model, none of its depths recomputed.
+        bytes_per_element: of what products read and give; the stream and routers are float32.
+    """
+    heads, kv_heads, head_width = config.heads
+    width, e = config.width, config.experts
+    queries, keys = heads * head_width, kv_heads * head_width
+    products = 2 * width + 2 * queries + 2 * keys
+    if config.attention.qk_norm != "none":
+        products += queries + keys
+    exact = 2 * width + heads
+    kept = config.depth * (bytes_per_element * products + 4 * exact)
+    matrices = 2 if e.activation == "swiglu" else 1
+    for depth in range(config.depth):
+        held = config.experts_at(depth)
+        dense = _dense_width(config, depth) if held == 1 else e.shared_width
+        kept += bytes_per_element * 2 * matrices * dense
+        if held > 1:
+            kept += bytes_per_element * e.top_k * matrices * e.width
+            kept += 8 * held + 24 * e.top_k  # probabilities and logits; ids, gates and order
+    return kept + 4 * width + 2 * bytes_per_element * width
 
 
 def _inner_widths(config: ModelConfig, depth: int) -> int:

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from plait.config import ModelConfig
 from plait.config.counts import count, kv_cache_bytes_per_token
+from plait.parallel.footprint import Footprint
 from plait.report.numbers import quantity
 from plait.sharing import KINDS
 
@@ -41,3 +42,30 @@ def plan_summary(name: str, config: ModelConfig) -> Group:
         plan = getattr(config.plans, part)
         plans.add_row(part, Text(str(plan)), str(plan.count))
     return Group(sizes, Text(), parts, Text(), plans)
+
+
+def footprint_table(title: str, bytes_of: Footprint) -> Table:
+    """Return what one process of a mesh holds, and what reaches it in a micro-batch."""
+    table = Table("of each process", "GiB", title=title, box=None, title_style="")
+    table.columns[1].justify = "right"
+    held = {
+        "weights, fp32": bytes_of.weights,
+        "gradients, fp32": bytes_of.gradients,
+        "optimizer, fp32": bytes_of.optimizer,
+        "gathered at once, and gradients not sent yet": bytes_of.gathered,
+        "kept for the backward pass": bytes_of.activations,
+    }
+    received = {
+        "weights received": bytes_of.weights_received,
+        "gradients received": bytes_of.gradients_received,
+        "matrices and updates of Muon received": bytes_of.updates_received,
+        "tokens received, under even load": bytes_of.tokens_received,
+    }
+    for label, size in held.items():
+        table.add_row(label, f"{size / GIB:.2f}")
+    table.add_row("held at the worst moment", f"{bytes_of.memory / GIB:.2f}", end_section=True)
+    table.add_row("received in a micro-batch (gradients and updates in its last)")
+    for label, size in received.items():
+        if size:
+            table.add_row(label, f"{size / GIB:.2f}")
+    return table
