@@ -25,7 +25,6 @@ from plait.config import (
 from plait.config.counts import count
 from plait.interop import PlaitConfig, PlaitForCausalLM
 from plait.model import LanguageModel
-from plait.sharing import Sharing
 from toy_models import VOCABULARY, lively, tokens
 
 
@@ -333,5 +332,5 @@ def test_experts_are_dealt_out_where_a_bank_is_experts_alone(options, routed_alo
     plan = PlaitConfig.of(routed_alone).base_model_ep_plan
     names = [name for name, _ in PlaitForCausalLM.of(lively(routed_alone)).model.named_parameters()]
     assert all(any(fnmatch(name, rule + "*") for name in names) for rule in plan)
-    other = replace(routed_alone, **{"collaboration": None, "sharing": Sharing(), **options})
+    other = ModelConfig(vocab_size=VOCABULARY, depth=2, width=32, **options)
     assert PlaitConfig.of(other).base_model_ep_plan is None
