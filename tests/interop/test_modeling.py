@@ -17,6 +17,7 @@ from transformers import (
 
 from plait.config import (
     AttentionConfig,
+    BalanceConfig,
     CollaborationConfig,
     ExpertConfig,
     ModelConfig,
@@ -325,7 +326,7 @@ def test_experts_dealt_out_over_processes_add_up(routed_alone):
         {"experts": ExpertConfig(count=4, width=8, shared_width=8)},
         {"experts": ExpertConfig(count=4, width=8, dense_first=1, dense_width=8)},
         {"collaboration": CollaborationConfig(messages="hidden")},
-        {"router": RouterConfig(choice="experts")},
+        {"router": RouterConfig(choice="experts"), "balance": BalanceConfig(switch=0.0)},
     ],
 )
 def test_experts_are_dealt_out_where_a_bank_is_experts_alone(options, routed_alone):
