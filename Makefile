@@ -29,7 +29,8 @@ docs: .venv/.docs
 
 # Exported models in the tools of others, in an environment that has them and no Plait.
 external: .venv/.dev .venv/.external
-	PLAIT_EXTERNAL_PYTHON=$(CURDIR)/.venv/external/bin/python $(BIN)/pytest -m external -s
+	PLAIT_EXTERNAL_PYTHON=$(CURDIR)/.venv/external/bin/python \
+		TRANSFORMERS_SOURCE=$(CURDIR)/.venv/external/source $(BIN)/pytest -m external -s tests/interop/external
 
 # With kernels for the common processors inside, compiled against the torch that is installed.
 wheel: .venv/.demo
@@ -64,6 +65,10 @@ wheel: .venv/.demo
 	$(PYTHON) -m venv --clear .venv/external
 	.venv/external/bin/python -m pip install --quiet -c constraints.txt \
 		torch transformers trl peft accelerate 'lm-eval[hf]' pytest parameterized
+	.venv/external/bin/python -m pip download --quiet --no-deps --no-binary transformers -c constraints.txt \
+		--dest .venv/external transformers
+	mkdir .venv/external/source
+	tar -xzf .venv/external/transformers-*.tar.gz -C .venv/external/source --strip-components 1
 	@touch $@
 
 clean:

@@ -113,6 +113,25 @@ class PlaitConfig(PreTrainedConfig):
         return plan
 
     @property
+    def base_model_ep_plan(self) -> dict[str, str] | None:  # type: ignore[override]
+        """How transformers deals out whole experts over processes; None where it cannot.
+
+        It sends single rows to the experts, so a bank must be made of routed experts alone: none
+        that is shared or dense, none that looks at a sequence or at the other experts of its token.
+        """
+        structure = self.structure()
+        c = structure.collaboration
+        if (
+            structure.experts.shared_width
+            or structure.router.choice == "experts"
+            or len(structure.routed_depths) < structure.depth
+            or (c is not None and c.messages == "hidden")
+        ):
+            return None
+        dealt = {f"experts.*.{name}": "grouped_gemm" for name in ("up", "down")}
+        return {**dealt, "experts.*": "ep_dispatch_experts"}
+
+    @property
     def num_attention_heads(self) -> int:
         """Query heads."""
         assert self.attention is not None

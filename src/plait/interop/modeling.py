@@ -135,6 +135,13 @@ class PlaitPreTrainedModel(PreTrainedModel):
         func = partial(func, use_reentrant=False)
         super()._set_gradient_checkpointing(enable, func, every_n_layers)
 
+    def _resolve_parallel_plans(
+        self, distributed_config: Any
+    ) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        """Shard each bank once: not by the plan for all banks where its experts are dealt out."""
+        tensors, experts, data = super()._resolve_parallel_plans(distributed_config)
+        return tensors, experts, {name: how for name, how in data.items() if name not in experts}
+
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """Grow or shrink the vocabulary, as transformers does for every model."""
         embedding: nn.Embedding = super().resize_token_embeddings(*args, **kwargs)
@@ -179,8 +186,8 @@ class PlaitModel(PlaitPreTrainedModel, Walk):
         """Run the model up to its final norm; arguments as for `PlaitForCausalLM`.
 
         Raises:
-            ValueError: both or neither of `input_ids` and `inputs_embeds`; attention maps of an
-                attention that has none; a cache or padding where experts choose their tokens.
+            ValueError: both or neither of `input_ids` and `inputs_embeds`; a cache or padding
+                where experts choose their tokens.
         """
         config = self.config
         if (input_ids is None) == (inputs_embeds is None):
@@ -192,11 +199,6 @@ class PlaitModel(PlaitPreTrainedModel, Walk):
         }
         for name, value in wanted.items():
             wanted[name] = getattr(config, f"output_{name}") if value is None else value
-        if wanted["attentions"] and config._attn_implementation != "eager":
-            raise ValueError(
-                "output_attentions: only eager attention has weights to give: load the model with "
-                'attn_implementation="eager"'
-            )
         use_cache = config.use_cache if use_cache is None else use_cache
         if self.depth.gradient_checkpointing and self.training:
             use_cache, past_key_values = False, None
@@ -221,7 +223,8 @@ class PlaitModel(PlaitPreTrainedModel, Walk):
         if self.structure.attention.position == "rope":
             angles = rotary(position_ids, self.structure.heads[2], self.structure.attention)
 
-        maps: list[Tensor | None] = []
+        maps: list[Tensor] = []
+        kwargs["output_attentions"] = wanted["attentions"]  # one that has no weights warns
 
         def attend(q_BSHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, depth: int) -> Tensor:
             q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))
@@ -232,7 +235,7 @@ class PlaitModel(PlaitPreTrainedModel, Walk):
                 k, v = past_key_values.update(k, v, depth)
             seen = mask.to(q.device) if isinstance(mask, Tensor) else mask
             y_BSHd, weights = self.meet[depth](q, k, v, seen, position_ids=position_ids, **kwargs)
-            if wanted["attentions"]:
+            if wanted["attentions"] and weights is not None:
                 maps.append(weights)
             return cast(Tensor, y_BSHd)
 
@@ -253,7 +256,7 @@ class PlaitModel(PlaitPreTrainedModel, Walk):
             last_hidden_state=cast(torch.FloatTensor, x_BSD),
             past_key_values=past_key_values if use_cache else None,
             hidden_states=cast(Any, (*hidden, x_BSD) if wanted["hidden_states"] else None),
-            attentions=cast(Any, tuple(maps) if wanted["attentions"] else None),
+            attentions=cast(Any, tuple(maps) or None),
             router_logits=cast(Any, tuple(router_logits) if wanted["router_logits"] else None),
         )
 

@@ -39,10 +39,13 @@ class ExpertBank(nn.Module):
     role: Role = "expert"
     compute: Callable[..., Tensor] = staticmethod(kernels.experts)
     """what computes the experts; another where they lie on several processes"""
+    _is_expert_parallel = False
+    """set by transformers, where its plan dealt the experts out over processes"""
 
     def __init__(self, config: ModelConfig, experts: int):
         super().__init__()
         e = config.experts
+        self.num_experts = experts  # in transformers' words, which counts those of one process
         self.activation = e.activation
         rows = {"swiglu": 2 * e.width, "gelu": e.width}[e.activation]
         self.stacked = {"up": rows // e.width}
@@ -72,6 +75,8 @@ class ExpertBank(nn.Module):
             tokens_N: token of each row of ids and gates, where experts chose (`Routing`).
             mix_TKK: how the chosen experts' hidden vectors mix before the down-projection.
         """
+        if self._is_expert_parallel:  # the id E is an expert that is elsewhere; its gate is 0
+            expert_ids_TK = expert_ids_TK.clamp(max=self.num_experts - 1)
         y_TD = self.compute(
             h_TD if tokens_N is None else h_TD[tokens_N],
             expert_ids_TK,

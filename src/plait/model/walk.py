@@ -253,8 +253,10 @@ class Walk(nn.Module):
                 mix_TKK = c.strength * messages(s_EE, routing.expert_ids_TK, c)
         if decide is not None:
             routing = decide(depth, routing)
-        pairs = routing.expert_ids_TK, routing.weights_TK, routing.tokens_N
-        y_BSD = part.experts(h_TD, *pairs, mix_TKK).view_as(x_BSD)
+        given = [h_TD, routing.expert_ids_TK, routing.weights_TK]
+        if routing.tokens_N is not None or mix_TKK is not None:
+            given += [routing.tokens_N, mix_TKK]  # where experts are dealt out, there are three
+        y_BSD = part.experts(*given).view_as(x_BSD)
         y_BSD = y_BSD if before else part.expert_norm(y_BSD)
         return Step(self._added(x_BSD, y_BSD), decision, routing, memory_TM)
 

@@ -12,7 +12,12 @@ import types
 import unittest
 from pathlib import Path
 
-from transformers import AutoConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto import modeling_auto
 
@@ -27,19 +32,34 @@ for module, mixin in (
     sys.modules[module] = stand_in
 
 from tests.test_modeling_common import ModelTesterMixin, ids_tensor  # noqa: E402
+from tests.test_training_mixin import TrainingTesterMixin  # noqa: E402
 
 EXPORTED = Path(os.environ["PLAIT_EXPORTED"])
-NAMES = ("PlaitModel", "PlaitForCausalLM", "PlaitForSequenceClassification")
-modeling_auto.MODEL_MAPPING_NAMES["plait"] = NAMES[0]
-modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["plait"] = NAMES[1]
-modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["plait"] = NAMES[2]
+FOLDERS = sorted(EXPORTED.iterdir())
+CONFIG = AutoConfig.from_pretrained(FOLDERS[0], trust_remote_code=True).__class__
+CLASSES = {}
+AutoConfig.register("plait", CONFIG)
+for auto, mapping, name in (
+    (AutoModel, modeling_auto.MODEL_MAPPING_NAMES, "PlaitModel"),
+    (AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "PlaitForCausalLM"),
+    (
+        AutoModelForSequenceClassification,
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "PlaitForSequenceClassification",
+    ),
+):
+    CLASSES[name] = get_class_from_dynamic_module(f"modeling_plait.{name}", FOLDERS[0])
+    auto.register(CONFIG, CLASSES[name])
+    mapping["plait"] = name  # by which the tests know what inputs a class takes
 
 
 class Tester:
-    """Makes inputs for the mixin."""
+    """Makes inputs for the mixins."""
+
+    causal_lm_class = CLASSES["PlaitForCausalLM"]
 
     def __init__(self, folder):
-        self.config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+        self.config = CONFIG.from_pretrained(folder, pad_token_id=0)
         self.batch_size, self.seq_length, self.is_training = 3, 7, True
         self.hidden_size = self.config.hidden_size
         self.num_hidden_layers = self.config.num_hidden_layers
@@ -54,17 +74,19 @@ class Tester:
 
 
 def common_test(folder):
-    classes = (get_class_from_dynamic_module(f"modeling_plait.{n}", folder) for n in NAMES)
     members = {
-        "all_model_classes": tuple(classes),
+        "model_tester": None,
+        "all_model_classes": tuple(CLASSES.values()),
         "test_generation_tester_mixin_inheritance": None,  # not in the archive
+        "test_num_layers_is_small": None,  # banks are shared over four depths
         "test_all_params_have_gradient": False,  # an expert may get no token
         "setUp": lambda self: setattr(self, "model_tester", Tester(folder)),
     }
-    return type(f"Test_{folder.name}", (ModelTesterMixin, unittest.TestCase), members)
+    bases = ModelTesterMixin, TrainingTesterMixin, unittest.TestCase
+    return type(f"Test_{folder.name}", bases, members)
 
 
-for _folder in sorted(EXPORTED.iterdir()):
+for _folder in FOLDERS:
     _class = common_test(_folder)
     globals()[_class.__name__] = _class
 del _class
