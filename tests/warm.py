@@ -24,6 +24,8 @@ READ = (
     *("torch._dynamo", "transformers.models.auto.modeling_auto", "transformers.modeling_utils"),
     *("altair", "pandas", "pyarrow.parquet", "vl_convert", "scipy.stats", "tyro", "rich.progress"),
 )
+READING = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+"""what these modules read of the environment as they load, the same for all"""
 
 
 class Warm:
@@ -32,7 +34,7 @@ class Warm:
     def __init__(self) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+            env=os.environ | READING,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
