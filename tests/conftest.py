@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import pytest
 
 from plait.config import (
@@ -11,6 +13,7 @@ from plait.data.tokenizer import Tokenizer
 from plait.sharing import Sharing
 from plait.storage.model_folder import save_model
 from toy_models import VOCABULARY, lively
+from warm import Warm
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +50,11 @@ def woven_folder(woven, tokenizer_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("woven") / "model"
     save_model(folder, woven, lively(woven).state_dict(), tokenizer_file)
     return folder
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Processes that need not read torch again."""
+    server = Warm()
+    yield server
+    server.close()

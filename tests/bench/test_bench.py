@@ -82,6 +82,7 @@ def test_each_piece_is_measured_at_toy_sizes(
 ) -> None:
     monkeypatch.setattr(experts, "SHAPES", {"toy": (64, 32, 4, 2, 32)})
     monkeypatch.setattr(together, "SECONDS", 0.05)
+    monkeypatch.setattr(growth, "ROUNDS", 1)
     figure = tmp_path / "growth.svg"
     with threads(2):
         growths = list(growth.lines(("tiny",), figure))

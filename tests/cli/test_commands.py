@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,15 +39,10 @@ TINY = [
 ]
 
 
-def plait(*arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "plait", *arguments],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture(scope="module")
+def plait(warm):
+    environment = os.environ | {"COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    return partial(warm.run, "-m", "plait", env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def corpus(tmp_path_factory):
     return path
 
 
-def test_plan_prints_what_expert_tying_stores(tmp_path):
+def test_plan_prints_what_expert_tying_stores(plait, tmp_path):
     done = plait("plan", "olmoe", "--sharing.experts", "groups(2, skip=2)", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "stored parameters" in done.stdout
@@ -64,7 +60,7 @@ def test_plan_prints_what_expert_tying_stores(tmp_path):
     assert "2 + (1x2)*6 + 2" in done.stdout
 
 
-def test_match_writes_the_run_with_its_new_model_or_the_model(tmp_path):
+def test_match_writes_the_run_with_its_new_model_or_the_model(plait, tmp_path):
     nano = recipes.train_config("nano")
     few = replace(nano.model, experts=replace(nano.model.experts, count=10))
     tied = replace(nano.model, sharing=Sharing(experts="groups(4, skip=2)"))
@@ -130,7 +126,7 @@ def test_match_writes_the_run_with_its_new_model_or_the_model(tmp_path):
         (["generate", "nowhere", "--prompt", "x"], 1, "nowhere"),
     ],
 )
-def test_a_mistake_is_one_line_without_a_traceback(tmp_path, arguments, code, says):
+def test_a_mistake_is_one_line_without_a_traceback(plait, tmp_path, arguments, code, says):
     done = plait(*arguments, cwd=tmp_path)
     assert done.returncode == code
     assert done.stderr.startswith("plait: ")
@@ -139,7 +135,7 @@ def test_a_mistake_is_one_line_without_a_traceback(tmp_path, arguments, code, sa
     assert not any(tmp_path.iterdir()), "nothing is left behind"
 
 
-def test_bad_usage_is_2(tmp_path):
+def test_bad_usage_is_2(plait, tmp_path):
     assert plait("no-such-command", cwd=tmp_path).returncode == 2
     assert plait(cwd=tmp_path).returncode == 2
 
@@ -165,25 +161,20 @@ def test_help_and_version_import_almost_nothing(tmp_path):
         ("trackio", "track", ["train", "nano", "--track", "trackio", "--data.corpus", "CORPUS"]),
     ],
 )
-def test_a_missing_extra_names_itself(module, extra, words, tmp_path, corpus):
+def test_a_missing_extra_names_itself(plait, module, extra, words, tmp_path, corpus):
     shutil.copytree(STUDY, tmp_path / "runs" / "before-the-move")
     (tied,) = (tmp_path / "runs").glob("*/tied-*")
     Tokenizer.train(["a text to trace"], 300).save(tied / "tokenizer.json")
     (tmp_path / "README").write_text("a text to trace\n" * 20)
-    (tmp_path / "missing").mkdir()
-    (tmp_path / "missing" / f"{module}.py").write_text(
-        f"raise ModuleNotFoundError(name={module!r})\n"
-    )
     names = {"RUN": str(tied), "CORPUS": str(corpus)}
-    path = os.pathsep.join([str(tmp_path / "missing"), os.environ.get("PYTHONPATH", "")])
-    done = plait(*[names.get(word, word) for word in words], cwd=tmp_path, PYTHONPATH=path)
+    done = plait(*[names.get(word, word) for word in words], cwd=tmp_path, missing=[module])
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"plait: this needs {module}")
     assert f'pip install "plait[{extra}]"' in done.stderr
     assert f'pip install -e ".[{extra}]"' in done.stderr
 
 
-def test_a_tokenizer_of_another_model_is_one_line(tmp_path):
+def test_a_tokenizer_of_another_model_is_one_line(plait, tmp_path):
     shutil.copytree(STUDY, tmp_path / "runs" / "before-the-move")
     (tied,) = (tmp_path / "runs").glob("*/tied-*")
     words = [f"{first}{second} " for first in "abcdefghij" for second in "klmnopqrst"]
@@ -216,18 +207,20 @@ def _with_plait():
     return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def test_bash_completes_commands_options_and_names(tmp_path):
+def test_bash_completes_commands_options_and_names(plait, tmp_path):
     script = plait("completion", "bash", cwd=tmp_path).stdout
     assert {"train", "trace"} <= set(complete(script, ["plait", "tra"]))
     assert {"build", "inspect"} <= set(complete(script, ["plait", "data", ""]))
     assert "olmoe-tiny" in complete(script, ["plait", "train", "olm"])
     assert "--model.sharing.router" in complete(script, ["plait", "train", "nano", "--model.sh"])
+    assert complete(script, ["plait", "data", "inspect", "--hel"]) == ["--help"]
     assert "validation" in complete(script, ["plait", "eval", "run", "--split", "val"])
     for name in COMMANDS:
-        assert complete(script, ["plait", *name.split(), "--hel"]) == ["--help"], name
+        asked = plait("--complete", *name.split(), "--hel", cwd=tmp_path)  # as the script does
+        assert "--help" in asked.stdout.splitlines(), name
 
 
-def test_what_finished_runs_do_not_need_is_shown_and_removed_on_request(tmp_path):
+def test_what_finished_runs_do_not_need_is_shown_and_removed_on_request(plait, tmp_path):
     shutil.copytree(STUDY, tmp_path / "runs" / "before-the-move")
     listed = plait("runs", cwd=tmp_path)
     assert listed.returncode == 0, listed.stderr
@@ -237,13 +230,7 @@ def test_what_finished_runs_do_not_need_is_shown_and_removed_on_request(tmp_path
     (tied,) = (tmp_path / "runs").glob("*/tied-*")
     old = tied / "checkpoints" / "step-10"
     shutil.copytree(tied / "checkpoints" / "step-20", old)
-    asked = subprocess.run(
-        [sys.executable, "-m", "plait", "clean"],
-        cwd=tmp_path,
-        input="n\n",
-        capture_output=True,
-        text=True,
-    )
+    asked = plait("clean", cwd=tmp_path, input="n\n")
     assert "step-10" in asked.stdout
     assert old.exists()
     assert plait("clean", "--yes", cwd=tmp_path).returncode == 0
@@ -251,7 +238,7 @@ def test_what_finished_runs_do_not_need_is_shown_and_removed_on_request(tmp_path
     assert (tied / "checkpoints" / "step-20").exists()
 
 
-def test_train_resume_eval_generate(tmp_path, corpus):
+def test_train_resume_eval_generate(plait, tmp_path, corpus):
     command = ["train", "nano", f"--data.corpus={corpus}", *TINY]
     first = plait(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -281,7 +268,7 @@ def test_train_resume_eval_generate(tmp_path, corpus):
     assert len(list((tmp_path / "runs" / "single").iterdir())) == 2, "configurations never meet"
 
 
-def test_eval_refuses_a_corpus_of_another_tokenizer(tmp_path, corpus):
+def test_eval_refuses_a_corpus_of_another_tokenizer(plait, tmp_path, corpus):
     trained = plait("train", "nano", f"--data.corpus={corpus}", *TINY, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     (folder,) = (tmp_path / "runs" / "single").iterdir()
@@ -297,7 +284,7 @@ def test_eval_refuses_a_corpus_of_another_tokenizer(tmp_path, corpus):
     assert "corpus other was encoded with another tokenizer" in scored.stderr
 
 
-def test_a_run_is_whole_where_its_corpus_is_not(tmp_path):
+def test_a_run_is_whole_where_its_corpus_is_not(plait, tmp_path):
     corpora.tiny(tmp_path / "tiny")
     trained = plait("train", "nano", "--data.corpus", "tiny", *TINY, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr

@@ -14,8 +14,8 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from plait.config import ModelConfig, TrainConfig
 from plait.config.files import from_dict
 from plait.data import Specification
 from plait.data.build import cache_folder
+from warm import Warm
 
 ROOT = toys.ROOT
 FOLDERS = ("docs", "docs/howto")
@@ -192,17 +193,19 @@ def hidden(page: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_folder(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toys")
     kernels = cache_folder() / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
     (folder / "cache").mkdir()
     (folder / "cache" / "kernels").symlink_to(kernels)  # compiled once, not for every test
-    in_a_process(["toys.py", str(folder)], folder, folder)
+    in_a_process(warm.run, ["toys.py", str(folder)], folder, folder)
     return folder
 
 
-def in_a_process(arguments: list[str], folder: Path, cwd: Path) -> None:
+def in_a_process(
+    run: Callable[..., subprocess.CompletedProcess[str]], script: list[str], folder: Path, cwd: Path
+) -> None:
     here = Path(__file__).parent
     found = os.environ.get("PYTHONPATH")
     environment = {
@@ -212,22 +215,19 @@ def in_a_process(arguments: list[str], folder: Path, cwd: Path) -> None:
         "COLUMNS": "160",
         "HF_HUB_OFFLINE": "1",
     }
-    done = subprocess.run(
-        [sys.executable, str(here / arguments[0]), *arguments[1:]],
-        cwd=cwd,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-    )
+    done = run(str(here / script[0]), *script[1:], cwd=cwd, env=os.environ | environment)
     print(done.stdout)
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def fresh(*arguments: str, cwd: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    command, how = [sys.executable, *arguments], {"cwd": cwd, "env": env}
+    return subprocess.run(command, **how, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(shown(page))])
-def test_what_a_page_shows_works(page: str, toy_folder: Path, tmp_path: Path) -> None:
+def test_what_a_page_shows_works(page: str, warm: Warm, toy_folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "work"
     shutil.copytree(toy_folder / "work", work, symlinks=True)
     for text in fences(page, "yaml"):
@@ -242,7 +242,9 @@ def test_what_a_page_shows_works(page: str, toy_folder: Path, tmp_path: Path) ->
             steps.append(command_step(text))
     plan = tmp_path / "steps.json"
     plan.write_text(json.dumps({"hidden": hidden(page), "steps": steps}))
-    in_a_process(["page_process.py", str(plan)], toy_folder, work)
+    # transformers, once read, knows what is installed
+    run = fresh if hidden(page) else partial(warm.run, timeout=600)
+    in_a_process(run, ["page_process.py", str(plan)], toy_folder, work)
 
 
 def save_yaml_block(text: str, folder: Path) -> None:

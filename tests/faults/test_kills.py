@@ -3,8 +3,6 @@
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -54,44 +52,45 @@ REFUSE = ("import", "export", "tie")
 VARIES = ("metrics.jsonl", "log.txt", ".verified.json", "progress.json", "manifest.json")
 
 
-def call(whole, words, at, counted):
-    words = [str(whole.run) if word == "RUN" else word for word in words]
-    return subprocess.run(
-        [sys.executable, str(KILL_AT), str(at), str(counted), *words],
-        cwd=whole.root,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PLAIT_KERNEL": "reference"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture
+def call(whole, warm, tmp_path):
+    """Run a command, killed at one of its changes of the disk or, at 0, not."""
+    counted = tmp_path / "calls"
+
+    def run(words, at):
+        words = [str(whole.run) if word == "RUN" else word for word in words]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PLAIT_KERNEL": "reference"}
+        return warm.run(str(KILL_AT), str(at), str(counted), *words, cwd=whole.root, env=env)
+
+    run.counted = counted
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", WRITERS)
-def test_killed_at_any_change_of_the_disk(writer, whole, chance, tmp_path):
+def test_killed_at_any_change_of_the_disk(writer, whole, chance, call):
     (whole.root / "notes.yaml").write_text(SPECIFICATION)
     (whole.root / "notes").mkdir()
     for number in range(60):
         words = [f"word{(number * k) % 37}" for k in range(1, 60)]
         (whole.root / "notes" / f"{number}.txt").write_text(" ".join(words))
     words, name = WRITERS[writer]
-    counted = tmp_path / "calls"
-    done = call(whole, words, 0, counted)
+    done = call(words, 0)
     assert done.returncode == 0, done.stderr
-    changes = int(counted.read_text())
+    changes = int(call.counted.read_text())
     assert changes > 0
     expected = outcome(whole, name)
     for _ in range(cases(1)):
         forget(whole, name)
         at = chance.randint(1, changes)
-        killed = call(whole, words, at, counted)
+        killed = call(words, at)
         assert killed.returncode == -signal.SIGKILL, (at, killed.stderr)
         assert_whole_or_absent(whole, name, at)
         if writer in REFUSE and place_of(whole, name).exists():
             # killed after the last rename: the work was done, and would be refused a second time
             assert outcome(whole, name) == expected, f"killed at {at} of {changes}"
             continue
-        again = call(whole, words, 0, counted)
+        again = call(words, 0)
         assert again.returncode == 0, (at, again.stderr)
         assert outcome(whole, name) == expected, f"killed at {at} of {changes}"
         assert not left_overs(whole, name), f"killed at {at} of {changes}"

@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
-from transformers.utils import logging
 
 from plait import kernels
 from plait.bench.shapes import Shape
 from plait.config import ModelConfig
-from plait.interop.exporting import export_model
 from plait.kernels import muon, processor
 from plait.kernels.precision import compute_type
 from plait.model import LanguageModel
@@ -137,6 +134,12 @@ def _optimizers(name: str, model: nn.Module, by_muon: type[Muon]) -> list[torch.
 
 def their_model(shape: Shape) -> Any:
     """Return transformers' own class, loaded from an export of ours."""
+    # here, since `ours` is timed alone in processes of its own
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from plait.interop.exporting import export_model
+
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     config = shape.config()
