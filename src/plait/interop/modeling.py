@@ -224,7 +224,7 @@ class PlaitModel(PlaitPreTrainedModel, Walk):
             angles = rotary(position_ids, self.structure.heads[2], self.structure.attention)
 
         maps: list[Tensor] = []
-        kwargs["output_attentions"] = wanted["attentions"]  # one that has no weights warns
+        kwargs["output_attentions"] = wanted["attentions"]  # an attention that has none warns
 
         def attend(q_BSHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, depth: int) -> Tensor:
             q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))

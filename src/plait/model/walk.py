@@ -253,9 +253,9 @@ class Walk(nn.Module):
                 mix_TKK = c.strength * messages(s_EE, routing.expert_ids_TK, c)
         if decide is not None:
             routing = decide(depth, routing)
-        given = [h_TD, routing.expert_ids_TK, routing.weights_TK]
+        given = [h_TD, routing.expert_ids_TK, routing.weights_TK]  # all that transformers' take
         if routing.tokens_N is not None or mix_TKK is not None:
-            given += [routing.tokens_N, mix_TKK]  # where experts are dealt out, there are three
+            given += [routing.tokens_N, mix_TKK]
         y_BSD = part.experts(*given).view_as(x_BSD)
         y_BSD = y_BSD if before else part.expert_norm(y_BSD)
         return Step(self._added(x_BSD, y_BSD), decision, routing, memory_TM)
