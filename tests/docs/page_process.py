@@ -30,11 +30,25 @@ def run(step: dict[str, Any], namespace: dict[str, Any]) -> None:
     else:  # in this process, which has read torch and all else once
         from plait.cli import INTERRUPTED, main
 
+        if step["words"][1:3] == ["study", "run"] and len(step["words"]) == 4:
+            all_but_one(step["words"][3])
         try:
             main(step["words"][1:])
         except SystemExit as end:
             if end.code not in (0, None) if step["port"] is None else end.code != INTERRUPTED:
                 sys.exit(f"it ended with {end.code}")
+
+
+def all_but_one(name: str) -> None:
+    """Train what a study needs here, so that one worker is left to start, and not each in turn."""
+    from plait import recipes
+    from plait.studies.plan import planned_runs, write_plan
+    from plait.training import train
+
+    study = recipes.study(name)
+    write_plan(study, Path("runs"))
+    for planned in planned_runs(study, Path("runs"))[:-1]:
+        train(planned.config, planned.folder)
 
 
 def look_and_interrupt(port: int) -> None:
