@@ -121,7 +121,8 @@ def test_rows_are_in_the_order_of_names_and_the_last_covers_everything(operation
         ("cpu", "experts", CPU, "cpu"),
         ("reference", "experts", CPU, "reference"),
         ("reference", "experts", CUDA, "reference"),
-        (None, "mixing_experts", CUDA, "reference"),
+        (None, "mixing_experts", CUDA, "grouped"),
+        (None, "mixing_experts", CPU, "cpu"),
         (None, "rms_norm", CUDA, "reference"),
         ("cpu", "rms_norm", CPU, "reference"),
         (None, "linear_cross_entropy", CUDA, "chunked"),
@@ -144,20 +145,6 @@ def test_what_is_preferred_where(
     if wanted is not None:
         monkeypatch.setenv("PLAIT_KERNEL", wanted)
     assert kernels.backend_name(operation, device) == name
-
-
-@pytest.mark.parametrize(
-    ("dtype", "width", "name"),
-    [
-        (torch.bfloat16, 32, "grouped"),
-        (torch.bfloat16, 36, "reference"),  # rows would begin at odd places
-        (torch.float32, 32, "reference"),
-    ],
-)
-def test_on_cuda_the_name_is_of_what_runs_for_the_arguments(
-    dtype: torch.dtype, width: int, name: str
-) -> None:
-    assert kernels.backend_name("experts", CUDA, *arguments("experts", dtype, width)) == name
 
 
 @without_native

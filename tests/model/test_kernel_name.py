@@ -38,9 +38,8 @@ def test_it_is_what_a_forward_chooses(config, dtype, kernel, monkeypatch):
     assert set(chosen) == {kernel_name(config, CPU, dtype)}
 
 
-def test_on_cuda_it_is_the_grouped_product_in_bf16_and_the_loop_in_fp32(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("config", [WIDE, tiny(), HIDDEN], ids=["wide", "narrow", "hidden"])
+def test_on_cuda_it_is_the_grouped_product(config, dtype, monkeypatch):
     monkeypatch.delenv("PLAIT_KERNEL", raising=False)
-    assert kernel_name(WIDE, CUDA, torch.bfloat16) == "grouped"
-    assert kernel_name(WIDE, CUDA, torch.float32) == "reference"
-    assert kernel_name(tiny(), CUDA, torch.bfloat16) == "reference"  # 12 wide
-    assert kernel_name(HIDDEN, CUDA, torch.bfloat16) == "reference"
+    assert kernel_name(config, CUDA, dtype) == "grouped"

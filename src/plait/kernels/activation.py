@@ -26,6 +26,9 @@ def activate_backward(da_TF: Tensor, h_TX: Tensor, activation: str) -> Tensor:
         dh: Tensor = torch.ops.aten.gelu_backward(da_TF, h_TX)
         return dh
     gate_TF, up_TF = h_TX.chunk(2, dim=-1)
+    if torch.compiler.is_compiling():  # which makes one pass of it, and knows no parts as `out`
+        dgate_TF = torch.ops.aten.silu_backward(da_TF * up_TF, gate_TF)
+        return torch.cat((dgate_TF, da_TF * functional.silu(gate_TF)), dim=-1)
     dh_TX = torch.empty_like(h_TX)
     dgate_TF, dup_TF = dh_TX.chunk(2, dim=-1)
     torch.mul(da_TF, functional.silu(gate_TF), out=dup_TF)

@@ -44,20 +44,23 @@ class Backend:
 
 
 NAMES = ("native", "cpu", "grouped", "chunked", "reference")
-"""C++ · torch's operations as one node on a CPU · torch's grouped product for CUDA · torch's
-operations on some tokens at a time · the obvious version; in order of preference"""
+"""C++ · torch's operations as one node on a CPU · the same with torch's grouped product, for CUDA ·
+torch's operations on some tokens at a time · the obvious version; in order of preference"""
 
 TABLE: dict[str, tuple[Backend, ...]] = {
     "experts": (
         # widths in multiples of 32, float32 and bfloat16
         Backend("native", native.experts, native.covers, "cpu"),
         Backend("cpu", torch_cpu.experts, anything, "cpu"),
-        # bfloat16, widths in multiples of 8
-        Backend("grouped", grouped.experts, grouped.covers),
+        Backend("grouped", grouped.experts),
         Backend("reference", reference.experts),
     ),
     # experts of one token that talk before their down-projection
-    "mixing_experts": (Backend("reference", reference.experts),),
+    "mixing_experts": (
+        Backend("cpu", torch_cpu.experts, anything, "cpu"),
+        Backend("grouped", grouped.experts),
+        Backend("reference", reference.experts),
+    ),
     "causal_attention": (
         # heads in multiples of 32
         Backend("native", attention.native, attention.native_covers, "cpu"),

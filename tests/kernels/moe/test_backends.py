@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plait import kernels
+from plait.kernels.moe import torch_cpu
 from plait.kernels.table import TABLE
 
 FAST = [row.name for row in TABLE["experts"] if row.name != "reference"]
+MIXING = [row.name for row in TABLE["mixing_experts"] if row.name != "reference"]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
 
 
@@ -50,7 +52,9 @@ def experts(kernel: str, *arguments: Any) -> Tensor:
 
 def run(kernel: str, p: dict[str, Tensor], activation: str) -> dict[str, Tensor]:
     """Output and gradients by name, of a loss whose gradient differs at every element."""
-    y_TD = experts(kernel, p["x"], p["ids"], p["weights"], p["up"], p["down"], activation)
+    mix = [p["mix"]] if "mix" in p else []
+    bank = p["up"], p["down"]
+    y_TD = experts(kernel, p["x"], p["ids"], p["weights"], *bank, activation, *mix)
     names = [name for name in p if p[name].requires_grad]
     loss = (y_TD.float() * torch.arange(y_TD.numel()).view(y_TD.shape).sin()).sum()
     gradients = torch.autograd.grad(loss, [p[name] for name in names], materialize_grads=True)
@@ -75,6 +79,43 @@ def test_equals_reference(
 ) -> None:
     p = problem(tokens, experts=8, k=k, activation=activation, dtype=dtype)
     assert_equal(run(name, p, activation), run("reference", p, activation), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("tokens", "k"), [(1, 8), (37, 1), (37, 3), (700, 8)])
+def test_experts_that_talk_equal_the_reference(
+    name: str, activation: str, dtype: torch.dtype, tokens: int, k: int
+) -> None:
+    p = problem(tokens, experts=8, k=k, activation=activation, dtype=dtype)
+    p["mix"] = (torch.randn(tokens, k, k) / k).requires_grad_()
+    assert_equal(run(name, p, activation), run("reference", p, activation), TOLERANCE[dtype])
+    without = {key: value for key, value in p.items() if key != "mix"}
+    assert not torch.equal(run(name, p, activation)["y"], run(name, without, activation)["y"])
+
+
+@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_gradients_are_those_of_finite_differences(
+    name: str, activation: str, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_cpu, "MULTIPLE", 2)  # so few rows are padded, too
+    p = problem(13, experts=3, k=k, activation=activation, width=3, expert_width=4)
+    p["ids"].clamp_(max=1)  # the last expert has no tokens
+    p["mix"] = torch.randn(13, k, k) / k
+    exact = {n: t.detach().double() if t.is_floating_point() else t for n, t in p.items()}
+    leaves = [t.requires_grad_() for t in exact.values() if t.is_floating_point()]
+
+    def compute(x: Tensor, weights: Tensor, *bank: Tensor) -> Tensor:
+        *bank, mix = bank
+        return experts(name, x, exact["ids"], weights, *bank, activation, mix)
+
+    assert torch.autograd.gradcheck(compute, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda *given: compute(*given, None), leaves[:-1], fast_mode=True
+    )
 
 
 @pytest.mark.parametrize("name", FAST)

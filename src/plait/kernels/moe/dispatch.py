@@ -1,14 +1,13 @@
-"""The way of rows to their experts and back, by sorting: no step waits for the device.
+"""The way of rows to their experts and back where these lie elsewhere, in plain autograd.
 
-Between `dispatch` and `combine` stands the product of a backend: (rows_ND, ends_E, up_EXD,
-down_EDF, activation) → rows_ND. It knows of rows and experts, not of tokens and gates.
+Between `dispatch` and `combine` stands what computes them: rows_ND → rows_ND. It knows of rows and
+experts, not of tokens and gates. No step waits for the device.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from plait.kernels.moe.sorting import Order, sort_by_expert
 
@@ -18,7 +17,7 @@ class Dispatched:
     """Rows grouped by expert, and what brings their outputs back to the tokens.
 
     Attributes:
-        rows_ND: the input of each row's expert, zero at padding.
+        rows_ND: the input of each row's expert.
         order: which (token, slot) pair each row holds, and where each expert's rows end.
         weights_TK: the gates, which `combine` applies.
     """
@@ -28,18 +27,10 @@ class Dispatched:
     weights_TK: Tensor
 
 
-def dispatch(
-    x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, experts: int, multiple: int = 1
-) -> Dispatched:
-    """Copy each token once for each of its experts, and put the copies of each expert together.
-
-    Each expert's rows are padded to a multiple of `multiple` with zeros.
-    """
-    order = sort_by_expert(expert_ids_TK, experts, multiple)
-    if multiple > 1:
-        x_TD = functional.pad(x_TD, (0, 0, 0, 1))  # row T, which padding is told to hold, is zero
-    rows_ND = x_TD[order.pairs_N // expert_ids_TK.shape[1]]
-    return Dispatched(rows_ND, order, weights_TK)
+def dispatch(x_TD: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, experts: int) -> Dispatched:
+    """Copy each token once for each of its experts, and put the copies of each expert together."""
+    order = sort_by_expert(expert_ids_TK, experts)
+    return Dispatched(x_TD[order.pairs_N // expert_ids_TK.shape[1]], order, weights_TK)
 
 
 def combine(rows_ND: Tensor, sent: Dispatched) -> Tensor:

@@ -1,30 +1,18 @@
-"""Experts on CUDA through torch's public grouped product, in bfloat16."""
+"""Experts on CUDA in torch's operations: one product for all experts where torch has one."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from plait.kernels.activation import activate, compute_dtype
-from plait.kernels.moe.dispatch import combine, dispatch
+from plait.kernels.activation import compute_dtype
+from plait.kernels.moe import one_node
+from plait.kernels.moe.products import Grouped, OneByOne
+from plait.kernels.moe.sorting import sort_by_expert
 
-ALIGNMENT = 32
-"""rows: the product wants every segment, and every row, to begin at a multiple of 16 bytes"""
-
-
-def covers(
-    x_TD: Tensor,
-    expert_ids_TK: Tensor,
-    weights_TK: Tensor,
-    up_EXD: Tensor,
-    down_EDF: Tensor,
-    activation: str,
-) -> bool:
-    """Whether the products are in bfloat16, over rows that begin at multiples of 16 bytes."""
-    return (
-        compute_dtype(x_TD) == torch.bfloat16
-        and up_EXD.shape[2] % 8 == 0
-        and down_EDF.shape[2] % 8 == 0
-    )
+ALIGNMENT = 8
+"""numbers in bfloat16 where a row of the grouped product may begin: 16 bytes"""
+GENERATIONS = (9, 10)
+"""of GPUs for which torch has the grouped product: Hopper and Blackwell of data centres. On others
+it loops over experts and asks the device in each product where their rows end."""
 
 
 def experts(
@@ -34,21 +22,26 @@ def experts(
     up_EXD: Tensor,
     down_EDF: Tensor,
     activation: str,
+    mix_TKK: Tensor | None = None,
 ) -> Tensor:
-    """Return y_TD as `reference.experts` does; no step waits for the device."""
-    x = x_TD.to(torch.bfloat16)
-    sent = dispatch(x, expert_ids_TK, weights_TK, len(up_EXD), ALIGNMENT)
-    o_ND = product(sent.rows_ND, sent.order.ends_E, up_EXD, down_EDF, activation)
-    return combine(o_ND, sent).to(x_TD.dtype)
+    """Return y_TD as `reference.experts` does.
+
+    In bfloat16, with widths in multiples of 8, nothing waits for the device; else it is asked once
+    where each expert's rows lie.
+    """
+    order = sort_by_expert(expert_ids_TK, len(up_EXD))
+    given = x_TD, weights_TK, up_EXD, down_EDF, mix_TKK, activation
+    at_once = len(x_TD) > 0 and in_one_product(compute_dtype(x_TD), down_EDF)
+    return one_node.experts(*given, order, (Grouped if at_once else OneByOne).of(order))
 
 
-def product(
-    rows_ND: Tensor, ends_E: Tensor, up_EXD: Tensor, down_EDF: Tensor, activation: str
-) -> Tensor:
-    """Return what each row's expert makes of it; segments must be aligned, see `ALIGNMENT`."""
-    ends_E = ends_E.to(torch.int32)
-    h_NX = functional.grouped_mm(rows_ND, up_EXD.to(rows_ND.dtype).mT, offs=ends_E)
-    # no product writes the rows after the last segment: what lies there may be no number
-    unused_N1 = (torch.arange(len(rows_ND), device=rows_ND.device) >= ends_E[-1])[:, None]
-    a_NF = activate(h_NX, activation).masked_fill(unused_N1, 0)
-    return functional.grouped_mm(a_NF, down_EDF.to(rows_ND.dtype).mT, offs=ends_E)
+def in_one_product(dtype: torch.dtype, down_EDF: Tensor) -> bool:
+    """Whether torch computes all experts in one product of this type."""
+    return (
+        dtype == torch.bfloat16
+        and down_EDF.shape[1] % ALIGNMENT == down_EDF.shape[2] % ALIGNMENT == 0
+        and (
+            not (down_EDF.is_cuda and torch.cuda.is_available())
+            or torch.cuda.get_device_capability(down_EDF.device)[0] in GENERATIONS
+        )
+    )

@@ -21,27 +21,24 @@ class Order:
     ends_E: Tensor
 
 
-def sort_by_expert(
-    expert_ids_TK: Tensor, experts: int, multiple: int = 1, wait: bool = False
-) -> Order:
+def sort_by_expert(expert_ids_TK: Tensor, experts: int, multiple: int = 1) -> Order:
     """Sort the pairs by expert, stably, so that results repeat bit for bit.
 
-    Each expert's rows are padded to a multiple of `multiple`. How many rows there are then is known
-    to the device only: N is the worst case, and rows after the last expert's are padding too. With
-    `wait` it is asked, and N is what is needed.
+    Each expert's rows are padded to a multiple of `multiple`. Above 1 the device is asked how many
+    rows that makes; with 1 nothing waits for it.
     """
     ids_P, order_P = expert_ids_TK.reshape(-1).sort(stable=True)
     pairs = len(ids_P)
     # by search rather than bincount, which has no deterministic version on CUDA
     ranks_E = torch.arange(experts, device=ids_P.device)
-    counts_E = torch.searchsorted(ids_P, ranks_E, right=True).diff(prepend=ids_P.new_zeros(1))
-    padded_E = (counts_E + multiple - 1) // multiple * multiple
-    ends_E = padded_E.cumsum(0)
-    shift_E = (ends_E - padded_E) - (counts_E.cumsum(0) - counts_E)
-    rows_P = torch.arange(pairs, device=ids_P.device) + shift_E[ids_P]
-    most = (pairs + experts * (multiple - 1)) // multiple * multiple
-    pairs_N = order_P.new_full((int(ends_E[-1]) if wait else most,), pairs)
-    pairs_N[rows_P] = order_P
-    rows_TK = torch.empty_like(order_P)
-    rows_TK[order_P] = rows_P
-    return Order(pairs_N, rows_TK.view(expert_ids_TK.shape), ends_E)
+    ends_E = torch.searchsorted(ids_P, ranks_E, right=True)
+    rows_P = torch.arange(pairs, device=ids_P.device)
+    pairs_N = order_P
+    if multiple > 1:
+        counts_E = ends_E.diff(prepend=ends_E.new_zeros(1))
+        padded_E = (counts_E + multiple - 1) // multiple * multiple
+        unpadded_E, ends_E = ends_E, padded_E.cumsum(0)
+        rows_P += ((ends_E - padded_E) - (unpadded_E - counts_E))[ids_P]
+        pairs_N = order_P.new_full((int(ends_E[-1]),), pairs).scatter_(0, rows_P, order_P)
+    rows_TK = torch.empty_like(order_P).scatter_(0, order_P, rows_P).view(expert_ids_TK.shape)
+    return Order(pairs_N, rows_TK, ends_E)
