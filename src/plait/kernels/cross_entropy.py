@@ -4,6 +4,7 @@ The gradients are computed with the loss, while a chunk's logits are there, and 
 backward pass (the idea of Liger, arXiv 2410.10989).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,10 +19,15 @@ from plait.kernels.native import GRANULE, TYPES
 
 IGNORED = -100
 CHUNK_LOGITS = 2**24
-"""logits that exist at once in `chunked`, or those of 256 tokens if these are more"""
+"""logits that exist at once on a CPU, where few stay in cache"""
+CHUNK_BYTES = 2**28
+"""of the logits that exist at once on other devices: each chunk reads the weights and adds to their
+gradient anew, so the more tokens it has, the better"""
+FEWEST = 256
+"""tokens of a chunk, however large the vocabulary"""
 
 Summed = tuple[Tensor, Tensor | None, Tensor | None]
-"""the sum of the losses, and `scale` times its gradients if they are wanted"""
+"""the sum of the losses, and the gradients of their mean if they are wanted"""
 
 
 def reference(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
@@ -32,7 +38,13 @@ def reference(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
 
 
 def chunked(h_TD: Tensor, weight_VD: Tensor, targets_T: Tensor) -> Tensor:
-    """Do as `reference` does, some tokens at a time."""
+    """Do as `reference` does, some tokens at a time.
+
+    Beside the gradients, memory holds a chunk's logits in the products' type and their softmax in
+    float32 at least, whatever T is. On CUDA the former are at most `CHUNK_BYTES`, 256 MiB, or those
+    of `FEWEST` tokens: with the softmax 768 MiB in bfloat16 and 512 MiB in float32. Nothing waits
+    for the device.
+    """
     return _mean(h_TD, weight_VD, targets_T, partial(_chunk_sum, _losses_))
 
 
@@ -88,8 +100,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient: bool,
     ) -> Tensor:
         count = (targets_T != IGNORED).sum()
-        scale = 1 / max(int(count), 1)
-        loss, dh_TD, dweight_VD = summed(h_TD, weight_VD, targets_T, dtype, scale, gradient)
+        loss, dh_TD, dweight_VD = summed(h_TD, weight_VD, targets_T, dtype, count, gradient)
         ctx.save_for_backward(dh_TD, dweight_VD)
         ctx.input_dtype = h_TD.dtype
         return loss / count
@@ -107,9 +118,10 @@ def _native_sum(
     weight_VD: Tensor,
     targets_T: Tensor,
     dtype: torch.dtype,
-    scale: float,
+    count: Tensor,
     gradient: bool,
 ) -> Summed:
+    scale = 1 / max(int(count), 1)
     losses_T, dh_TD, dweight_VD = torch.ops.plait.linear_cross_entropy(
         h_TD.to(dtype).contiguous(), weight_VD, targets_T.contiguous(), scale, gradient
     )
@@ -117,24 +129,24 @@ def _native_sum(
 
 
 def _chunk_sum(
-    losses_: Callable[[Tensor, Tensor, float, bool], Tensor],
+    losses_: Callable[[Tensor, Tensor, Tensor, bool], Tensor],
     h_TD: Tensor,
     weight_VD: Tensor,
     targets_T: Tensor,
     dtype: torch.dtype,
-    scale: float,
+    count: Tensor,
     gradient: bool,
 ) -> Summed:
     weight = weight_VD.to(dtype)
     dh_TD = torch.empty_like(h_TD) if gradient else None
     dweight_VD = torch.zeros_like(weight_VD) if gradient else None
     loss = torch.zeros((), dtype=torch.float32, device=h_TD.device)
-    chunk = max(256, CHUNK_LOGITS // len(weight_VD))
+    chunk = _tokens_at_once(len(h_TD), weight)
     for first in range(0, len(h_TD), chunk):
         rows = slice(first, first + chunk)
         h_CD = h_TD[rows].to(dtype)
         logits_CV = h_CD @ weight.T
-        loss += losses_(logits_CV, targets_T[rows], scale, gradient).sum()
+        loss += losses_(logits_CV, targets_T[rows], count, gradient).sum()
         if dh_TD is not None and dweight_VD is not None:
             dh_TD[rows] = logits_CV @ weight
             if dweight_VD.dtype == dtype:
@@ -144,20 +156,31 @@ def _chunk_sum(
     return loss, dh_TD, dweight_VD
 
 
-def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:
-    """Return each token's loss; turn the logits into `scale` times the gradient of their sum."""
-    x_CV = logits_CV.float()
-    ignored_C1 = (targets_C == IGNORED)[:, None]
-    targets_C1 = targets_C[:, None].masked_fill(ignored_C1, 0)
-    lse_C1 = x_CV.logsumexp(-1, keepdim=True)
-    losses_C1 = (lse_C1 - x_CV.gather(1, targets_C1)).masked_fill(ignored_C1, 0)
+def _tokens_at_once(tokens: int, weight_VD: Tensor) -> int:
+    """Return how many tokens a chunk has: equal parts of all, within the bounds."""
+    logits = CHUNK_LOGITS if weight_VD.is_cpu else CHUNK_BYTES // weight_VD.element_size()
+    most = max(FEWEST, logits // len(weight_VD))
+    chunks = max(1, math.ceil(tokens / most))
+    return max(1, math.ceil(tokens / chunks))
+
+
+def _losses_(logits_CV: Tensor, targets_C: Tensor, count: Tensor, gradient: bool) -> Tensor:
+    """Return each token's loss; turn the logits into the gradient of their sum over `count`."""
+    ignored_C1 = (targets_C == IGNORED).unsqueeze(1)
+    targets_C1 = targets_C.unsqueeze(1).masked_fill(ignored_C1, 0)
+    exact = torch.promote_types(torch.float32, logits_CV.dtype)
+    max_C1 = logits_CV.amax(1, keepdim=True).to(exact)
+    aim_C1 = logits_CV.gather(1, targets_C1).to(exact) - max_C1
+    exp_CV = (logits_CV - max_C1).exp_()  # in float32 at least, in one pass
+    sum_C1 = exp_CV.sum(1, keepdim=True)
+    losses_C1 = (sum_C1.log() - aim_C1).masked_fill(ignored_C1, 0)
     if gradient:
-        p_CV = (x_CV - lse_C1).exp_()
-        p_CV.scatter_add_(1, targets_C1, p_CV.new_full((), -1).expand_as(targets_C1))
-        logits_CV.copy_(p_CV.mul_(scale).masked_fill_(ignored_C1, 0))
+        exp_CV.scatter_add_(1, targets_C1, -sum_C1)
+        factor_C1 = (sum_C1 * count.clamp(min=1)).reciprocal().masked_fill(ignored_C1, 0)
+        torch.mul(exp_CV, factor_C1, out=logits_CV)
     return losses_C1.squeeze(1)
 
 
-def _native_losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:
-    targets_C = targets_C.contiguous()
-    return torch.ops.plait.cross_entropy_(logits_CV, targets_C, scale, gradient)  # type: ignore[no-any-return]
+def _native_losses_(logits_CV: Tensor, targets_C: Tensor, count: Tensor, gradient: bool) -> Tensor:
+    given = logits_CV, targets_C.contiguous(), 1 / max(int(count), 1), gradient
+    return torch.ops.plait.cross_entropy_(*given)  # type: ignore[no-any-return]
