@@ -45,7 +45,11 @@ MODELS = {
         ),
     ),
     "own experts alone": toy(
-        depth=2, experts=SHARED, sharing=Sharing(norms="all", attention="all")
+        depth=2,
+        experts=SHARED,
+        sharing=Sharing(norms="all", attention="all"),
+        collaboration=CollaborationConfig(control="frozen-random"),
+        init="xavier-depth",
     ),
     "six experts": toy(depth=2, experts=ExpertConfig(count=6, width=32, top_k=2)),
     "experts choose": toy(
@@ -77,7 +81,7 @@ def found(request, processes, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_mesh_gives_the_gradients_of_one_process_by_name(found, name):
+def test_a_mesh_begins_as_one_process_does_and_has_its_gradients_by_name(found, name):
     model = LanguageModel(MODELS[name], 0)
     # the balance loss is that of a process' share of the batch, so it is taken from the same shares
     ranks, results = found

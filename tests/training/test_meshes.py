@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_process import run_meshes
+from training_process import measure_states, run_meshes
 
 from plait.config import (
     BalanceConfig,
@@ -29,13 +29,14 @@ MESHES = {2: ("shard=2", "expert=2"), 4: ("replicate=2 shard=2", "expert=2 shard
 MUON = OptimizerConfig(name="muon", learning_rate=0.01, muon_precision="fp32")
 
 
-def together(processes, size, runs):
+def together(processes, size, *arguments, target=run_meshes):
     """Train each (configuration, folder, mesh, steps until it is stopped) in `size` processes."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     ranks = [
-        processes.Process(target=run_meshes, args=(rank, size, port, runs)) for rank in range(size)
+        processes.Process(target=target, args=(rank, size, port, *arguments))
+        for rank in range(size)
     ]
     for process in ranks:
         process.start()
@@ -150,3 +151,15 @@ def test_twenty_steps_lose_what_one_process_loses(plain, rich, processes, tmp_pa
         errors[name, mesh] = max(abs(a / b - 1) for a, b in zip(got, expected, strict=True))
         print(f"{name:16} {mesh:20} {expected[-1]:.5f} {got[-1]:.5f} {errors[name, mesh]:.1e}")
     assert max(errors.values()) < 1e-4, errors
+
+
+def test_no_process_ever_holds_more_than_its_share(plain, processes, tmp_path):
+    """Half of the model each, whichever way it is divided, and the few megabytes that are drawn."""
+    model = replace(plain.model, width=128, experts=ExpertConfig(count=96, width=128, top_k=2))
+    config = replace(plain, model=model)
+    together(processes, 2, config, MESHES[2], tmp_path, target=measure_states)
+    for file in tmp_path.iterdir():
+        most, parameters = map(int, file.read_text().split())
+        assert parameters > 35e6
+        assert most < 0.6 * parameters, (file.name, most / parameters)
+    assert len(list(tmp_path.iterdir())) == 4

@@ -3,7 +3,7 @@
 from plait.parallel.mesh import ParallelConfig
 from plait.parallel.owners import by_owner, has_whole_matrices
 from plait.parallel.parallelise import parallelise, reduce_gradients
-from plait.parallel.shard import fill, local, total_norm, whole
+from plait.parallel.shard import fill, held, local, total_norm, whole
 from plait.parallel.world import World, default_device
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "default_device",
     "fill",
     "has_whole_matrices",
+    "held",
     "local",
     "parallelise",
     "reduce_gradients",

@@ -43,7 +43,7 @@ class Divisible(Protocol):
 
 
 def parallelise(model: Divisible, world: World, checkpointing: bool = False) -> None:
-    """Spread a model that every process holds whole; with one process only `checkpointing` acts.
+    """Spread a model, best on the meta device; with one process only `checkpointing` acts.
 
     Raises:
         ValueError: its experts cannot be parted so.

@@ -16,7 +16,7 @@ from plait.data.corpus import Corpus
 from plait.data.stream import TrainingBatches, training_batches
 from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers, state_keys
-from plait.parallel import World, parallelise, whole
+from plait.parallel import World, held, parallelise, whole
 from plait.reading import named, quoted
 from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, WEIGHTS, read_progress
 from plait.storage.sharded_state import (
@@ -75,11 +75,7 @@ class TrainState:
     def __init__(self, config: TrainConfig, corpus: Corpus, world: World) -> None:
         self.config, self.corpus, self.world = config, corpus, world
         self.counters = Counters()
-        self.model = LanguageModel(config.model, config.seed).to(world.device)
-        if config.initial_weights is not None:
-            source = find_weights(Path(config.initial_weights))
-            load_weights(self.model, read_weights(source), source)
-        parallelise(self.model, world, config.activation_checkpointing)
+        self.model = self._divided_model()
         self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
         # Kept, since FSDP shows other parameters under these names while a bank is gathered.
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -92,6 +88,20 @@ class TrainState:
         self.batches = self._batches(None)
         # Each rank drops out other units of its own tokens.
         torch.manual_seed(config.seed + world.rank)
+
+    def _divided_model(self) -> LanguageModel:
+        """Make a model of which this process never holds more than its share."""
+        config = self.config
+        with torch.device("meta"):
+            model = LanguageModel(config.model)
+        parallelise(model, self.world, config.activation_checkpointing)
+        model.to_empty(device=self.world.device)
+        if config.initial_weights is None:
+            model.initialise(config.seed, held)
+        else:
+            source = find_weights(Path(config.initial_weights))
+            load_weights(model, read_weights(source), source)
+        return model
 
     @property
     def micro_batch(self) -> int:
