@@ -2,7 +2,9 @@
 
 import os
 import resource
+import signal
 import sys
+import time
 import weakref
 from contextlib import suppress
 from itertools import count
@@ -13,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from plait.data.corpus import Corpus
 from plait.parallel import ParallelConfig, World, local
+from plait.storage import checkpoint
 from plait.training import Interrupted, train
 from plait.training.state import TrainState
 
@@ -103,6 +106,24 @@ class Storages(TorchDispatchMode):
     def _gone(self, key, size):
         self.known.remove(key)
         self.now -= size
+
+
+def run_and_die_writing(rank, size, port, config, folder):
+    """Train; rank 1 dies in its second save, while training has gone on for three steps."""
+    join(rank, size, port)
+    real, rows = checkpoint.write_divided, folder / "metrics.jsonl"
+    saves = count(1)
+
+    def write_divided(*args):
+        if next(saves) == 2:
+            while f'"step": {2 * config.checkpoint.every + 3}' not in rows.read_text():
+                time.sleep(0.005)
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+
+    checkpoint.write_divided = write_divided
+    train(config, folder, device="cpu")
 
 
 def measure_states(rank, size, port, config, meshes, folder):

@@ -1,7 +1,7 @@
 """Ranks and meshes, of which no other folder knows: who is there, and who holds what."""
 
 from plait.parallel.mesh import ParallelConfig
-from plait.parallel.owners import by_owner, has_whole_matrices
+from plait.parallel.owners import by_owner, has_whole_matrices, owners, pieces
 from plait.parallel.parallelise import parallelise, reduce_gradients
 from plait.parallel.shard import fill, held, local, total_norm, whole
 from plait.parallel.world import World, default_device
@@ -15,7 +15,9 @@ __all__ = [
     "has_whole_matrices",
     "held",
     "local",
+    "owners",
     "parallelise",
+    "pieces",
     "reduce_gradients",
     "total_norm",
     "whole",

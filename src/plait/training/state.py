@@ -16,9 +16,9 @@ from plait.data.corpus import Corpus
 from plait.data.stream import TrainingBatches, training_batches
 from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers, state_keys
-from plait.parallel import World, held, parallelise, whole
+from plait.parallel import World, held, parallelise
 from plait.reading import named, quoted
-from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, WEIGHTS, read_progress
+from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, read_progress
 from plait.storage.sharded_state import (
     CheckpointError,
     Shapes,
@@ -132,13 +132,8 @@ class TrainState:
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """Gather the whole weights on the main rank's CPU, one name per stored tensor."""
-        gathered = {}
-        for name, tensor in self.model.state_dict().items():
-            full = whole(tensor)  # all ranks take part
-            if self.world.is_main:
-                gathered[name] = full.cpu()
-        return gathered
+        """Return the weights, or this process' shards of them, by the name of the stored tensor."""
+        return self.model.state_dict()
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the weights that is a tensor or a shard of one."""
@@ -164,7 +159,7 @@ class TrainState:
         progress = read_progress(path)
         self.counters = from_json(Counters, progress, path / PROGRESS, TRY_ANOTHER)
         self.skip_to(progress.get("loader") or {})
-        load_weights(self.model, read_weights(path / WEIGHTS), path)
+        load_weights(self.model, read_weights(find_weights(path)), path)
         shapes = shard_shapes(path / STATE)
         tensors: dict[str, Tensor] = {}
         try:
