@@ -293,9 +293,9 @@ def root(tmp_path_factory) -> Path:
     )
     save_yaml(config, root / "run.yaml")
     state = TrainState(config, corpus, HERE)
-    Checkpoints(root / "checkpoints", 1, HERE).save(
-        0, state.weights, state.tensors(), state.progress()
-    )
+    checkpoints = Checkpoints(root / "checkpoints", 1, HERE)
+    checkpoints.save(0, state.weights(), state.tensors(), state.progress())
+    checkpoints.wait()
     (root / "spec.yaml").write_text(yaml.safe_dump(corpus.manifest["specification"]))
     return root
 

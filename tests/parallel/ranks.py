@@ -14,7 +14,7 @@ from plait import kernels
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
 from plait.model import LanguageModel
 from plait.model.balance import balance_losses
-from plait.parallel import ParallelConfig, World, by_owner, parallelise, total_norm, whole
+from plait.parallel import ParallelConfig, World, by_owner, held, parallelise, total_norm, whole
 from plait.parallel.dispatch import experts_over_ranks
 
 SEQUENCES = 8
@@ -84,6 +84,24 @@ def backward(model, rank=0, size=1):
     return loss.detach()
 
 
+def spread(config, world, checkpointing=False, dtype=torch.float32):
+    """A model of which no process ever held more than its share, as a run builds it."""
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    parallelise(model, world, checkpointing, dtype)
+    model.to_empty(device="cpu")
+    model.initialise(0, held)
+    return model
+
+
+def require_same_weights(model, config):
+    """Parameters and buffers are those of one process, bit for bit."""
+    found, expected = model.state_dict(), LanguageModel(config, 0).state_dict()
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(whole(found[name]), tensor), name
+
+
 def gradients(model):
     return {
         name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None
@@ -98,8 +116,8 @@ def write_gradients(rank, cases, folder, dtype=torch.float32):
     """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients."""
     for name, config, mesh, checkpointing in cases:
         world = world_of(mesh)
-        model = LanguageModel(config, 0)
-        parallelise(model, world, checkpointing, dtype)
+        model = spread(config, world, checkpointing, dtype)
+        require_same_weights(model, config)
         with products_in(dtype):
             loss = world.mean(backward(model, rank, world.size))
         norm = total_norm([p.grad for p in model.parameters() if p.grad is not None])
@@ -131,8 +149,7 @@ def write_collectives(rank, cases, folder):
     """For each case (name, configuration, mesh, type): the collectives of forward and backward."""
     for name, config, mesh, dtype in cases:
         world = world_of(mesh)
-        model = LanguageModel(config, 0)
-        parallelise(model, world, dtype=dtype)
+        model = spread(config, world, dtype=dtype)
         for _ in range(2):  # the first step also learns the order
             with Collectives() as collectives, products_in(dtype):
                 backward(model, rank, world.size)

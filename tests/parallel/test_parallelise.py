@@ -46,7 +46,11 @@ MODELS = {
         ),
     ),
     "own experts alone": toy(
-        depth=2, experts=SHARED, sharing=Sharing(norms="all", attention="all")
+        depth=2,
+        experts=SHARED,
+        sharing=Sharing(norms="all", attention="all"),
+        collaboration=CollaborationConfig(control="frozen-random"),
+        init="xavier-depth",
     ),
     "six experts": toy(depth=2, experts=ExpertConfig(count=6, width=32, top_k=2)),
     "experts choose": toy(
@@ -74,7 +78,9 @@ def expected(config, ranks, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("ranks", MESHES)
-def test_a_mesh_gives_the_gradients_of_one_process_by_name(processes, tmp_path, ranks):
+def test_a_mesh_begins_as_one_process_does_and_has_its_gradients_by_name(
+    processes, tmp_path, ranks
+):
     cases = [
         (f"{model}, {mesh}, {again}", config, mesh, again)
         for model, config in MODELS.items()

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from plait.parallel import World
 from plait.storage.checkpoint import STATE, Checkpoints, read_progress, verify
@@ -21,7 +22,9 @@ def state_at(step):
 
 def save(checkpoints, step):
     weights = {"a": torch.full((3, 5), float(-step))}
-    return checkpoints.save(step, lambda: weights, state_at(step), {"step": step})
+    path = checkpoints.save(step, weights, state_at(step), {"step": step})
+    checkpoints.wait()
+    return path
 
 
 def loaded_step(path):
@@ -123,3 +126,12 @@ def test_no_code_is_run_from_a_checkpoint(tmp_path, capfd):
     assert "executed" not in capfd.readouterr().out
     with pytest.raises(CheckpointError, match=r"metadata has changed"):
         verify(path)
+
+
+def test_the_weights_of_one_process_are_the_file_that_safetensors_writes(tmp_path):
+    weights = {"b.c": torch.rand(3, 5), "a": torch.rand(7), "b": torch.rand(2, 3, 4)}
+    checkpoints = Checkpoints(tmp_path, keep=1, world=HERE)
+    path = checkpoints.save(1, weights, state_at(1), {})
+    checkpoints.wait()
+    save_file(weights, tmp_path / "theirs", metadata={"format": "pt"})
+    assert (path / "model.safetensors").read_bytes() == (tmp_path / "theirs").read_bytes()

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from plait.data.corpus import Corpus
 from plait.parallel import World
-from plait.storage.checkpoint import MANIFEST, STATE, WEIGHTS, _fingerprints, verify
+from plait.storage.checkpoint import MANIFEST, STATE, _fingerprints, verify
 from plait.storage.sharded_state import CheckpointError, load_shards, save_shards, shard_shapes
+from plait.storage.tensor_files import WEIGHTS
 from plait.training.state import TrainState
 
 HERE = World(torch.device("cpu"))
@@ -33,7 +34,8 @@ def state(config):
 def fit(checkpoint):
     """Give a checkpoint a manifest that fits whatever is in it."""
     (checkpoint / MANIFEST).unlink()
-    (checkpoint / MANIFEST).write_text(json.dumps({"files": _fingerprints(checkpoint)}))
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    (checkpoint / MANIFEST).write_text(json.dumps({"files": _fingerprints(checkpoint, files)}))
     verify(checkpoint)
 
 

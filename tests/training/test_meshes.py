@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import socket
 from dataclasses import replace
 from itertools import count
@@ -11,10 +12,11 @@ from itertools import count
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_process import run_meshes
+from training_process import measure_states, run_and_die_writing, run_meshes
 
 from plait.config import (
     BalanceConfig,
+    CheckpointConfig,
     CollaborationConfig,
     EvaluationConfig,
     ExpertConfig,
@@ -22,26 +24,30 @@ from plait.config import (
     RouterConfig,
 )
 from plait.sharing import Sharing
+from plait.storage.checkpoint import steps_in
 from plait.storage.metrics_file import read_rows
+from plait.storage.weights import find_weights, read_weights
 from plait.training import Interrupted, train
+from plait.verification import verify
 
 MESHES = {2: ("shard=2", "expert=2"), 4: ("replicate=2 shard=2", "expert=2 shard=2")}
 MUON = OptimizerConfig(name="muon", learning_rate=0.01, muon_precision="fp32")
 
 
-def together(processes, size, runs):
+def together(processes, size, *arguments, target=run_meshes, ends=None):
     """Train each (configuration, folder, mesh, steps until it is stopped) in `size` processes."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     ranks = [
-        processes.Process(target=run_meshes, args=(rank, size, port, runs)) for rank in range(size)
+        processes.Process(target=target, args=(rank, size, port, *arguments))
+        for rank in range(size)
     ]
     for process in ranks:
         process.start()
     for process in ranks:
         process.join(300)
-    assert [process.exitcode for process in ranks] == [0] * size
+    assert [process.exitcode for process in ranks] == (ends or [0] * size)
 
 
 def losses(folder):
@@ -53,8 +59,7 @@ def norms(folder):
 
 
 def weights(folder):
-    [file] = folder.glob("checkpoints/step-*/model.safetensors")
-    return load_file(file)
+    return read_weights(find_weights(folder))
 
 
 @pytest.fixture
@@ -107,6 +112,13 @@ def test_any_mesh_goes_on_where_any_other_stopped(rich, processes, tmp_path):
     assert len(losses(moved)) == 3
     together(processes, 2, [(rich, moved, mesh, 1) for mesh in MESHES[2]])
     assert len(losses(moved)) == 5
+    parts = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    held = [load_file(moved / "checkpoints" / "step-5" / part) for part in parts]
+    assert held[0].keys().isdisjoint(held[1])
+    assert held[0].keys() | held[1].keys() == weights(tmp_path / "stayed").keys()
+    share = [sum(tensor.nbytes for tensor in some.values()) for some in held]
+    assert 0.3 < share[0] / sum(share) < 0.7
+    assert not [check for check in verify(moved) if check.problem]
     train(rich, moved, device="cpu")
     assert losses(moved) == pytest.approx(losses(tmp_path / "stayed"), rel=1e-5)
     assert norms(moved) == pytest.approx(norms(tmp_path / "stayed"), rel=1e-4)
@@ -150,3 +162,29 @@ def test_twenty_steps_lose_what_one_process_loses(plain, rich, processes, tmp_pa
         errors[name, mesh] = max(abs(a / b - 1) for a, b in zip(got, expected, strict=True))
         print(f"{name:16} {mesh:20} {expected[-1]:.5f} {got[-1]:.5f} {errors[name, mesh]:.1e}")
     assert max(errors.values()) < 1e-4, errors
+
+
+def test_no_process_ever_holds_more_than_its_share(plain, processes, tmp_path):
+    """Half of the model each, whichever way it is divided, and the few megabytes that are drawn."""
+    model = replace(plain.model, width=128, experts=ExpertConfig(count=96, width=128, top_k=2))
+    config = replace(plain, model=model)
+    together(processes, 2, config, MESHES[2], tmp_path, target=measure_states)
+    for file in tmp_path.iterdir():
+        most, parameters = map(int, file.read_text().split())
+        assert parameters > 35e6
+        assert most < 0.6 * parameters, (file.name, most / parameters)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_it_writes_leaves_the_checkpoint_before(plain, processes, tmp_path):
+    """Steps are taken while the thread writes; then one process dies, and nothing is lost."""
+    config = replace(plain, checkpoint=CheckpointConfig(every=4), tokens=16 * plain.tokens_per_step)
+    ends = [1, -signal.SIGKILL]
+    together(processes, 2, config, tmp_path, target=run_and_die_writing, ends=ends)
+    assert len(losses(tmp_path)) >= 11
+    assert steps_in(tmp_path / "checkpoints") == [4]
+    assert not [check for check in verify(tmp_path) if check.problem]
+    train(config, tmp_path, device="cpu")
+    train(config, tmp_path / "undisturbed", device="cpu")
+    assert losses(tmp_path) == pytest.approx(losses(tmp_path / "undisturbed"), rel=1e-4)

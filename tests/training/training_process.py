@@ -2,14 +2,22 @@
 
 import os
 import resource
+import signal
 import sys
+import time
+import weakref
 from contextlib import suppress
 from itertools import count
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from plait.parallel import ParallelConfig
+from plait.data.corpus import Corpus
+from plait.parallel import ParallelConfig, World, local
+from plait.storage import checkpoint
 from plait.training import Interrupted, train
+from plait.training.state import TrainState
 
 
 def run(config, folder, threads=1, largest_file=None):
@@ -24,16 +32,21 @@ def run(config, folder, threads=1, largest_file=None):
         sys.exit(1)
 
 
-def run_rank(rank, world, port, config, folder, stop_after=None):
-    """Be one of the processes that torchrun would start; stop after `stop_after` steps."""
+def join(rank, size, port):
+    """Be one of the processes that torchrun would start."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world),
+        WORLD_SIZE=str(size),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
     torch.set_num_threads(1)
+
+
+def run_rank(rank, world, port, config, folder, stop_after=None):
+    """Be one of the processes that torchrun would start; stop after `stop_after` steps."""
+    join(rank, world, port)
     asked = 0
 
     def stop():
@@ -67,3 +80,59 @@ def run_meshes(rank, world, port, runs):
                 parallel=ParallelConfig.parse(mesh),
                 stop=lambda asked=asked, last=stop_after: next(asked) == last,
             )
+
+
+class Storages(TorchDispatchMode):
+    """Counts the bytes of the storages that are alive, and the most there were at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.known, self.now, self.most = set(), 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self._count(local(tensor).untyped_storage())
+        return out
+
+    def _count(self, storage):
+        if storage._cdata not in self.known:
+            self.known.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+
+    def _gone(self, key, size):
+        self.known.remove(key)
+        self.now -= size
+
+
+def run_and_die_writing(rank, size, port, config, folder):
+    """Train; rank 1 dies in its second save, while training has gone on for three steps."""
+    join(rank, size, port)
+    real, rows = checkpoint.write_divided, folder / "metrics.jsonl"
+    saves = count(1)
+
+    def write_divided(*args):
+        if next(saves) == 2:
+            while f'"step": {2 * config.checkpoint.every + 3}' not in rows.read_text():
+                time.sleep(0.005)
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args)
+
+    checkpoint.write_divided = write_divided
+    train(config, folder, device="cpu")
+
+
+def measure_states(rank, size, port, config, meshes, folder):
+    """Be one of several processes and note the most bytes while each mesh's state is made."""
+    join(rank, size, port)
+    for mesh in meshes:
+        world = World.start("cpu", ParallelConfig.parse(mesh))
+        with Storages() as storages:
+            state = TrainState(config, Corpus.open(config.data.corpus), world)
+        parameters = sum(parameter.nbytes for parameter in state.model.parameters())
+        (folder / f"{mesh}, {rank}.txt").write_text(f"{storages.most} {parameters}")
+    torch.distributed.barrier()  # who has done waits for the others

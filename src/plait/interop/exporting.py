@@ -1,6 +1,5 @@
 """From a Plait run or model folder to one that transformers loads."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +22,8 @@ from plait.interop.remote_code import AUTO_MAP, Code, write_code
 from plait.interop.tokenization import hub_tokenizer
 from plait.reading import inside, read_json
 from plait.sharing import Sharing
-from plait.storage.checkpoint import WEIGHTS
 from plait.storage.model_folder import copy_companions, read_state, read_tokenizer
-from plait.storage.tensor_files import INDEX, Shape, write_tensors
+from plait.storage.tensor_files import Shape, shard_names, write_index, write_tensors
 from plait.surgery.banks import untied
 
 SHARD_BYTES = 5_000_000_000
@@ -222,13 +220,10 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], shard_bytes: int) -> int
             size = 0
         shards[-1][name] = tensor
         size, total = size + tensor.nbytes, total + tensor.nbytes
-    files = [WEIGHTS]
+    files = shard_names(len(shards))
     if len(shards) > 1:
-        count = len(shards)
-        files = [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
         places = {name: file for file, shard in zip(files, shards, strict=True) for name in shard}
-        index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_index(folder, places, total)
     for file, shard in zip(files, shards, strict=True):
         shapes = {name: Shape(tensor.dtype, tuple(tensor.shape)) for name, tensor in shard.items()}
         write_tensors(folder / file, shapes, iter(shard.values()))

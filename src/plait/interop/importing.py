@@ -18,10 +18,9 @@ from plait.interop.naming import Naming
 from plait.interop.options import Option
 from plait.reading import inside, named, one_line, quoted, read_json
 from plait.sharing import DEEPEST
-from plait.storage.checkpoint import WEIGHTS
 from plait.storage.model_folder import copy_files
 from plait.storage.run_folder import CONFIG
-from plait.storage.tensor_files import FETCH, Shape, TensorFiles, write_tensors
+from plait.storage.tensor_files import FETCH, WEIGHTS, Shape, TensorFiles, write_tensors
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")

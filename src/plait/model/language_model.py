@@ -14,7 +14,15 @@ from plait import kernels
 from plait.config import ModelConfig
 from plait.model.attending import Cache, Positions, attend
 from plait.model.experts import ExpertBank
-from plait.model.parameters import OwnedParameter, initialise, linear, role_of, stacked
+from plait.model.parameters import (
+    Held,
+    OwnedParameter,
+    as_it_is,
+    initialise,
+    linear,
+    role_of,
+    stacked,
+)
 from plait.model.rotary import rotary
 from plait.model.routing import Routing
 from plait.model.walk import Decide, Stage, Step, Walk, at_once, refuse_longer, refuse_parts
@@ -51,7 +59,12 @@ class LanguageModel(Walk):
         if not config.tied_head:
             self.head = linear(config.width, config.vocab_size, "head")
         if self.embedding.weight.device.type != "meta":
-            initialise(self, seed, config.init, config.init_std, config.depth)
+            self.initialise(seed)
+
+    def initialise(self, seed: int, held: Held = as_it_is) -> None:
+        """Set the weights; `held` says what is here of those that processes divide."""
+        c = self.config
+        initialise(self, seed, c.init, c.init_std, c.depth, held=held)
 
     @property
     def config(self) -> ModelConfig:

@@ -7,9 +7,9 @@ the parameter's name, so that what two variants have in common begins equal for 
 
 import hashlib
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import nn
@@ -48,6 +48,15 @@ def linear(inputs: int, outputs: int, role: Role, bias: bool = False) -> nn.Line
     return layer
 
 
+Held = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
+"""Gives what is here of a tensor, and the element of the whole at which that begins"""
+
+
+def as_it_is(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return a tensor that is here whole."""
+    return tensor, 0
+
+
 @torch.no_grad()
 def initialise(
     model: nn.Module,
@@ -56,6 +65,7 @@ def initialise(
     std: float,
     depth: int,
     only: Container[torch.Tensor] | None = None,
+    held: Held = as_it_is,
 ) -> None:
     """Set every parameter and every random buffer of `model`.
 
@@ -67,6 +77,7 @@ def initialise(
         std: standard deviation of the normal distribution; embeddings use it in both modes.
         depth: depth of the model.
         only: the tensors to set; None: all of them.
+        held: where processes hold parts of tensors, says which.
     """
     for prefix, module in model.named_modules():
         special = getattr(module, "begins_at", {})
@@ -79,23 +90,41 @@ def initialise(
             path = f"{prefix}.{name}".encode()
             key = int.from_bytes(hashlib.sha256(b"%d:%s" % (seed, path)).digest()[:8], "big")
             generator = torch.Generator().manual_seed(key >> 1)
-            if name in special:
-                tensor.copy_(_constant_or_normal(special[name], tensor, generator))
+            part, first = held(tensor)
+            if special.get(name) == "normal":
+                _draw(part, first, tensor.numel(), _normal(generator, 1.0))
+            elif name in special:
+                part.fill_(special[name])
             elif role_of(module, name) == "norm":
-                tensor.fill_(0.0 if name == "bias" else 1.0)
+                part.fill_(0.0 if name == "bias" else 1.0)
             elif tensor.dim() < 2:
-                tensor.zero_()
+                part.zero_()
             elif init == "xavier-depth" and role_of(module, name) not in ("embedding", "head"):
                 rows = tensor.shape[-2] // stacked(module, name)
                 bound = math.sqrt(6 / (rows + tensor.shape[-1])) / math.sqrt(3 * depth)
-                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 2 * bound - bound)
+                _draw(part, first, tensor.numel(), _uniform(generator, bound))
             else:
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * std)
+                _draw(part, first, tensor.numel(), _normal(generator, std))
 
 
-def _constant_or_normal(
-    begin: float | Literal["normal"], tensor: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    if begin == "normal":
-        return torch.randn(tensor.shape, generator=generator)
-    return torch.full_like(tensor, begin)
+def _normal(generator: torch.Generator, std: float) -> Callable[[int], torch.Tensor]:
+    return lambda count: torch.randn(count, generator=generator) * std
+
+
+def _uniform(generator: torch.Generator, bound: float) -> Callable[[int], torch.Tensor]:
+    return lambda count: torch.rand(count, generator=generator) * 2 * bound - bound
+
+
+_BLOCK = 1 << 18
+"""elements drawn at once: torch draws normal numbers 16 at a time, and so does the last block"""
+
+
+def _draw(part: torch.Tensor, first: int, whole: int, draw: Callable[[int], torch.Tensor]) -> None:
+    """Fill `part`, which begins at element `first` of `whole`, from the stream of the whole."""
+    flat, start = part.view(-1), 0
+    while start < first + len(flat):
+        count = _BLOCK if whole - start >= _BLOCK + 16 else whole - start
+        values = draw(count)[max(first - start, 0) : max(first + len(flat) - start, 0)]
+        at = max(start - first, 0)
+        flat[at : at + len(values)] = values
+        start += count

@@ -1,9 +1,9 @@
 """Ranks and meshes, of which no other folder knows: who is there, and who holds what."""
 
 from plait.parallel.mesh import ParallelConfig
-from plait.parallel.owners import by_owner, has_whole_matrices
+from plait.parallel.owners import by_owner, has_whole_matrices, owners, pieces
 from plait.parallel.parallelise import parallelise, reduce_gradients
-from plait.parallel.shard import fill, local, total_norm, whole
+from plait.parallel.shard import fill, held, local, total_norm, whole
 from plait.parallel.world import World, default_device
 
 __all__ = [
@@ -13,8 +13,11 @@ __all__ = [
     "default_device",
     "fill",
     "has_whole_matrices",
+    "held",
     "local",
+    "owners",
     "parallelise",
+    "pieces",
     "reduce_gradients",
     "total_norm",
     "whole",

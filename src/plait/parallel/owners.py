@@ -1,6 +1,6 @@
-"""Matrices that no process holds whole, each computed on by one of them."""
+"""Tensors that no process holds whole, each computed on or written by one of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 
 import torch
@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from plait.parallel.shard import local
+from plait.parallel.shard import held, local
+from plait.parallel.world import World
 
 
 def has_whole_matrices(tensor: Tensor) -> bool:
@@ -34,10 +35,10 @@ def by_owner(
     mesh = matrices[0].device_mesh
     group, ranks = mesh.get_group(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
     me = mesh.get_local_rank(mesh.ndim - 1)
-    owners = _owners([prod(matrix.shape) for matrix in matrices], ranks)
-    mine = [matrix.shape for matrix, owner in zip(matrices, owners, strict=True) if owner == me]
+    owner_of = owners([prod(matrix.shape) for matrix in matrices], ranks)
+    mine = [matrix.shape for matrix, owner in zip(matrices, owner_of, strict=True) if owner == me]
     held = [
-        [local(matrix) for matrix, owner in zip(matrices, owners, strict=True) if owner == rank]
+        [local(matrix) for matrix, owner in zip(matrices, owner_of, strict=True) if owner == rank]
         for rank in range(ranks)
     ]  # by owner: this process' rows of its matrices
     cuts = [[_rows(rows, ranks, rank) for rank in range(ranks)] for rows, _ in mine]
@@ -54,8 +55,8 @@ def by_owner(
     ]
     returning = [[rows[rank] for rows in cut_up] for rank in range(ranks)]
     back = _exchange(returning, [[rows.shape for rows in one] for one in held], like, group)
-    of_owner = [iter(rows) for rows in back]
-    return [next(of_owner[owner]) for owner in owners]
+    returned = [iter(rows) for rows in back]
+    return [next(returned[owner]) for owner in owner_of]
 
 
 def _exchange(
@@ -74,13 +75,54 @@ def _exchange(
     return [[next(parts).view(shape) for shape in some] for some in shapes]
 
 
-def _owners(costs: Sequence[int], ranks: int) -> list[int]:
-    """Give each matrix, the costly ones first, to the rank that has least to do."""
-    owners, busy = [0] * len(costs), [0] * ranks
+def owners(costs: Sequence[int], ranks: int) -> list[int]:
+    """Give each of some things, the costly ones first, to the rank that has least to do."""
+    owner_of, busy = [0] * len(costs), [0] * ranks
     for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
-        owners[index] = busy.index(min(busy))
-        busy[owners[index]] += costs[index]
-    return owners
+        owner_of[index] = busy.index(min(busy))
+        busy[owner_of[index]] += costs[index]
+    return owner_of
+
+
+def pieces(
+    tensors: Mapping[str, Tensor], owner_of: Mapping[str, int], world: World
+) -> Iterator[Tensor]:
+    """Yield the elements of the tensors that this process owns, in order, piece by piece.
+
+    Every process must go through it to its end, and apart from training: it uses `world.host`.
+
+    Args:
+        tensors: in host memory, or what this process holds of them; in the same order everywhere.
+        owner_of: the rank that gets each of them.
+        world: all processes.
+    """
+    parts = {name: held(tensor) for name, tensor in tensors.items()}
+    spans = world.gathered({name: (first, part.numel()) for name, (part, first) in parts.items()})
+    sent, coming = [], []
+    for tag, (name, owner) in enumerate(owner_of.items()):
+        flat = parts[name][0].reshape(-1)
+        for count, rank in _holders([span[name] for span in spans], owner):
+            if owner == world.rank:
+                coming.append((flat, count, rank, tag))
+            elif rank == world.rank:
+                sent.append(dist.isend(flat, owner, group=world.host, tag=tag))
+    for flat, count, rank, tag in coming:
+        if rank == world.rank:
+            yield flat
+        else:
+            arrived = flat.new_empty(count)
+            dist.recv(arrived, rank, group=world.host, tag=tag)
+            yield arrived
+    for work in sent:
+        assert work is not None
+        work.wait()
+
+
+def _holders(spans: Sequence[tuple[int, int]], owner: int) -> list[tuple[int, int]]:
+    """Return (elements, rank) of the parts that make up a tensor; of replicas, the owner's own."""
+    parts = sorted({span for span in spans if span[1]})
+    ranks = [owner if spans[owner] == span else spans.index(span) for span in parts]
+    return [(count, rank) for (_, count), rank in zip(parts, ranks, strict=True)]
 
 
 def _rows(rows: int, ranks: int, rank: int) -> int:

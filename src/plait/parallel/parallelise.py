@@ -50,7 +50,7 @@ def parallelise(
     checkpointing: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Spread a model that every process holds whole; with one process only `checkpointing` acts.
+    """Spread a model, best on the meta device; with one process only `checkpointing` acts.
 
     Args:
         model: in float32.

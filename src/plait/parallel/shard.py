@@ -6,7 +6,7 @@ from math import prod
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from plait import kernels
 
@@ -21,17 +21,20 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def held(tensor: Tensor) -> tuple[Tensor, int]:
+    """Return what this process holds, and the element of the whole at which that begins."""
+    if not isinstance(tensor, DTensor):
+        return tensor, 0
+    [chunk] = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
+    assert chunk.sizes[1:] == tensor.shape[1:], "only rows are divided among processes"
+    return tensor.to_local(), prod(tensor.shape[1:]) * chunk.offsets[0]
+
+
 @torch.no_grad()
 def fill(parameter: Tensor, values: Tensor) -> None:
-    """Copy `values`, which every rank has whole, into a parameter or into this rank's shard."""
-    if isinstance(parameter, DTensor):
-        values = values.to(device=parameter.device, dtype=parameter.dtype)
-        shards = distribute_tensor(
-            values, parameter.device_mesh, parameter.placements, src_data_rank=None
-        )
-        parameter.to_local().copy_(shards.to_local())
-    else:
-        parameter.copy_(values)
+    """Copy `values`, which may be mapped from a file, into what this process holds of a tensor."""
+    part, first = held(parameter)
+    part.copy_(values.reshape(-1)[first : first + part.numel()].view_as(part))
 
 
 def total_norm(gradients: Sequence[Tensor]) -> float:

@@ -6,14 +6,16 @@ joins the processes.
 
 import atexit
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from plait.parallel.mesh import ALONE, Meshes, ParallelConfig
+from plait.reading import one_line
 
 T = TypeVar("T")
 
@@ -45,6 +47,8 @@ class World:
     """how many processes there are along each dimension"""
     meshes: Meshes | None = None
     """None where there is one process"""
+    host: dist.ProcessGroup | None = None
+    """all processes over host memory, apart from training, which another thread may use"""
 
     @classmethod
     def start(cls, device: str | None = None, parallel: ParallelConfig | None = None) -> "World":
@@ -72,7 +76,8 @@ class World:
             if kind == "cuda"
             else torch.device(kind)
         )
-        return cls(here, dist.get_rank(), size, layout, Meshes.build(kind, layout))
+        host = dist.new_group(backend="gloo")
+        return cls(here, dist.get_rank(), size, layout, Meshes.build(kind, layout), host)
 
     @property
     def is_main(self) -> bool:
@@ -91,6 +96,35 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """Give every rank the values of all, over `host`."""
+        if self.size == 1:
+            return [value]
+        values: list[T] = [value] * self.size
+        dist.all_gather_object(values, value, group=self.host)
+        return values
+
+    def together(self, action: Callable[[], T]) -> list[T]:
+        """Do something on every rank, over `host`, and give each the results of all.
+
+        Raises:
+            OSError: it failed on another rank; where it failed here, what happened.
+        """
+        if self.size == 1:
+            return [action()]
+        try:
+            mine: tuple[T | None, str] = action(), ""
+            failure = None
+        except Exception as error:
+            mine, failure = (None, one_line(error)), error
+        results = self.gathered(mine)
+        if failure is not None:
+            raise failure
+        for _, problem in results:
+            if problem:
+                raise OSError(problem)
+        return [cast(T, result) for result, _ in results]
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on at least one rank."""

@@ -3,7 +3,8 @@
 ::
 
     checkpoints/step-120/
-      model.safetensors   the weights, one name per stored parameter
+      model.safetensors   the weights, one name per stored parameter; of several processes, a file
+                          of each and the index of Hugging Face's form
       state/              everything else that is a tensor (optimizer state, random generators),
                           by torch.distributed.checkpoint: each rank writes what it holds
       progress.json       step, tokens, loader state, seconds, …
@@ -17,15 +18,16 @@ its hash.
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from plait import atomic
 from plait.config.files import load_json
@@ -33,10 +35,11 @@ from plait.data.corpus import file_sha256
 from plait.parallel import World
 from plait.reading import inside, named, read_json
 from plait.storage.sharded_state import CheckpointError, reason, save_shards
+from plait.storage.tensor_files import weight_files, weights_in, write_divided
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, STATE, PROGRESS, MANIFEST = "model.safetensors", "state", "progress.json", "manifest.json"
+STATE, PROGRESS, MANIFEST = "state", "progress.json", "manifest.json"
 TRY_ANOTHER = "delete it and run the same command again, to go on from the one before it"
 
 
@@ -51,58 +54,112 @@ class _Manifest:
     files: dict[str, _File]
 
 
-@dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run; `keep` is how many of the newest stay on the disk."""
+    """The checkpoints of one run, written beside its training.
 
-    folder: Path
-    keep: int
-    world: World
+    Args:
+        folder: where they are.
+        keep: how many of the newest stay on the disk.
+        world: the processes, each of which writes and hashes a part.
+    """
+
+    def __init__(self, folder: Path, keep: int, world: World) -> None:
+        self.folder, self.keep, self.world = folder, keep, world
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: Future[None] | None = None
 
     def save(
         self,
         step: int,
-        weights: Callable[[], Mapping[str, Tensor]],
+        weights: Mapping[str, Tensor],
         state: Mapping[str, Tensor],
         progress: Mapping[str, Any],
     ) -> Path:
-        """Write `step-<step>` and remove the oldest ones beyond `keep`.
+        """Begin to write `step-<step>`, from a copy in host memory; remove the oldest afterwards.
 
         Args:
             step: optimizer steps done.
-            weights: called on every rank; returns the whole weights on the main rank.
+            weights: tensors or shards of them; each is written whole, by one rank.
             state: tensors or shards of them; saved as what they are.
             progress: plain JSON.
 
         Raises:
+            CheckpointError: the save before this one failed; later, see `wait`, if this one does.
+        """
+        self.wait()
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        copies = stager.stage({"weights": dict(weights), "state": dict(state)})
+        stager.close()
+        assert isinstance(copies, dict)
+        final = self.folder / f"step-{step}"
+        self._saving = self._thread.submit(self._write, final, **copies, progress=progress)
+        return final
+
+    def wait(self) -> None:
+        """Wait until what `save` began is on the disk.
+
+        Raises:
             CheckpointError: the disk is full, or cannot be written; older checkpoints are intact.
         """
-        final, partial = self.folder / f"step-{step}", self.folder / f".step-{step}.partial"
-        try:
-            if self.world.is_main:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def check(self) -> None:
+        """Raise what `wait` would, on every rank at once, if the save has ended."""
+        if self._saving is not None and not self.world.any(not self._saving.done()):
+            self.wait()
+
+    def close(self) -> None:
+        """End the thread, after what it still has to write; for when something else went wrong."""
+        self._thread.shutdown()
+        if self._saving is not None and self._saving.exception():
+            logger.warning("%s", self._saving.exception())
+
+    def _write(
+        self,
+        final: Path,
+        weights: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
+        progress: Mapping[str, Any],
+    ) -> None:
+        partial = final.with_name(f".{final.name}.partial")
+        here, main = self.world, self.world.is_main
+
+        def begin() -> None:
+            if main:
                 atomic.remove(partial)
                 partial.mkdir(parents=True)
-                atomic.require_room(partial, _bytes(state))
-            self.world.barrier()
-            save_shards(state, partial / STATE, self.world)
-            whole = weights()
-            if self.world.is_main:
-                with atomic.new_file(partial / WEIGHTS, _bytes(whole)) as file:
-                    save_file(dict(whole), file, metadata={"format": "pt"})
+                atomic.require_room(partial, _bytes(state) + _bytes(weights))
+
+        def write() -> dict[str, Any]:
+            written = [*of_state, *write_divided(partial, weights, here)]
+            if main:
                 atomic.write_json(partial / PROGRESS, progress)
-                atomic.write_json(partial / MANIFEST, {"files": _fingerprints(partial)})
+                written.append(partial / PROGRESS)
+            return _fingerprints(partial, written)
+
+        def end() -> None:
+            if main:
+                files = dict(sorted(item for some in fingerprints for item in some.items()))
+                atomic.write_json(partial / MANIFEST, {"files": files})
                 atomic.publish(partial, final)
                 self.prune(self.keep)
-        except (OSError, SafetensorError, CheckpointException) as error:
-            atomic.remove(partial)
+
+        try:
+            here.together(begin)
+            of_state = save_shards(state, partial / STATE, here)
+            fingerprints = here.together(write)
+            here.together(end)
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
+            if main:
+                atomic.remove(partial)
             kept = steps_in(self.folder)
             last = f"step-{kept[-1]} is intact" if kept else "there is no earlier one"
             raise CheckpointError(
                 f"could not write checkpoint {final}: {reason(error)}; {last}. Make room and run "
                 "the same command again to go on from there"
             ) from error
-        self.world.barrier()
-        return final
 
     def newest(self) -> Path | None:
         """Find the newest checkpoint that is whole, for the run that owns the folder.
@@ -113,6 +170,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints and all are damaged.
         """
+        self.wait()
         found: Path | None = None
         if self.world.is_main:
             atomic.sweep(self.folder)
@@ -176,7 +234,7 @@ def verify(path: Path) -> None:
     """
     try:
         expected = load_json(_Manifest, path / MANIFEST, TRY_ANOTHER).files
-        for name in (WEIGHTS, PROGRESS):
+        for name in (PROGRESS, *(file.name for file in weight_files(weights_in(path)))):
             if name not in expected:
                 raise ValueError(f"{MANIFEST} does not name {name}")
         for name, file in expected.items():
@@ -199,6 +257,5 @@ def _fingerprint(path: Path) -> _File:
     return _File(path.stat().st_size, file_sha256(path))
 
 
-def _fingerprints(folder: Path) -> dict[str, dict[str, Any]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def _fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
     return {path.relative_to(folder).as_posix(): asdict(_fingerprint(path)) for path in files}

@@ -22,8 +22,8 @@ from plait.data.corpora import open_corpus
 from plait.data.tokenizer import Tokenizer
 from plait.model import LanguageModel
 from plait.reading import inside, named, read_yaml
-from plait.storage.checkpoint import WEIGHTS
 from plait.storage.run_folder import CONFIG, TOKENIZER
+from plait.storage.tensor_files import WEIGHTS
 from plait.storage.weights import find_weights, read_weights
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, StorageMeta
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from plait.parallel import World
 from plait.reading import named, one_line
@@ -29,14 +32,21 @@ class CheckpointError(ValueError):
     """A checkpoint could not be written or read; the message is one line and says what to do."""
 
 
-def save_shards(state: Mapping[str, Tensor], path: Path, world: World) -> None:
-    """Write what this rank holds of `state` into the folder `path`, synced."""
+def save_shards(state: Mapping[str, Tensor], path: Path, world: World) -> list[Path]:
+    """Write what this rank holds of `state` into the folder `path`, synced.
+
+    Returns:
+        the files that this rank wrote.
+    """
+    writer = _Writer(path, sync_files=True)
     with _quiet():
         save(
             dict(state),
-            storage_writer=FileSystemWriter(path, sync_files=True),
+            storage_writer=writer,
+            process_group=world.host,
             no_dist=world.size == 1,
         )
+    return [path / name for name in sorted(writer.written)]
 
 
 def load_shards(path: Path, into: dict[str, Tensor], world: World) -> None:
@@ -45,9 +55,15 @@ def load_shards(path: Path, into: dict[str, Tensor], world: World) -> None:
     Raises:
         CheckpointError: what is in there is no such state.
     """
+    reader = _SafeReader(path)
     try:
         with _quiet():
-            load(into, storage_reader=_SafeReader(path), no_dist=world.size == 1)
+            load(
+                into,
+                storage_reader=reader,
+                process_group=world.host,
+                no_dist=world.size == 1,
+            )
     except (Exception, CheckpointException) as error:  # what torch meets in bytes of any kind
         raise CheckpointError(f"cannot read {path}: {reason(error)}") from None
 
@@ -105,6 +121,23 @@ class _MetadataUnpickler(pickle.Unpickler):
         if module.startswith("pathlib"):
             return pathlib.PurePath  # where it was saved; never read
         raise CheckpointError(f"checkpoint metadata names {named(f'{module}.{name}')}: refused")
+
+
+class _Writer(FileSystemWriter):
+    """torch's writer, which remembers what it wrote on this rank."""
+
+    def __init__(self, path: Path, sync_files: bool) -> None:
+        super().__init__(path, sync_files=sync_files)
+        self.written: set[str] = set()
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        done = super().write_data(plan, planner)
+        self.written |= {result.storage_data.relative_path for result in done.wait()}
+        return done
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        super().finish(metadata, results)
+        self.written.add(".metadata")
 
 
 class _SafeReader(FileSystemReader):

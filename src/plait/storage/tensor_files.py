@@ -12,11 +12,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from plait.atomic import new_file
+from plait.atomic import new_file, write_json
 from plait.config.files import load_json
+from plait.parallel import World, owners, pieces
 from plait.reading import inside, named, one_line
-from plait.storage.checkpoint import WEIGHTS
 
+WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FETCH = "fetch or save it anew"
 
@@ -46,7 +47,7 @@ class TensorFiles:
     def __init__(self, folder: Path):
         self._stack = ExitStack()
         self._file_of: dict[str, Any] = {}
-        for path in _files(folder):
+        for path in weight_files(weights_in(folder)):
             try:
                 file = self._stack.enter_context(safe_open(path, framework="pt"))
                 self._file_of.update({name: (file, path) for name in file.keys()})  # noqa: SIM118
@@ -102,11 +103,28 @@ def _finite(tensor: Tensor) -> bool:
     return bool(least.isfinite() & largest.isfinite())
 
 
-def _files(folder: Path) -> Sequence[Path]:
-    if not (folder / INDEX).is_file():
-        if not (folder / WEIGHTS).is_file():
-            raise FileNotFoundError(f"{folder}: no {WEIGHTS} nor {INDEX}: save it as safetensors")
-        return [inside(folder, WEIGHTS)]
+def weights_in(folder: Path) -> Path:
+    """Return the file that leads to a folder's weights: the index of several, or the one.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    for name in (INDEX, WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{folder}: no {WEIGHTS} nor {INDEX}: save it as safetensors")
+
+
+def weight_files(path: Path) -> Sequence[Path]:
+    """Return the files that an index names, or the one file that `path` is.
+
+    Raises:
+        FileNotFoundError: one of them is missing.
+        ValueError: the index is damaged, or leads out of its folder.
+    """
+    folder = path.parent
+    if path.name != INDEX:
+        return [inside(folder, path.name)]
     index = load_json(_Index, inside(folder, INDEX), FETCH)
     files = []
     for name in sorted(set(index.weight_map.values())):
@@ -120,6 +138,19 @@ def _files(folder: Path) -> Sequence[Path]:
 
 
 _NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def shard_names(count: int) -> list[str]:
+    """Name the files of weights in so many files, in Hugging Face's form."""
+    if count == 1:
+        return [WEIGHTS]
+    return [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+
+
+def write_index(folder: Path, file_of: Mapping[str, str], total: int) -> None:
+    """Write which file holds each tensor, `total` bytes together."""
+    weight_map = dict(sorted(file_of.items()))
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Shape], pieces: Iterator[Tensor]) -> None:
@@ -146,3 +177,32 @@ def write_tensors(path: Path, tensors: Mapping[str, Shape], pieces: Iterator[Ten
         for piece in pieces:
             file.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         assert file.tell() == 8 + len(text) + end, "the pieces are not what the header says"
+
+
+def write_divided(folder: Path, tensors: Mapping[str, Tensor], world: World) -> list[Path]:
+    """Write tensors that processes hold parts of: each process writes some, whole, to one file.
+
+    Returns:
+        what this process wrote.
+    """
+    # as safetensors itself would lay them out
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    owner = dict(zip(order, owners([tensors[n].nbytes for n in order], world.size), strict=True))
+    mine = {
+        name: Shape(tensors[name].dtype, tuple(tensors[name].shape))
+        for name in order
+        if owner[name] == world.rank
+    }
+    files = shard_names(world.size)
+    written = [folder / files[world.rank]]
+    arriving = pieces({name: tensors[name] for name in order}, owner, world)
+    try:
+        write_tensors(written[0], mine, arriving)
+    finally:
+        for _ in arriving:  # the others' sends end, whatever happened here
+            pass
+    if world.is_main and world.size > 1:
+        file_of = {name: files[rank] for name, rank in owner.items()}
+        write_index(folder, file_of, sum(tensor.nbytes for tensor in tensors.values()))
+        written.append(folder / INDEX)
+    return written

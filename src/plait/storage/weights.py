@@ -1,6 +1,7 @@
 """Weights on disk: where a run or a model keeps them, and their way into a model."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -9,27 +10,28 @@ from torch import Tensor
 from plait.model import LanguageModel
 from plait.parallel import fill
 from plait.reading import named
-from plait.storage.checkpoint import WEIGHTS, newest_whole
+from plait.storage.checkpoint import newest_whole
 from plait.storage.run_folder import CHECKPOINTS
 from plait.storage.sharded_state import CheckpointError, reason
+from plait.storage.tensor_files import weight_files, weights_in
 
 
 def find_weights(source: Path) -> Path:
-    """Find the safetensors file that a file, a checkpoint or a run's folder stands for.
+    """Find the safetensors file, or the index of several, of a file, checkpoint or run's folder.
 
     Raises:
         FileNotFoundError: there is none.
     """
     if source.is_file():
         return source
-    if (source / WEIGHTS).is_file():
-        return source / WEIGHTS
+    with suppress(FileNotFoundError):
+        return weights_in(source)
     newest = newest_whole(source / CHECKPOINTS)
     if newest is None:
         raise FileNotFoundError(
             f"no weights at {source}: give a .safetensors file, a checkpoint or a run's folder"
         )
-    return newest / WEIGHTS
+    return weights_in(newest)
 
 
 def load_weights(model: LanguageModel, weights: Mapping[str, Tensor], source: object) -> None:
@@ -55,13 +57,16 @@ def load_weights(model: LanguageModel, weights: Mapping[str, Tensor], source: ob
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file, mapped from the disk.
+    """Read a safetensors file, or those that an index names, mapped from the disk.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: a file is missing or damaged.
     """
+    weights: dict[str, Tensor] = {}
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        for part in weight_files(path):
+            with safe_open(part, framework="pt") as file:
+                weights |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"cannot read weights {path}: {reason(error)}") from None
+    return weights

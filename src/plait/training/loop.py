@@ -163,6 +163,7 @@ class _Run:
     def advance(self) -> None:
         """Take one optimizer step, and whatever is due after it."""
         config, counters = self.config, self.state.counters
+        self.checkpoints.check()
         row = self._step()
         last = counters.step == config.steps
         if counters.step % config.log_every == 0 or last or "loss_spike" in row:
@@ -276,7 +277,7 @@ class _Run:
             self.progress(row)
 
     def save(self) -> None:
-        """Write a checkpoint of this moment, once."""
+        """Begin to write a checkpoint of this moment, once."""
         state = self.state
         # weights that lead to steps which are not finite are no checkpoint to go back to
         if self.saved_at == state.counters.step or state.counters.skipped_in_a_row:
@@ -285,7 +286,9 @@ class _Run:
         state.counters.seconds = time.perf_counter() - self.began
         if self.rows is not None:
             self.rows.sync()
-        self.checkpoints.save(state.counters.step, state.weights, state.tensors(), state.progress())
+        self.checkpoints.save(
+            state.counters.step, state.weights(), state.tensors(), state.progress()
+        )
         self.saved_at = state.counters.step
 
     def stop_if_asked(self) -> None:
@@ -293,6 +296,7 @@ class _Run:
         if not self.asked_to_stop():
             return
         self.save()
+        self.checkpoints.wait()
         raise Interrupted(
             f"stopped after step {self.state.counters.step} of {self.config.steps}; a checkpoint "
             f"is in {self.folder / CHECKPOINTS}: run the same command again to go on from there"
@@ -352,6 +356,7 @@ class _Run:
             precision=config.precision,
             between=self.stop_if_asked,
         )
+        self.checkpoints.wait()
         counters.seconds = time.perf_counter() - self.began
         counts = count(config.model)
         study, variant = study_and_variant(self.folder)
@@ -388,7 +393,8 @@ class _Run:
         return result
 
     def close(self) -> None:
-        """Close the sinks, and end the reading ahead."""
+        """Close the sinks, and end the reading ahead and the writing behind."""
+        self.checkpoints.close()
         self.state.batches.close()
         for sink in self.sinks:
             sink.close()

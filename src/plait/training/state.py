@@ -17,9 +17,9 @@ from plait.data.stream import TrainingBatches, training_batches
 from plait.kernels.precision import compute_type
 from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers, state_keys
-from plait.parallel import World, parallelise, whole
+from plait.parallel import World, held, parallelise
 from plait.reading import named, quoted
-from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, WEIGHTS, read_progress
+from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, read_progress
 from plait.storage.sharded_state import (
     CheckpointError,
     Shapes,
@@ -76,12 +76,7 @@ class TrainState:
     def __init__(self, config: TrainConfig, corpus: Corpus, world: World) -> None:
         self.config, self.corpus, self.world = config, corpus, world
         self.counters = Counters()
-        self.model = LanguageModel(config.model, config.seed).to(world.device)
-        if config.initial_weights is not None:
-            source = find_weights(Path(config.initial_weights))
-            load_weights(self.model, read_weights(source), source)
-        dtype = compute_type(world.device.type, config.precision)
-        parallelise(self.model, world, config.activation_checkpointing, dtype)
+        self.model = self._divided_model()
         self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
         # Kept, since FSDP shows other parameters under these names while a bank is gathered.
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -94,6 +89,21 @@ class TrainState:
         self.batches = self._batches(None)
         # Each rank drops out other units of its own tokens.
         torch.manual_seed(config.seed + world.rank)
+
+    def _divided_model(self) -> LanguageModel:
+        """Make a model of which this process never holds more than its share."""
+        config = self.config
+        with torch.device("meta"):
+            model = LanguageModel(config.model)
+        dtype = compute_type(self.world.device.type, config.precision)
+        parallelise(model, self.world, config.activation_checkpointing, dtype)
+        model.to_empty(device=self.world.device)
+        if config.initial_weights is None:
+            model.initialise(config.seed, held)
+        else:
+            source = find_weights(Path(config.initial_weights))
+            load_weights(model, read_weights(source), source)
+        return model
 
     @property
     def micro_batch(self) -> int:
@@ -124,13 +134,8 @@ class TrainState:
         )
 
     def weights(self) -> dict[str, Tensor]:
-        """Gather the whole weights on the main rank's CPU, one name per stored tensor."""
-        gathered = {}
-        for name, tensor in self.model.state_dict().items():
-            full = whole(tensor)  # all ranks take part
-            if self.world.is_main:
-                gathered[name] = full.cpu()
-        return gathered
+        """Return the weights, or this process' shards of them, by the name of the stored tensor."""
+        return self.model.state_dict()
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything but the weights that is a tensor or a shard of one."""
@@ -156,7 +161,7 @@ class TrainState:
         progress = read_progress(path)
         self.counters = from_json(Counters, progress, path / PROGRESS, TRY_ANOTHER)
         self.skip_to(progress.get("loader") or {})
-        load_weights(self.model, read_weights(path / WEIGHTS), path)
+        load_weights(self.model, read_weights(find_weights(path)), path)
         shapes = shard_shapes(path / STATE)
         tensors: dict[str, Tensor] = {}
         try:

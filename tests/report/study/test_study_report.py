@@ -83,7 +83,9 @@ def with_topology(run: Path, raw_EE: torch.Tensor) -> None:
     """Give a made-up run a checkpoint that holds a topology."""
     weights = {"collaboration.0.raw": raw_EE, "head.weight": torch.ones(2)}
     here = World(torch.device("cpu"))
-    Checkpoints(run / "checkpoints", 1, here).save(500, lambda: weights, {}, {})
+    checkpoints = Checkpoints(run / "checkpoints", 1, here)
+    checkpoints.save(500, weights, {}, {})
+    checkpoints.wait()
 
 
 def topology_specs(page: str) -> list[dict[str, Any]]:
