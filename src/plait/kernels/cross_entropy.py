@@ -88,7 +88,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         gradient: bool,
     ) -> Tensor:
         count = (targets_T != IGNORED).sum()
-        scale = 1 / max(int(count), 1)
+        scale = count.clamp_min(1).float().reciprocal()  # a tensor: no GPU is waited for
         loss, dh_TD, dweight_VD = summed(h_TD, weight_VD, targets_T, dtype, scale, gradient)
         ctx.save_for_backward(dh_TD, dweight_VD)
         ctx.input_dtype = h_TD.dtype
@@ -107,22 +107,22 @@ def _native_sum(
     weight_VD: Tensor,
     targets_T: Tensor,
     dtype: torch.dtype,
-    scale: float,
+    scale: Tensor,
     gradient: bool,
 ) -> Summed:
     losses_T, dh_TD, dweight_VD = torch.ops.plait.linear_cross_entropy(
-        h_TD.to(dtype).contiguous(), weight_VD, targets_T.contiguous(), scale, gradient
+        h_TD.to(dtype).contiguous(), weight_VD, targets_T.contiguous(), float(scale), gradient
     )
     return losses_T.sum(), dh_TD, dweight_VD
 
 
 def _chunk_sum(
-    losses_: Callable[[Tensor, Tensor, float, bool], Tensor],
+    losses_: Callable[[Tensor, Tensor, Tensor, bool], Tensor],
     h_TD: Tensor,
     weight_VD: Tensor,
     targets_T: Tensor,
     dtype: torch.dtype,
-    scale: float,
+    scale: Tensor,
     gradient: bool,
 ) -> Summed:
     weight = weight_VD.to(dtype)
@@ -144,7 +144,7 @@ def _chunk_sum(
     return loss, dh_TD, dweight_VD
 
 
-def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:
+def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: Tensor, gradient: bool) -> Tensor:
     """Return each token's loss; turn the logits into `scale` times the gradient of their sum."""
     x_CV = logits_CV.float()
     ignored_C1 = (targets_C == IGNORED)[:, None]
@@ -158,6 +158,6 @@ def _losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool)
     return losses_C1.squeeze(1)
 
 
-def _native_losses_(logits_CV: Tensor, targets_C: Tensor, scale: float, gradient: bool) -> Tensor:
+def _native_losses_(logits_CV: Tensor, targets_C: Tensor, scale: Tensor, gradient: bool) -> Tensor:
     targets_C = targets_C.contiguous()
-    return torch.ops.plait.cross_entropy_(logits_CV, targets_C, scale, gradient)  # type: ignore[no-any-return]
+    return torch.ops.plait.cross_entropy_(logits_CV, targets_C, float(scale), gradient)  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from plait.parallel.mesh import ParallelConfig
 from plait.parallel.owners import by_owner, has_whole_matrices
 from plait.parallel.parallelise import parallelise, reduce_gradients
-from plait.parallel.shard import fill, local, total_norm, whole
+from plait.parallel.shard import fill, local, squared_norm, whole
 from plait.parallel.world import World, default_device
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "local",
     "parallelise",
     "reduce_gradients",
-    "total_norm",
+    "squared_norm",
     "whole",
 ]
