@@ -60,10 +60,10 @@ def arguments(
         case "total_norm":
             return ([normal(3, width).detach(), normal(7).detach()],)
         case "scale":
-            return [normal(3, width).detach(), normal(7).detach()], 0.3
+            return [normal(3, width).detach(), normal(7).detach()], torch.tensor(0.3)
         case "muon_step":
             of = [[normal(2, 64, width).detach().float()] for _ in range(3)]
-            return *of, [0.1], 0.9, 0.99, 2, 5, dtype
+            return *of, [0.1], 0.9, 0.99, 2, 5, dtype, None
     raise AssertionError(f"{operation} is new in the table: say here what it is called with")
 
 

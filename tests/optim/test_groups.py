@@ -3,7 +3,7 @@ import torch
 
 from plait.config import OptimizerConfig
 from plait.model.parameters import OwnedParameter
-from plait.optim.groups import build_optimizers, set_rates
+from plait.optim.groups import build_optimizers, move
 from plait.optim.muon import Muon
 
 
@@ -90,8 +90,8 @@ def test_embeddings_and_head_may_be_faster_than_the_rest_of_adamw(name, rate):
 
 def test_the_schedule_multiplies_the_peaks_and_not_the_last_rates():
     optimizers = build_optimizers(list(PARTS.values()), OptimizerConfig(learning_rate=0.01))
-    set_rates(optimizers, 0.1)
-    set_rates(optimizers, 0.5)
+    move(optimizers, 0.1)
+    move(optimizers, 0.5)
     assert settings(optimizers, PARTS["own"])[1] == 0.005
 
 

@@ -11,10 +11,20 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait import kernels
-from plait.config import AttentionConfig, ExpertConfig, ModelConfig
+from plait.config import AttentionConfig, ExpertConfig, ModelConfig, OptimizerConfig
 from plait.model import LanguageModel
 from plait.model.balance import balance_losses
-from plait.parallel import ParallelConfig, World, by_owner, held, parallelise, total_norm, whole
+from plait.optim.groups import build_optimizers, move
+from plait.parallel import (
+    ParallelConfig,
+    World,
+    by_owner,
+    held,
+    local,
+    parallelise,
+    squared_norm,
+    whole,
+)
 from plait.parallel.dispatch import experts_over_ranks
 
 SEQUENCES = 8
@@ -120,7 +130,8 @@ def write_gradients(rank, cases, folder, dtype=torch.float32):
         require_same_weights(model, config)
         with products_in(dtype):
             loss = world.mean(backward(model, rank, world.size))
-        norm = total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        square = squared_norm([p.grad for p in model.parameters() if p.grad is not None])
+        norm = float(world.sum(square).sqrt())
         found = gradients(model)
         if rank == 0:
             torch.save({"loss": loss, "norm": norm, "gradients": found}, folder / f"{name}.pt")
@@ -156,6 +167,30 @@ def write_collectives(rank, cases, folder):
         if rank == 0:
             found = dict(collectives.counted), dict(collectives.bytes)
             torch.save(found, folder / f"{name}.pt")
+
+
+def write_what_moves(rank, config, mesh, folder):
+    """By optimizer: the parameters that a step which is left out moves, and the next."""
+    world = world_of(mesh)
+    for name in ("adamw", "muon"):
+        model = LanguageModel(config, 0)
+        parallelise(model, world)
+        optimizers = build_optimizers(model.parameters_by_role(), OptimizerConfig(name=name))
+        moved = []
+        for left_out in (1.0, 0.0):
+            backward(model, rank, world.size)
+            if left_out:
+                for parameter in model.parameters():
+                    local(parameter.grad).fill_(torch.nan)
+            before = [whole(parameter).clone() for parameter in model.parameters()]
+            move(optimizers, 1.0, torch.tensor(left_out))
+            model.zero_grad()
+            after = [whole(parameter) for parameter in model.parameters()]
+            same = [torch.equal(*pair) for pair in zip(before, after, strict=True)]
+            finite = all(parameter.isfinite().all() for parameter in after)
+            moved.append((same.count(False), len(same), finite))
+        if rank == 0:
+            torch.save(moved, folder / f"{name}.pt")
 
 
 def write_refusals(rank, models, mesh, folder):

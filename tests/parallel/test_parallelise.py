@@ -13,6 +13,7 @@ from ranks import (
     write_collectives,
     write_gradients,
     write_refusals,
+    write_what_moves,
 )
 
 from plait.config import (
@@ -127,6 +128,14 @@ def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes,
         "experts": (17, 9),
     }
     assert counts["experts"]["all_to_all_single"] == 8 * 5
+
+
+def test_a_step_that_is_left_out_moves_no_part_of_any_parameter(processes, tmp_path):
+    start(processes, 2, write_what_moves, MODELS["tied"], "expert=2", tmp_path)
+    for name in ("adamw", "muon"):
+        left_out, taken = torch.load(tmp_path / f"{name}.pt")
+        assert left_out == (0, left_out[1], True), name
+        assert taken == (taken[1], taken[1], True), name
 
 
 def test_hidden_messages_and_odd_experts_are_refused_by_name(processes, tmp_path):

@@ -10,8 +10,7 @@ from plait.config import BalanceConfig, CheckpointConfig, EvaluationConfig, Opti
 from plait.storage.metrics_file import read_rows
 from plait.storage.model_folder import load_model
 from plait.storage.result import Result
-from plait.training import Diverged, train
-from plait.training.loop import _Run
+from plait.training import Diverged, loop, step, train
 from plait.training.state import SPIKE, Counters
 
 
@@ -32,16 +31,16 @@ def plain(config):
 
 def poison(monkeypatch, poisoned):
     """Make the gradient infinite on batches that begin at chosen steps' places in the data."""
-    real = _Run._forward_and_backward
+    real = step.forward_and_backward
 
-    def backward(self, meter):
-        place = self.state.batches.state()["tokens_seen"] // self.config.tokens_per_step
-        losses = real(self, meter)
+    def backward(state, meter):
+        place = state.batches.state()["tokens_seen"] // state.config.tokens_per_step
+        losses = real(state, meter)
         if poisoned(place + 1):
-            self.state.model.embedding.weight.grad[0, 0] = torch.inf
+            state.model.embedding.weight.grad[0, 0] = torch.inf
         return losses
 
-    monkeypatch.setattr(_Run, "_forward_and_backward", backward)
+    monkeypatch.setattr(step, "forward_and_backward", backward)
 
 
 def steps(folder):
@@ -91,6 +90,17 @@ def test_a_run_killed_after_it_went_back_ends_the_same(plain, tmp_path, monkeypa
     assert resumed.held_out() == whole.held_out()
     assert resumed.recoveries == whole.recoveries
     assert steps(tmp_path / "killed") == list(range(1, 11))
+
+
+def test_read_a_step_later_it_goes_back_too_and_past_one_step_more(plain, tmp_path, monkeypatch):
+    """As on a GPU; what was taken in the meantime is left behind with the rest."""
+    monkeypatch.setattr(loop, "steps_ahead", lambda device: 1)
+    poison(monkeypatch, lambda place: 5 <= place <= 7)
+    result = train(replace(plain, checkpoint=CheckpointConfig(every=4)), tmp_path, device="cpu")
+    happened = {"step": 8, "back_to": 4, "tokens_skipped": 4 * plain.tokens_per_step}
+    assert result.recoveries == [happened]
+    assert (result.steps, result.skipped_steps) == (10, 0)
+    assert steps(tmp_path) == list(range(1, 11))
 
 
 def test_it_begins_again_where_there_is_no_checkpoint_yet(plain, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def ours(
 
     def clip(model: nn.Module) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        clip_(gradients, float(kernels.total_norm(gradients)), LARGEST_NORM)
+        clip_(gradients, kernels.total_norm(gradients), LARGEST_NORM)
 
     return Trained(
         model, loss, clip, precision == "bf16", device, _optimizers(optimizer, model, Muon)

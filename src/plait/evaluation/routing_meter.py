@@ -1,7 +1,7 @@
 """Sums over tokens from which each depth's routing figures follow; padding is never in them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,27 +17,22 @@ ByDepth = list[float | None]
 class RoutingMeter:
     """Collects routings of one model and tells each depth's load, entropy and gate mass.
 
-    Every list it returns runs over depths and has None at dense ones. The sums are tensors on the
-    model's device, so that collecting waits for nothing; `sums` holds them all, to be added up
-    over processes before anything is read.
+    Every list it returns runs over depths and has None at dense ones. `sums` holds all that was
+    collected, one float64 tensor on the model's device, so that collecting waits for nothing. It is
+    to be added up over processes before anything is read, and may be replaced by that.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         self._depth = config.depth
         self._groups = alike(config, config.routed_depths)
-        self.sums: list[Tensor] = [
-            torch.zeros(
-                *(len(depths), config.experts_at(depths[0]) + 3), dtype=torch.float64, device=device
-            )
-            for depths in self._groups
-        ]
-        """for depths with equally many experts, a row for each depth: tokens per expert (E), then
-        tokens, entropy and gate mass"""
+        self._shapes = [(len(depths), config.experts_at(depths[0]) + 3) for depths in self._groups]
+        size = sum(math.prod(shape) for shape in self._shapes)
+        self.sums = torch.zeros(size, dtype=torch.float64, device=device)
 
     @torch.no_grad()
     def add(self, routings: Sequence[Routing | None], keep_T: Tensor | None = None) -> None:
         """Take the routings of one forward, of the tokens that `keep_T` marks."""
-        for depths, sums in zip(self._groups, self.sums, strict=True):
+        for depths, sums in self._by_group():
             members = [routing for depth in depths if (routing := routings[depth]) is not None]
             ids_GTK, mass_GTK = chosen(members, keep_T)
             probs_GTE = torch.stack([member.probs_TE for member in members]).float()
@@ -88,11 +83,20 @@ class RoutingMeter:
         masses = [float(row[-1] / row[-3].clamp_min(1)) for row in self._rows().values()]
         return sum(masses) / len(masses) if masses else None
 
+    def _by_group(self) -> Iterator[tuple[list[int], Tensor]]:
+        """For depths with equally many experts, their part of the sums: a row for each depth.
+
+        It has the tokens of each expert (E), then tokens, entropy and gate mass.
+        """
+        parts = torch.split(self.sums, [math.prod(shape) for shape in self._shapes])
+        for depths, shape, part in zip(self._groups, self._shapes, parts, strict=True):
+            yield depths, part.view(shape)
+
     def _rows(self) -> dict[int, Tensor]:
         """The sums of each routed depth, in order."""
         rows = {
             depth: row
-            for depths, sums in zip(self._groups, self.sums, strict=True)
+            for depths, sums in self._by_group()
             for depth, row in zip(depths, sums, strict=True)
         }
         return dict(sorted(rows.items()))
@@ -100,7 +104,7 @@ class RoutingMeter:
     def _by_depth(self, read: Callable[[Tensor], list[Any]]) -> list[Any]:
         """What `read` makes of each group's sums, a value for each of its depths."""
         found: list[Any] = [None] * self._depth
-        for depths, sums in zip(self._groups, self.sums, strict=True):
+        for depths, sums in self._by_group():
             for depth, value in zip(depths, read(sums), strict=True):
                 found[depth] = value
         return found

@@ -124,8 +124,8 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     return call("total_norm", device, gradients)
 
 
-def scale(gradients: Sequence[Tensor], factor: float) -> None:
-    """Multiply all gradients by a factor, in place."""
+def scale(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply all gradients by a factor (), in place."""
     if gradients:
         choose("scale", gradients[0].device, gradients, factor).run(gradients, factor)
 
@@ -141,12 +141,14 @@ def muon_step(
     stacked: int,
     steps: int,
     dtype: torch.dtype,
+    left_out: Tensor | None = None,
 ) -> None:
     """Move matrices (R, C) and banks (E, R, C) by their momentum, orthogonalised, in place.
 
     A parameter p becomes kept · p − its rate · the update. `stacked` matrices lie in the rows of
-    each; products of the Newton–Schulz `steps` are in `dtype`. See `plait.optim.muon`.
+    each; products of the Newton–Schulz `steps` are in `dtype`. Where `left_out` (), which a GPU is
+    not asked for, is not 0, nothing changes. See `plait.optim.muon`.
     """
-    how = momentum, kept, stacked, steps, dtype
+    how = momentum, kept, stacked, steps, dtype, left_out
     arguments = parameters, gradients, momenta, rates, *how
     choose("muon_step", parameters[0].device, *arguments).run(*arguments)

@@ -123,7 +123,7 @@ def _native_sum(
 ) -> Summed:
     scale = 1 / max(int(count), 1)
     losses_T, dh_TD, dweight_VD = torch.ops.plait.linear_cross_entropy(
-        h_TD.to(dtype).contiguous(), weight_VD, targets_T.contiguous(), scale, gradient
+        h_TD.to(dtype).contiguous(), weight_VD, targets_T.contiguous(), float(scale), gradient
     )
     return losses_T.sum(), dh_TD, dweight_VD
 

@@ -11,12 +11,12 @@ def norm(gradients: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def scale(gradients: Sequence[Tensor], factor: float) -> None:
-    """Multiply all by a factor, in place."""
-    torch._foreach_mul_(list(gradients), factor)
+def scale(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply all by a factor (), in place."""
+    torch._foreach_mul_(list(gradients), factor.to(gradients[0].dtype))
 
 
-def native_covers(gradients: Sequence[Tensor], factor: float = 1.0) -> bool:
+def native_covers(gradients: Sequence[Tensor], factor: Tensor | None = None) -> bool:
     """Whether all are plain tensors of float32 on a CPU, without strides of their own."""
     return bool(gradients) and all(
         type(gradient) in (Tensor, torch.nn.Parameter)
@@ -33,6 +33,7 @@ def native_norm(gradients: Sequence[Tensor]) -> Tensor:
     return found
 
 
-def native_scale(gradients: Sequence[Tensor], factor: float) -> None:
-    """Do as `scale` does, in one operation for all."""
-    torch.ops.plait.scale_(gradients, factor)
+def native_scale(gradients: Sequence[Tensor], factor: Tensor) -> None:
+    """Do as `scale` does, in one operation for all; by 1 nothing is read or written."""
+    if factor != 1:
+        torch.ops.plait.scale_(gradients, float(factor))

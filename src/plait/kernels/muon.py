@@ -59,16 +59,23 @@ def reference(
     stacked: int,
     steps: int,
     dtype: torch.dtype,
+    left_out: Tensor | None = None,
 ) -> None:
     """Move each parameter by −rate × its orthogonalised momentum; on a matrix as torch's Muon."""
     for parameter, gradient, buffer, rate in zip(
         parameters, gradients, momenta, rates, strict=True
     ):
-        buffer.lerp_(gradient, 1 - momentum)
-        direction = gradient.lerp(buffer, momentum)
-        parameter.mul_(kept)
+        turned = buffer.lerp(gradient, 1 - momentum)
+        direction = gradient.lerp(turned, momentum)
         update = orthogonalise(apart(direction, stacked), steps=steps, dtype=dtype)
-        parameter.add_(update.reshape(parameter.shape), alpha=-rate)
+        moved = (parameter * kept).add_(update.reshape(parameter.shape), alpha=-rate)
+        become_(buffer, turned, left_out)
+        become_(parameter, moved, left_out)
+
+
+def become_(old: Tensor, new: Tensor, left_out: Tensor | None) -> None:
+    """Write the new values over the old ones, unless the step is left out."""
+    old.copy_(new if left_out is None else torch.where(left_out != 0, old, new))
 
 
 def native_covers(
@@ -81,6 +88,7 @@ def native_covers(
     stacked: int,
     steps: int,
     dtype: torch.dtype,
+    left_out: Tensor | None = None,
 ) -> bool:
     """Whether all are float32 in one piece, with sizes in multiples of 32 that fit a cache."""
     return dtype in (torch.float32, torch.bfloat16) and all(
@@ -95,4 +103,6 @@ def native_covers(
 
 def native(*arguments: Any) -> None:
     """Do as `reference` does, each matrix in one task: equal up to rounding, on any threads."""
-    torch.ops.plait.muon_step_(*arguments)
+    *how, left_out = arguments
+    if left_out is None or not left_out:
+        torch.ops.plait.muon_step_(*how)

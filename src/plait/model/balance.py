@@ -23,7 +23,9 @@ def loads(expert_ids_GTK: Tensor, experts: int) -> Tensor:
     groups, bins = len(expert_ids_GTK), experts + 1
     first_G = torch.arange(0, groups * bins, bins, device=expert_ids_GTK.device)
     ids = (expert_ids_GTK + first_G[:, None, None]).flatten()
-    return torch.bincount(ids, minlength=groups * bins).view(groups, bins)[:, :-1].float()
+    # whole numbers, whose sum is the same in any order; bincount would ask a GPU for the largest
+    counted = ids.new_zeros(groups * bins).scatter_add_(0, ids, torch.ones_like(ids))
+    return counted.view(groups, bins)[:, :-1].float()
 
 
 def alike(config: ModelConfig, depths: Iterable[int]) -> list[list[int]]:

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from plait import kernels
 
 
-def clip_(gradients: Sequence[Tensor], norm: float, largest: float) -> None:
-    """Scale the gradients in place so that their norm is at most `largest`.
+def clip_(gradients: Sequence[Tensor], norm: Tensor, largest: float) -> None:
+    """Scale the gradients in place so that their norm () is at most `largest`.
 
-    The factor is torch's, largest / (norm + 1e-6). Where that is 1 or more nothing is done, which
-    saves reading and writing every gradient. A norm that is no number makes every gradient so.
+    The factor is torch's, largest / (norm + 1e-6), and 1 where that is more. It stays a tensor, so
+    that no GPU is waited for. A norm that is no number makes every gradient so.
     """
-    factor = largest / (norm + 1e-6)
-    if not factor >= 1:
-        kernels.scale(gradients, factor)
+    norm = norm.double()
+    factor = torch.full_like(norm, largest) / (norm + 1e-6)
+    kernels.scale(gradients, factor.clamp_max(1))

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from plait.config import Divisor, OptimizerConfig
 from plait.kernels.precision import compute_type
@@ -77,17 +78,29 @@ def build_optimizers(
             Muon(by_muon, momentum=config.momentum, scale=config.muon_scale, dtype=dtype)
         )
     if by_adamw:
-        # One fused pass over the bytes: four times as fast as torch's default on CPUs.
-        devices = {parameter.device.type for group in by_adamw for parameter in group["params"]}
+        # One fused pass over the bytes: four times as fast as torch's default on CPUs, and the
+        # only kind that knows `found_inf`.
         optimizers.append(
             torch.optim.AdamW(
-                by_adamw,
-                betas=(config.beta1, config.beta2),
-                eps=config.eps,
-                fused=devices <= {"cpu", "cuda"},
+                by_adamw, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
             )
         )
     return optimizers
+
+
+def move(
+    optimizers: Sequence[torch.optim.Optimizer], factor: float, left_out: Tensor | None = None
+) -> None:
+    """Move every parameter at `factor` × its group's peak rate.
+
+    Where `left_out` (float32, ()) is not 0, neither parameters nor states change; it stays on the
+    device. This is what torch's fused optimizers read as `found_inf`.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["peak"]
+        optimizer.found_inf = left_out  # type: ignore[attr-defined]
+        optimizer.step()
 
 
 def state_keys(optimizer: torch.optim.Optimizer) -> set[str]:
@@ -95,10 +108,3 @@ def state_keys(optimizer: torch.optim.Optimizer) -> set[str]:
     if isinstance(optimizer, Muon):
         return {"momentum_buffer"}
     return {"step", "exp_avg", "exp_avg_sq"}
-
-
-def set_rates(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
-    """Set every group's rate to `factor` × its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group["peak"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plait import kernels
 from plait.config import MuonScale
-from plait.kernels.muon import apart, orthogonalise
+from plait.kernels.muon import apart, become_, orthogonalise
 from plait.parallel import by_owner, has_whole_matrices, local
 
 
@@ -51,6 +51,8 @@ class Muon(torch.optim.Optimizer):
 
     """
 
+    found_inf: Tensor | None = None
+    """() not 0 where a step changes nothing, as torch's fused optimizers have it"""
     move: Callable[..., None] = staticmethod(kernels.muon_step)
     """what moves parameters; see there"""
 
@@ -128,6 +130,7 @@ class Muon(torch.optim.Optimizer):
                 stacked=group["stacked"],
                 steps=group["steps"],
                 dtype=group["dtype"],
+                left_out=self.found_inf,
             )
 
     def _step_of_parts(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -138,8 +141,9 @@ class Muon(torch.optim.Optimizer):
         for parameter in parameters:
             gradient, buffer = parameter.grad, self._momentum(parameter)
             assert gradient is not None
-            buffer.lerp_(gradient, 1 - group["momentum"])
-            directions.append(gradient.lerp(buffer, group["momentum"]))
+            turned = buffer.lerp(gradient, 1 - group["momentum"])
+            directions.append(gradient.lerp(turned, group["momentum"]))
+            become_(local(buffer), local(turned), self.found_inf)
 
         def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
             parts = [apart(matrix, group["stacked"]) for matrix in matrices]
@@ -147,5 +151,7 @@ class Muon(torch.optim.Optimizer):
             return [orthogonalise(part, **how).flatten(0, -2) for part in parts]
 
         for parameter, update in zip(parameters, by_owner(directions, orthogonalised), strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            local(parameter).add_(update, alpha=-self._rate(parameter, group))
+            here = local(parameter)
+            kept = 1 - group["lr"] * group["weight_decay"]
+            moved = (here * kept).add_(update, alpha=-self._rate(parameter, group))
+            become_(here, moved, self.found_inf)

@@ -3,7 +3,7 @@
 from plait.parallel.mesh import ParallelConfig
 from plait.parallel.owners import by_owner, has_whole_matrices, owners, pieces
 from plait.parallel.parallelise import parallelise, reduce_gradients
-from plait.parallel.shard import fill, held, local, total_norm, whole
+from plait.parallel.shard import fill, held, local, squared_norm, whole
 from plait.parallel.world import World, default_device
 
 __all__ = [
@@ -19,6 +19,6 @@ __all__ = [
     "parallelise",
     "pieces",
     "reduce_gradients",
-    "total_norm",
+    "squared_norm",
     "whole",
 ]

@@ -38,11 +38,11 @@ def experts_over_ranks(
     up_eXD, down_eDF = (cast(DTensor, tensor).to_local() for tensor in (up_EXD, down_EDF))
     sent = dispatch(x_TD.to(compute_dtype(x_TD)), expert_ids_TK, weights_TK, len(up_EXD))
     counts_RE = _exchanged_counts(sent.order.ends_E, mesh)  # of this process' experts, by sender
-    leaving = _per_rank(sent.order.ends_E, mesh.size())
-    arriving = counts_RE.sum(1).tolist()
+    # the only answer that is waited for: how many rows go to each process, and come
+    leaving, arriving = torch.stack((_per_rank(sent.order.ends_E, mesh), counts_RE.sum(1))).tolist()
     rows_MD = all_to_all_single_autograd(sent.rows_ND, arriving, leaving, mesh)
     ids_M = torch.arange(counts_RE.shape[1], device=rows_MD.device).repeat(mesh.size())
-    ids_M1 = ids_M.repeat_interleave(counts_RE.flatten())[:, None]
+    ids_M1 = ids_M.repeat_interleave(counts_RE.flatten(), output_size=sum(arriving))[:, None]
     ones_M1 = torch.ones_like(ids_M1, dtype=weights_TK.dtype)
     y_MD = kernels.experts(rows_MD, ids_M1, ones_M1, up_eXD, down_eDF, activation)
     back_ND = all_to_all_single_autograd(y_MD, leaving, arriving, mesh)
@@ -56,8 +56,7 @@ def _exchanged_counts(ends_E: Tensor, mesh: DeviceMesh) -> Tensor:
     return arrived.view(mesh.size(), -1)
 
 
-def _per_rank(ends_E: Tensor, ranks: int) -> list[int]:
+def _per_rank(ends_E: Tensor, mesh: DeviceMesh) -> Tensor:
     """Count the rows that go to each process."""
-    ends_R = ends_E.view(ranks, -1)[:, -1]
-    counted: list[int] = ends_R.diff(prepend=ends_R.new_zeros(1)).tolist()
-    return counted
+    ends_R = ends_E.view(mesh.size(), -1)[:, -1]
+    return ends_R.diff(prepend=ends_R.new_zeros(1))

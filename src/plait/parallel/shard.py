@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -37,10 +36,11 @@ def fill(parameter: Tensor, values: Tensor) -> None:
     part.copy_(values.reshape(-1)[first : first + part.numel()].view_as(part))
 
 
-def total_norm(gradients: Sequence[Tensor]) -> float:
-    """Return the root of the sum of squares over all gradients, of shards over all processes."""
-    if not any(isinstance(gradient, DTensor) for gradient in gradients):
-        return float(kernels.total_norm(gradients))
+def squared_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return this process' part () of the sum of squares over all gradients, in float64.
+
+    Added over processes, it is all of it: what several of them hold alike is parted among them.
+    """
     of_copies: dict[int, list[Tensor]] = {}
     for gradient in gradients:
         of_copies.setdefault(_copies(gradient), []).append(local(gradient))
@@ -48,13 +48,12 @@ def total_norm(gradients: Sequence[Tensor]) -> float:
         kernels.total_norm(shards).double().square() / copies
         for copies, shards in of_copies.items()
     ]
-    square = torch.stack(squares).sum()
-    dist.all_reduce(square)
-    return float(square.sqrt())
+    return torch.stack(squares).sum()
 
 
 def _copies(tensor: Tensor) -> int:
     """Count the processes that hold what this one holds of a tensor spread over all of them."""
-    assert isinstance(tensor, DTensor)
+    if not isinstance(tensor, DTensor):
+        return 1
     where = zip(tensor.device_mesh.shape, tensor.placements, strict=True)
     return prod(size for size, placement in where if placement.is_replicate())

@@ -69,7 +69,8 @@ class World:
         if kind == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+            # questions of hosts go over gloo, so that they wait for no GPU
+            dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
             atexit.register(dist.destroy_process_group)
         here = (
             torch.device("cuda", torch.cuda.current_device())
@@ -128,7 +129,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on at least one rank."""
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+        return bool(self.sum(torch.tensor(float(flag))) > 0)
 
     def sum(self, value: Tensor) -> Tensor:
         """Add up over ranks, in place."""

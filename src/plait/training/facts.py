@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from plait import __version__
 from plait.atomic import new_file, write_json
@@ -15,11 +16,10 @@ from plait.config import TrainConfig
 from plait.data.corpus import Corpus
 from plait.evaluation.floors import floors
 from plait.kernels.precision import compute_type
-from plait.model import collaboration
+from plait.model import LanguageModel, collaboration
 from plait.model.experts import kernel_name
 from plait.parallel import World, whole
 from plait.storage.run_folder import CORPUS, TOKENIZER
-from plait.training.state import TrainState
 
 
 def keep_corpus_facts(corpus: Corpus, folder: Path) -> None:
@@ -58,24 +58,30 @@ def counted_floors(config: TrainConfig, corpus: Corpus) -> dict[str, dict[str, d
 
 
 @torch.no_grad()
-def topology(state: TrainState) -> dict[str, list[float | None]]:
-    """By depth: mean row entropy of S in nats, and its largest entry; nothing without S."""
-    entropy: dict[str, float] = {}
-    largest: dict[str, float] = {}
-    for key, bank in state.model.collaboration.items():
+def topology(model: LanguageModel) -> Tensor:
+    """Of each bank of S, in order: the mean row entropy in nats and the largest entry, float64."""
+    found = [torch.zeros(0, dtype=torch.float64, device=model.embedding.weight.device)]
+    for bank in model.collaboration.values():
         assert isinstance(bank, collaboration.Collaboration)
         s_EE = collaboration.topology(whole(bank.raw), bank.config).abs()
         rows_EE = s_EE / s_EE.sum(-1, keepdim=True).clamp_min(1e-20)
-        entropy[key] = float(torch.special.entr(rows_EE).sum(-1).mean())
-        largest[key] = float(s_EE.max())
-    if not entropy:
+        entropy = torch.special.entr(rows_EE).sum(-1).mean()
+        found.append(torch.stack((entropy, s_EE.max())).double())
+    return torch.cat(found)
+
+
+def topology_figures(model: LanguageModel, found: Tensor) -> dict[str, list[float | None]]:
+    """Give what `topology` found under its names, by depth; nothing without S."""
+    if not len(found):
         return {}
-    config = state.config.model
+    config = model.config
+    by_bank = dict(zip(model.collaboration, found.view(-1, 2).tolist(), strict=True))
     banks = [str(bank) for bank in config.plans.collaboration.banks]
     keys = [bank if d in config.routed_depths else "" for d, bank in enumerate(banks)]
+    names = ("topology_entropy", "topology_max")
     return {
-        "topology_entropy": [entropy.get(key) for key in keys],
-        "topology_max": [largest.get(key) for key in keys],
+        name: [by_bank[key][column] if key in by_bank else None for key in keys]
+        for column, name in enumerate(names)
     }
 
 

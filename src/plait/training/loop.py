@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,14 +17,8 @@ from plait.data.corpora import open_corpus
 from plait.data.corpus import Corpus
 from plait.data.stream import require_sources
 from plait.evaluation.heldout import evaluate
-from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels import processor
-from plait.kernels.precision import autocast
-from plait.model.balance import BalanceLosses, balance_losses, update_bias
-from plait.optim import schedules
-from plait.optim.clipping import clip_
-from plait.optim.groups import set_rates
-from plait.parallel import ParallelConfig, World, local, reduce_gradients, total_norm
+from plait.parallel import ParallelConfig, World
 from plait.storage.checkpoint import Checkpoints
 from plait.storage.metrics_file import JsonLines, Row
 from plait.storage.result import Result
@@ -42,9 +37,12 @@ from plait.training.facts import (
     finite,
     keep_corpus_facts,
     topology,
+    topology_figures,
 )
 from plait.training.interruption import Interrupted, Interruption
 from plait.training.state import TrainState
+from plait.training.step import begin_step
+from plait.training.step_figures import StepFigures, steps_ahead
 from plait.training.trackers import Sink, Tracker, open_trackers
 
 MOST_THREADS = 4096
@@ -157,100 +155,73 @@ class _Run:
         self.bytes_per_token = bytes_per_token(corpus)
         self.saved_at = self.state.counters.step if newest is not None else -1
         self.save_due = False
+        self.unread: deque[StepFigures] = deque()
+        self.read_at = 0.0
 
     # ------------------------------------------------------------------ one step
 
     def advance(self) -> None:
-        """Take one optimizer step, and whatever is due after it."""
+        """Begin one optimizer step, and do whatever is due after it.
+
+        The figures of a step are read when the device has begun the next one, so that it never
+        waits for the host, or at once where something is due that builds on them. A CPU has done a
+        step when it comes back, so there they are read at once.
+        """
         config, counters = self.config, self.state.counters
         self.checkpoints.check()
-        row = self._step()
-        last = counters.step == config.steps
-        if counters.step % config.log_every == 0 or last or "loss_spike" in row:
-            self._log(row)
+        self.unread.append(begin_step(self.state))
+        every, last = config.evaluation.every, counters.step == config.steps
+        scored = bool(every) and (counters.step % every == 0 or last)
+        self.save_due |= last or counters.step % config.checkpoint.every == 0
+        self._read(0 if scored or self.save_due else steps_ahead(self.world.device))
         if counters.skipped_in_a_row >= config.skip_limit or (last and counters.skipped_in_a_row):
             self._recover()
             return
-        every = config.evaluation.every
-        if every and (counters.step % every == 0 or last):
+        if scored:
             self._evaluate()
-        self.save_due |= last or counters.step % config.checkpoint.every == 0
         if self.save_due and not counters.skipped_in_a_row:
             self.save()
 
-    def _step(self) -> Row:
-        config, state, counters = self.config, self.state, self.state.counters
-        started = time.perf_counter()
-        state.model.train()
-        meter = RoutingMeter(config.model, self.world.device)
-        sums = torch.zeros(3, device=self.world.device)
-        for micro_step in range(state.accumulation):
-            reduce_gradients(state.model, now=micro_step == state.accumulation - 1)
-            sums += self._forward_and_backward(meter)
-        loss, switch, z = (self.world.mean(sums) / state.accumulation).tolist()
-        for total in meter.sums:
-            self.world.sum(total)
+    def _read(self, ahead: int = 0) -> None:
+        """Count and log what the steps found, but for the newest `ahead`, or until it is lost."""
+        limit = self.config.skip_limit
+        while len(self.unread) > ahead and self.state.counters.skipped_in_a_row < limit:
+            self._note(self.unread.popleft())
 
-        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        gradient_norm = total_norm(gradients)
-        counters.step += 1
-        counters.tokens += config.tokens_per_step
-        # Taken in the middle of the step, so that neither the first nor the last has a rate of 0.
-        middle = counters.tokens - config.tokens_per_step // 2
-        factor = schedules.factor(config.schedule, middle, config.steps * config.tokens_per_step)
-        taken = math.isfinite(loss) and math.isfinite(gradient_norm)
-        spike = taken and counters.is_spike(loss)
-        if taken:
-            if config.clip is not None:
-                clip_([local(one) for one in gradients], gradient_norm, config.clip)
-            set_rates(state.optimizers, factor)
-            for optimizer in state.optimizers:
-                optimizer.step()
-            if config.model.balance.bias_rate:
-                update_bias(config.model, state.model.load_biases(), meter.loads())
+    def _note(self, figures: StepFigures) -> None:
+        config, counters = self.config, self.state.counters
+        found = figures.read(config.model)
+        spike = False
+        if math.isfinite(found.loss) and math.isfinite(found.gradient_norm):
+            spike = counters.is_spike(found.loss)
             counters.skipped_in_a_row = 0
         else:
             counters.skipped_steps += 1
             counters.skipped_in_a_row += 1
-        for optimizer in state.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-
         now = time.perf_counter()
-        counters.training_seconds += now - started
+        seconds = now - max(figures.started, self.read_at)
+        self.read_at = now
+        counters.training_seconds += seconds
         counters.seconds = now - self.began
-        return {
-            "step": counters.step,
-            "tokens": counters.tokens,
-            "loss": finite(loss),
-            "bits_per_byte": finite(loss / math.log(2) / self.bytes_per_token),
-            "learning_rate": factor * config.optimizer.learning_rate,
-            "gradient_norm": finite(gradient_norm),
-            "skipped_steps": counters.skipped_steps,
-            "tokens_per_second": config.tokens_per_step / (now - started),
-            "balance_loss": finite(switch),
-            "z_loss": finite(z),
-            **meter.figures(),
-            **topology(state),
-            **({"loss_spike": True} if spike else {}),
-        }
-
-    def _forward_and_backward(self, meter: RoutingMeter) -> torch.Tensor:
-        """Add one micro-batch's gradients; return its (loss, balance loss, z-loss)."""
-        config, device = self.config, self.world.device
-        tokens_BS, targets_BS = next(self.state.batches)
-        with autocast(device.type, config.precision):
-            out = self.state.model(tokens_BS.to(device), targets_BS.to(device), routings=True)
-        loss = out.loss
-        balance = config.model.balance
-        with torch.set_grad_enabled(bool(balance.switch or balance.z)):
-            # without micro-batches the whole batch is one group, however many processes share it
-            pool = self.world.sum if config.data.micro_batch is None else None
-            losses = balance_losses(config.model, out.routings, pool=pool)
-        if losses is None:
-            losses = BalanceLosses(loss.new_zeros(()), loss.new_zeros(()))
-        (loss + losses.weighted(config.model)).div(self.state.accumulation).backward()
-        meter.add(out.routings)
-        return torch.stack((loss, losses.switch, losses.z)).detach()
+        if not (figures.step % config.log_every == 0 or figures.step == config.steps or spike):
+            return
+        self._log(
+            {
+                "step": figures.step,
+                "tokens": figures.tokens,
+                "loss": finite(found.loss),
+                "bits_per_byte": finite(found.loss / math.log(2) / self.bytes_per_token),
+                "learning_rate": figures.factor * config.optimizer.learning_rate,
+                "gradient_norm": finite(found.gradient_norm),
+                "skipped_steps": counters.skipped_steps,
+                "tokens_per_second": config.tokens_per_step / seconds,
+                "balance_loss": finite(found.balance_loss),
+                "z_loss": finite(found.z_loss),
+                **found.meter.figures(),
+                **topology_figures(self.state.model, found.topology),
+                **({"loss_spike": True} if spike else {}),
+            }
+        )
 
     # ------------------------------------------------------------------ around the steps
 
@@ -267,7 +238,10 @@ class _Run:
         )
         row = {"step": counters.step, "tokens": counters.tokens, "evaluation": held_out.to_dict()}
         if routing := held_out.routing():
-            row["routing"] = {**routing, **topology(self.state)}
+            row["routing"] = {
+                **routing,
+                **topology_figures(self.state.model, topology(self.state.model)),
+            }
         self._log(row)
 
     def _log(self, row: Row) -> None:
@@ -278,6 +252,7 @@ class _Run:
 
     def save(self) -> None:
         """Begin to write a checkpoint of this moment, once."""
+        self._read()
         state = self.state
         # weights that lead to steps which are not finite are no checkpoint to go back to
         if self.saved_at == state.counters.step or state.counters.skipped_in_a_row:
@@ -305,6 +280,7 @@ class _Run:
     def _recover(self) -> None:
         """Go back to the last checkpoint, or the beginning, and on past the batches since then."""
         counters, here = self.state.counters, self.state.batches.state()
+        self.unread.clear()
         if len(counters.recoveries) >= self.config.recoveries:
             self._give_up()
         newest = self.checkpoints.newest()
