@@ -2,7 +2,7 @@
 
 from plait.parallel.mesh import ParallelConfig
 from plait.parallel.owners import by_owner, has_whole_matrices, owners, pieces
-from plait.parallel.parallelise import parallelise, reduce_gradients
+from plait.parallel.parallelise import parallelise, reduce_gradients, require_divisible
 from plait.parallel.shard import fill, held, local, squared_norm, whole
 from plait.parallel.world import World, default_device
 
@@ -19,6 +19,7 @@ __all__ = [
     "parallelise",
     "pieces",
     "reduce_gradients",
+    "require_divisible",
     "squared_norm",
     "whole",
 ]

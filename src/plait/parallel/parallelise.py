@@ -64,7 +64,7 @@ def parallelise(
     """
     banks: Sequence[nn.Module] = ()
     if world.meshes is not None and world.layout.expert != 1:
-        _check(model.config, world.meshes.experts["expert"].size())
+        require_divisible(model.config, world)
         banks = model.expert_banks()
         for bank in banks:
             _part_experts(bank, world.meshes.experts["expert"])
@@ -84,9 +84,16 @@ def parallelise(
         fully_shard(model, mesh=dense)
 
 
-def _check(config: ModelConfig, places: int) -> None:
+def require_divisible(config: ModelConfig, world: World) -> None:
+    """Refuse a mesh over which a model's experts cannot be parted.
+
+    Raises:
+        ValueError: their hidden vectors would have to meet, or `expert` does not divide them.
+    """
+    places = world.layout.expert or 1
     c = config.collaboration
-    if c is not None and c.strength and c.messages == "hidden" and c.control != "gate-scale":
+    hidden = c is not None and c.strength and c.messages == "hidden" and c.control != "gate-scale"
+    if places > 1 and hidden:
         raise ValueError(
             "collaboration.messages hidden mixes the hidden vectors of experts that lie on "
             "different processes: train it with expert=1 in the mesh, or take messages outputs"

@@ -18,7 +18,7 @@ from plait.data.corpus import Corpus
 from plait.data.stream import require_sources
 from plait.evaluation.heldout import evaluate
 from plait.kernels import processor
-from plait.parallel import ParallelConfig, World
+from plait.parallel import ParallelConfig, World, require_divisible
 from plait.storage.checkpoint import Checkpoints
 from plait.storage.metrics_file import JsonLines, Row
 from plait.storage.result import Result
@@ -40,7 +40,7 @@ from plait.training.facts import (
     topology_figures,
 )
 from plait.training.interruption import Interrupted, Interruption
-from plait.training.state import TrainState
+from plait.training.state import TrainState, accumulation
 from plait.training.step import begin_step
 from plait.training.step_figures import StepFigures, steps_ahead
 from plait.training.trackers import Sink, Tracker, open_trackers
@@ -91,6 +91,8 @@ def train(
     if world.device.type == "cpu":
         processor.configure()
     # before the folder is claimed, so that a run that cannot begin leaves nothing behind
+    require_divisible(config.model, world)
+    accumulation(config.data, world.size)
     corpus = None if RunFolder(folder).finished else open_corpus(config.data.corpus)
     if corpus is not None:
         require_sources(corpus)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plait.config import TrainConfig
+from plait.config import DataConfig, TrainConfig
 from plait.config.files import from_json
 from plait.config.limits import MOST_TOKENS
 from plait.data.corpus import Corpus
@@ -70,6 +70,26 @@ class Counters:
         return spike
 
 
+def micro_batch(data: DataConfig, processes: int) -> int:
+    """Return how many sequences go through the model at once, on each process."""
+    return data.micro_batch or data.batch // processes
+
+
+def accumulation(data: DataConfig, processes: int) -> int:
+    """Return how many forwards an optimizer step has on each process.
+
+    Raises:
+        ValueError: the batch does not divide.
+    """
+    at_once = micro_batch(data, processes) * processes
+    if at_once == 0 or data.batch % at_once:
+        raise ValueError(
+            f"data.batch {data.batch} is not a multiple of {processes} processes × "
+            f"micro_batch {micro_batch(data, processes)}: change one of them"
+        )
+    return data.batch // at_once
+
+
 class TrainState:
     """Model, optimizers, place in the data, random generators and counters of one run."""
 
@@ -108,18 +128,12 @@ class TrainState:
     @property
     def micro_batch(self) -> int:
         """Sequences that go through the model at once, on this process."""
-        return self.config.data.micro_batch or self.config.data.batch // self.world.size
+        return micro_batch(self.config.data, self.world.size)
 
     @property
     def accumulation(self) -> int:
         """Forwards per optimizer step, on each process."""
-        batch, at_once = self.config.data.batch, self.micro_batch * self.world.size
-        if at_once == 0 or batch % at_once:
-            raise ValueError(
-                f"data.batch {batch} is not a multiple of {self.world.size} processes × "
-                f"micro_batch {self.micro_batch}: change one of them"
-            )
-        return batch // at_once
+        return accumulation(self.config.data, self.world.size)
 
     def _batches(self, state: dict[str, Any] | None) -> TrainingBatches:
         data = self.config.data
