@@ -87,8 +87,8 @@ def test_a_suspended_holder_that_lost_its_lease_ends(tmp_path):
         with lease.leased(tmp_path) as ours:
             assert ours
             process.send_signal(signal.SIGCONT)
-            _, said = process.communicate()
-            assert process.returncode == lease.HELD
+            assert process.wait(60) == lease.HELD
+            said = process.communicate()[1]
             assert "another process has taken this run over" in said
             assert not free(tmp_path)
 

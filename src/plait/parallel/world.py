@@ -13,6 +13,8 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from plait.parallel.mesh import ALONE, Meshes, ParallelConfig
 from plait.reading import one_line
@@ -70,7 +72,11 @@ class World:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         if not dist.is_initialized():
             # questions of hosts go over gloo, so that they wait for no GPU
-            dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo")
+            backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+            store, rank, _ = next(rendezvous("env://"))
+            # where torchrun starts all again it keeps the store, and in it where the dead listened
+            store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size)
             atexit.register(dist.destroy_process_group)
         here = (
             torch.device("cuda", torch.cuda.current_device())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 
 from plait.storage.run_folder import LOG, RunFolder
 from plait.studies.plan import PlannedRun
@@ -16,6 +17,10 @@ from plait.studies.study import Study
 
 _TORCHRUN = "torch/distributed/elastic/multiprocessing/api.py"
 """in what torchrun says of a process that failed, before its traceback"""
+
+
+Printer = Console | Progress
+"""what is printed through: bars, where there are some, since they print above themselves"""
 
 
 @dataclass
@@ -88,7 +93,7 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def leave(planned: PlannedRun, elsewhere: list[PlannedRun], console: Console) -> None:
+def leave(planned: PlannedRun, elsewhere: list[PlannedRun], console: Printer) -> None:
     """Leave a run to the process that trains it."""
     elsewhere.append(planned)
     console.print(f"{escape(planned.name)}: another process trains it, and it is left to that")
@@ -109,7 +114,7 @@ def back(
 def report_end(
     planned: PlannedRun,
     outcome: Outcome,
-    console: Console,
+    console: Printer,
     last_words: Callable[[], str],
     stopped: str | None,
 ) -> None:

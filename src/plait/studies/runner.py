@@ -164,11 +164,11 @@ def _train(
         while waiting and free and not stop.asked:
             planned = waiting.pop(0)
             if RunFolder(planned.folder).held:
-                leave(planned, elsewhere, bars.console)
+                leave(planned, elsewhere, bars)
             else:
                 active.append(_Active(planned, free.pop(0), command, bars))
         if stop.take_request():
-            bars.console.print("stopping: the runs save their checkpoints (again to kill them)")
+            bars.print("stopping: the runs save their checkpoints (again to kill them)")
             for run_ in active:
                 run_.interrupt(kill=stop.asked > 1)
         time.sleep(POLL_SECONDS)
@@ -181,12 +181,12 @@ def _train(
             code = run_.process.returncode
             if code == HELD or (code and RunFolder(run_.planned.folder).held):
                 run_.close(bars)
-                leave(run_.planned, elsewhere, bars.console)
+                leave(run_.planned, elsewhere, bars)
                 continue
             gone += run_.planned.tokens
             run_.close(bars)
             stopped = f"at {run_.tokens:,} tokens" if stop.asked else None
-            report_end(run_.planned, outcome, bars.console, run_.last_words, stopped)
+            report_end(run_.planned, outcome, bars, run_.last_words, stopped)
         if time.monotonic() - looked > LOOK_SECONDS:
             looked = time.monotonic()
             done, left = back(elsewhere, outcome)
