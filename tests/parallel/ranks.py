@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import cache
 
+import pytest
 import torch
 from torch.distributed.tensor import Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,7 +22,9 @@ from plait.parallel import (
     by_owner,
     held,
     local,
+    owners,
     parallelise,
+    pieces,
     squared_norm,
     whole,
 )
@@ -261,4 +264,20 @@ def check_owners(rank, folder):
         torch.testing.assert_close(mine, expected.to_local())
     assert float(counted) < len(sizes)
     assert float(world.sum(counted)) == len(sizes)
+
+    # parts of a matrix, of one that is nowhere divided, and of rows that only some processes have
+    named = {str(number): part for number, part in enumerate(parts)} | {"one": torch.arange(3.0)}
+    owner_of = dict(
+        zip(named, owners([part.nbytes for part in named.values()], world.size), strict=True)
+    )
+    mine = [name for name, owner in owner_of.items() if owner == rank]
+    expected = [whole(part).flatten() for part in named.values()]
+    arrived = torch.cat(list(pieces(named, owner_of, world)))
+    wanted = torch.cat([one for one, name in zip(expected, named, strict=True) if name in mine])
+    assert torch.equal(arrived, wanted)
+
+    assert world.together(lambda: rank) == list(range(world.size))
+    here = ZeroDivisionError if rank == 1 else OSError  # what failed on one fails on all
+    with pytest.raises(here, match="division"):
+        world.together(lambda: 1 // (1 - rank))
     (folder / f"{rank}.txt").write_text("done")
