@@ -234,6 +234,7 @@ class _Run:
             tokens_per_domain=evaluation.tokens,
             batch_size=evaluation.batch,
             precision=self.config.precision,
+            world=self.world,
         )
         row = {"step": counters.step, "tokens": counters.tokens, "evaluation": held_out.to_dict()}
         if routing := held_out.routing():
@@ -327,6 +328,7 @@ class _Run:
             batch_size=config.evaluation.batch,
             precision=config.precision,
             between=self.stop_if_asked,
+            world=self.world,
         )
         counters.seconds = time.perf_counter() - self.began
         counts = count(config.model)
