@@ -63,7 +63,7 @@ def arguments(
             return [normal(3, width).detach(), normal(7).detach()], torch.tensor(0.3)
         case "muon_step":
             of = [[normal(2, 64, width).detach().float()] for _ in range(3)]
-            return *of, [0.1], 0.9, 0.99, 2, 5, dtype, None
+            return *of, [0.1], 0.9, 0.99, 2, 5, dtype
     raise AssertionError(f"{operation} is new in the table: say here what it is called with")
 
 

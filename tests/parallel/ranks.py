@@ -1,5 +1,6 @@
 """Real processes that talk over gloo, and what they are asked in these tests."""
 
+import json
 import os
 import socket
 from collections import Counter
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait import kernels
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig, OptimizerConfig
+from plait.evaluation.heldout import evaluate
 from plait.model import LanguageModel
 from plait.model.balance import balance_losses
 from plait.optim.groups import build_optimizers, move
@@ -194,6 +196,28 @@ def write_what_moves(rank, config, mesh, folder):
             moved.append((same.count(False), len(same), finite))
         if rank == 0:
             torch.save(moved, folder / f"{name}.pt")
+
+
+def write_scores(rank, config, corpus, mesh, folder):
+    """What this process says of all held-out text."""
+    world = world_of(mesh)
+    model = LanguageModel(config, 0)
+    parallelise(model, world)
+    found = score(model, corpus, world)
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+
+
+def score(model, corpus, world=None):
+    """Score held-out text in 33 batches of two lengths: readings, routing, each expert's load."""
+    how = {"sequence_length": 16, "tokens_per_domain": 15_000, "batch_size": 58}
+    found = evaluate(model, corpus, **how, world=world)
+    return [found.to_dict(), found.routing(), found.meter.shares(), found.meter.gate_mass()]
+
+
+def in_turn(rank, *calls):
+    """Do several of these in the same processes."""
+    for function, *arguments in calls:
+        function(rank, *arguments)
 
 
 def write_refusals(rank, models, mesh, folder):

@@ -1,5 +1,6 @@
 """Gradients of one process against those of meshes, and how often the processes talk."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,12 +8,15 @@ import torch
 from ranks import (
     backward,
     gradients,
+    in_turn,
     products_in,
+    score,
     start,
     toy,
     write_collectives,
     write_gradients,
     write_refusals,
+    write_scores,
     write_what_moves,
 )
 
@@ -23,6 +27,7 @@ from plait.config import (
     ExpertConfig,
     RouterConfig,
 )
+from plait.data.corpora import tiny
 from plait.model import LanguageModel
 from plait.parallel import World, parallelise
 from plait.sharing import Sharing
@@ -130,10 +135,38 @@ def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes,
     assert counts["experts"]["all_to_all_single"] == 8 * 5
 
 
-def test_a_step_that_is_left_out_moves_no_part_of_any_parameter(processes, tmp_path):
-    start(processes, 2, write_what_moves, MODELS["tied"], "expert=2", tmp_path)
+@pytest.fixture(scope="module")
+def two(processes, tmp_path_factory):
+    """The folder in which two processes wrote what a step moved, and what they scored."""
+    folder = tmp_path_factory.mktemp("two")
+    corpus = tiny(folder / "tiny")
+    config = replace(MODELS["tied"], vocab_size=corpus.vocab_size)
+    steps = write_what_moves, MODELS["tied"], "expert=2", folder
+    start(processes, 2, in_turn, steps, (write_scores, config, corpus, "shard=2", folder))
+    return folder, config, corpus
+
+
+def test_held_out_text_is_divided_and_each_process_knows_all_of_it(two):
+    """The 33 batches are no multiple of two, and are of two domains of different length."""
+    folder, config, corpus = two
+    expected = score(LanguageModel(config, 0), corpus)
+    assert expected[0]["all"]["tokens"] == 15_000 + 14_522
+    for rank in range(2):
+        readings, routing, shares, mass = json.loads((folder / f"{rank}.json").read_text())
+        for domain, reading in expected[0].items():
+            assert readings[domain] == pytest.approx(reading, rel=1e-6)
+        for name, value in expected[1].items():
+            assert routing[name] == pytest.approx(value, rel=1e-3), name
+        assert routing["path_tokens"] == expected[1]["path_tokens"] == 4096
+        for got, wanted in zip(shares, expected[2], strict=True):
+            assert got == pytest.approx(wanted, abs=1e-3)
+        assert mass == pytest.approx(expected[3], rel=1e-6)
+
+
+def test_a_step_that_is_left_out_moves_no_part_of_any_parameter(two):
+    folder, *_ = two
     for name in ("adamw", "muon"):
-        left_out, taken = torch.load(tmp_path / f"{name}.pt")
+        left_out, taken = torch.load(folder / f"{name}.pt")
         assert left_out == (0, left_out[1], True), name
         assert taken == (taken[1], taken[1], True), name
 

@@ -169,6 +169,6 @@ def test_a_vocabulary_that_is_too_small_is_refused(config, tmp_path):
 
 def test_a_batch_that_does_not_divide_is_refused_and_leaves_nothing(config, tmp_path):
     odd = replace(config, data=replace(config.data, micro_batch=3))
-    with pytest.raises(ValueError, match="data.batch 8 is not a multiple of 1 processes × micro"):
+    with pytest.raises(ValueError, match=r"data\.batch 8 is not a multiple of 1 processes × micro"):
         train(odd, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

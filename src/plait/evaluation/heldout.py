@@ -3,19 +3,20 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import torch
 
 from plait.config import ModelConfig
 from plait.config.counts import forward_bytes_per_token
-from plait.data.batches import evaluation_batches
+from plait.data.batches import IGNORED, evaluation_batches
 from plait.data.corpus import Corpus
 from plait.evaluation.path_meter import PathMeter
 from plait.evaluation.routing_meter import RoutingMeter
 from plait.kernels.precision import Precision, autocast
 from plait.model import LanguageModel
+from plait.parallel import World
 
 LONGEST_WINDOW = 2048
 """tokens of a sequence unless told otherwise, where a model's context is longer"""
@@ -77,8 +78,11 @@ def evaluate(
     batch_size: int = 16,
     precision: Precision = "fp32",
     between: Callable[[], None] = lambda: None,
+    world: World | None = None,
 ) -> HeldOut:
     """Score the first `tokens_per_domain` tokens of each domain of a split.
+
+    Processes take the batches in turn, and each returns what all of them found.
 
     Args:
         model: in any mode; it is evaluated in eval mode and left as it was.
@@ -88,7 +92,8 @@ def evaluate(
         tokens_per_domain: targets; fewer where the domain is smaller.
         batch_size: sequences at once; it does not change which tokens are scored.
         precision: of the computation.
-        between: called before each batch; what it raises ends the scoring.
+        between: called before each batch, or one of each process; what it raises ends the scoring.
+        world: the processes that call it together; None: this one alone.
 
     Raises:
         ValueError: the corpus has tokens that the model does not know.
@@ -99,22 +104,49 @@ def evaluate(
             f"{model.config.vocab_size}: score it on the corpus that it was trained on"
         )
     device = next(model.parameters()).device
-    scores: dict[str, Score] = {}
-    meter, paths = RoutingMeter(model.config, device), PathMeter(model.config, len(corpus.domains))
+    world = world or World(device)
+    scores = dict.fromkeys(corpus.domains, Score(0.0, 0, 0))
+    meter = RoutingMeter(model.config, device)
+    paths = PathMeter(model.config, len(scores), device=device)
     batches = evaluation_batches(corpus, split, sequence_length, batch_size, tokens_per_domain)
     with _in_eval_mode(model):
-        for domain, tokens_BS, targets_BS, target_bytes in batches:
-            between()
-            keep_T = (targets_BS != -100).flatten()
+        number, done = -1, 0
+        for number, (domain, tokens_BS, targets_BS, target_bytes) in enumerate(batches):
+            if number % world.size == 0:
+                between()
+            keep_T = (targets_BS != IGNORED).flatten()
+            count = int(keep_T.sum())
+            if number % world.size != world.rank:
+                paths.skip(domain, count)
+                continue
             with autocast(device.type, precision):
                 out = model(tokens_BS.to(device), targets_BS.to(device), routings=True)
-            count = int(keep_T.sum())
+            done += 1
             keep = None if count == len(keep_T) else keep_T.to(device)
             meter.add(out.routings, keep)
             paths.add(domain, out.routings, keep)
-            score = Score(float(out.loss) * count, count, int(target_bytes))
-            scores[domain] = scores.get(domain, Score(0.0, 0, 0)) + score
-    return HeldOut(split, scores, meter, paths)
+            scores[domain] += Score(float(out.loss) * count, count, int(target_bytes))
+        if done * world.size <= number:
+            # what comes of it is left out: a sharded model needs all processes for each forward
+            with autocast(device.type, precision):
+                model(tokens_BS[:1].to(device), targets_BS[:1].to(device))
+    return HeldOut(split, _of_all_processes(world, scores, meter, paths), meter, paths)
+
+
+def _of_all_processes(
+    world: World, scores: dict[str, Score], meter: RoutingMeter, paths: PathMeter
+) -> dict[str, Score]:
+    """Add up what each process counted, in one sum; domains without a token have no score."""
+    counted = [number for score in scores.values() for number in astuple(score)]
+    mine = (
+        torch.tensor(counted, dtype=torch.float64, device=meter.sums.device),
+        meter.sums,
+        paths.ids.flatten().double(),
+    )
+    sums = torch.split(world.sum(torch.cat(mine)), [len(part) for part in mine])
+    meter.sums, paths.ids = sums[1], sums[2].long().view_as(paths.ids)
+    found = zip(scores, sums[0].view(-1, 3).tolist(), strict=True)
+    return {name: Score(nats, int(n), int(size)) for name, (nats, n, size) in found if n}
 
 
 def fitting_batch(config: ModelConfig, sequence_length: int) -> int:

@@ -24,33 +24,54 @@ TOKENS = 4096
 class PathMeter:
     """Keeps the chosen experts of each domain's first tokens, the same whatever the batch size.
 
+    `ids` holds all that was kept, to be added up over processes that take different tokens.
+
     Args:
         config: of the model.
         domains: number of domains that will come; each may give an equal part of the tokens.
         tokens: kept over all domains.
+        device: where what is kept lies.
     """
 
-    def __init__(self, config: ModelConfig, domains: int, tokens: int = TOKENS) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        domains: int,
+        tokens: int = TOKENS,
+        device: torch.device | None = None,
+    ) -> None:
         self._config = config
         self._each = max(1, tokens // max(1, domains))
-        self._kept: dict[str, int] = {}
-        self._ids_TLK: list[Tensor] = []
+        self._seen: dict[str, int] = {}
+        depths = len(config.routed_depths) if config.router.choice == "tokens" else 0
+        shape = domains * self._each, depths, config.experts.top_k
+        self.ids = torch.zeros(shape, dtype=torch.int64, device=device)
+        """(tokens, L routed depths, K): the number of each expert + 1, best first; 0 where no token
+        was kept"""
 
     @torch.no_grad()
     def add(
         self, domain: str, routings: Sequence[Routing | None], keep_T: Tensor | None = None
     ) -> None:
         """Take the routings of one forward, of the tokens that `keep_T` marks."""
-        missing = self._each - self._kept.get(domain, 0)
         routed = [routing for routing in routings if routing is not None]
-        if missing < 1 or not routed or routed[0].tokens_N is not None:
+        if not self.ids.shape[1]:
             return  # where experts choose, a token has no path
         ids_TK = routed[0].expert_ids_TK
         places = torch.arange(len(ids_TK), device=ids_TK.device)
-        places = (places if keep_T is None else places[keep_T])[:missing]
-        self._kept[domain] = self._kept.get(domain, 0) + len(places)
-        first = [ranked(_of(routing, places)).expert_ids_TK for routing in routed]
-        self._ids_TLK.append(torch.stack(first, dim=1))
+        places = places if keep_T is None else places[keep_T]
+        before = self.skip(domain, len(places))
+        places = places[: max(0, self._each - before)]
+        if len(places):
+            first = [ranked(_of(routing, places)).expert_ids_TK for routing in routed]
+            row = list(self._seen).index(domain) * self._each + before
+            self.ids[row : row + len(places)] = torch.stack(first, dim=1) + 1
+
+    def skip(self, domain: str, tokens: int) -> int:
+        """Pass over tokens that are another process'; return how many were before them."""
+        before = self._seen.get(domain, 0)
+        self._seen[domain] = before + tokens
+        return before
 
     def figures(self) -> dict[str, Any]:
         """Path entropy and consistency, as `docs/routing.md` defines them; nothing without routers.
@@ -62,12 +83,13 @@ class PathMeter:
         there is no such pair. `agreement` is how alike the depths of a tied bank choose, the mean
         over banks; None where none is tied.
         """
-        if not sum(self._kept.values()):
+        kept_NLK = self.ids[self.ids.flatten(1).any(1)]
+        if not len(kept_NLK):
             return {}
         config = self._config
         top_k = config.experts.top_k
         experts = [config.experts_at(depth) for depth in config.routed_depths]
-        ids_NLK = torch.cat(self._ids_TLK).cpu().numpy()
+        ids_NLK = (kept_NLK - 1).cpu().numpy()
         labels_N = label(ids_NLK[:, :, 0], experts)
         masks_NLW = bit_sets(ids_NLK, max(experts))
         plans = (config.plans.experts, config.plans.router, config.plans.decision)

@@ -1,7 +1,6 @@
 """Muon's step on plain matrices and banks of them, and the Newton–Schulz iteration in it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,8 +100,19 @@ def native_covers(
     )
 
 
-def native(*arguments: Any) -> None:
+def native(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    momenta: Sequence[Tensor],
+    rates: Sequence[float],
+    momentum: float,
+    kept: float,
+    stacked: int,
+    steps: int,
+    dtype: torch.dtype,
+    left_out: Tensor | None = None,
+) -> None:
     """Do as `reference` does, each matrix in one task: equal up to rounding, on any threads."""
-    *how, left_out = arguments
     if left_out is None or not left_out:
-        torch.ops.plait.muon_step_(*how)
+        how = momentum, kept, stacked, steps, dtype
+        torch.ops.plait.muon_step_(parameters, gradients, momenta, rates, *how)

@@ -237,6 +237,7 @@ class _Run:
             tokens_per_domain=evaluation.tokens,
             batch_size=evaluation.batch,
             precision=self.config.precision,
+            world=self.world,
         )
         row = {"step": counters.step, "tokens": counters.tokens, "evaluation": held_out.to_dict()}
         if routing := held_out.routing():
@@ -333,6 +334,7 @@ class _Run:
             batch_size=config.evaluation.batch,
             precision=config.precision,
             between=self.stop_if_asked,
+            world=self.world,
         )
         self.checkpoints.wait()
         counters.seconds = time.perf_counter() - self.began
