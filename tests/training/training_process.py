@@ -24,7 +24,7 @@ def run(config, folder, threads=1, largest_file=None):
         sys.exit(1)
 
 
-def run_rank(rank, world, port, config, folder, stop_after=None):
+def run_rank(rank, world, port, config, folder, stop_after=None, device="cpu"):
     """Be one of the processes that torchrun would start; stop after `stop_after` steps."""
     os.environ.update(
         RANK=str(rank),
@@ -42,7 +42,7 @@ def run_rank(rank, world, port, config, folder, stop_after=None):
         return stop_after is not None and asked > stop_after
 
     try:
-        train(config, folder, device="cpu", stop=stop)
+        train(config, folder, device=device, stop=stop)
     except Interrupted:
         assert stop_after is not None
 

@@ -15,7 +15,7 @@ from plait.config import TrainConfig
 from plait.data.corpus import Corpus
 from plait.evaluation.floors import floors
 from plait.kernels.precision import compute_type
-from plait.model import collaboration
+from plait.model import attending, collaboration
 from plait.model.experts import kernel_name
 from plait.parallel import World, whole
 from plait.storage.run_folder import CORPUS, TOKENIZER
@@ -80,7 +80,7 @@ def topology(state: TrainState) -> dict[str, list[float | None]]:
 
 
 def environment(world: World, config: TrainConfig) -> dict[str, Any]:
-    """What a run was computed with: versions, device, processes, threads, kernel."""
+    """What a run was computed with: versions, device, processes, threads, kernels."""
     on_cuda = world.device.type == "cuda"
     dtype = compute_type(world.device.type, config.precision)
     return {
@@ -95,4 +95,5 @@ def environment(world: World, config: TrainConfig) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
         "kernel": kernel_name(config.model, world.device, dtype),
+        "attention": attending.kernel_name(config.model, world.device, dtype),
     }
