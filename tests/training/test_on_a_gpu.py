@@ -1,4 +1,4 @@
-"""The same promises on a GPU, where there is one: `pytest -m cuda`. On a CPU the tests run as well."""
+"""The same promises on a GPU: `pytest -m cuda`. On a CPU the tests run as well."""
 
 import copy
 from dataclasses import replace
