@@ -65,6 +65,19 @@ def test_more_and_larger_steps_are_expected_to_take_longer() -> None:
         assert seconds("A", ("fp32",), 1) < seconds("A", both, 5) < seconds("D", both, 5)
 
 
+def test_compiled_or_not_it_is_the_same_step_and_the_best_of_each_side_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shape, cpu = SHAPES["tiny"], torch.device("cpu")
+    batch = next(shape.batches())
+    whole = ours(shape.config(), "fp32", cpu).compiled(backend="eager")
+    assert whole.step(*batch) == pytest.approx(ours(shape.config(), "fp32", cpu).step(*batch))
+    fixed = {"eager": 6.0, "grouped_mm": 4.0, "plait": 3.0, "plait, compiled": 2.0}
+    monkeypatch.setattr(comparison.measuring, "interleaved", lambda contestants, rounds: fixed)
+    found = comparison._compiled(whole, whole, shape.batches(), rounds=1)
+    assert found == {"ratio_compiled": 2.0, "seconds_compiled": fixed}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_both_sides_begin_and_train_alike(optimizer: str) -> None:
     shape = SHAPES["tiny"]

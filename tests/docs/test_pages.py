@@ -107,6 +107,7 @@ EXCEPTIONS = {
     ),
     "plait eval RUN --suite pathmoe-12 --hub": "needs the Hugging Face hub",
     "plait bench --device cuda": "needs a GPU",
+    "plait bench --compiled --shapes A": "takes minutes; tests/bench runs it at a toy size",
     "plait bench --pieces experts step-parts optimizers": "takes minutes; tests/bench runs each",
     "plait bench --pieces roofline": "takes minutes; tests/bench runs it",
     "plait bench --pieces growth --figure growth.svg": "takes ten minutes; tests/bench runs it",

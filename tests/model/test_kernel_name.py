@@ -3,12 +3,14 @@
 import pytest
 import torch
 from tiny_model import tiny, tokens
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from plait.config import CollaborationConfig, ExpertConfig
+from plait.config import AttentionConfig, CollaborationConfig, ExpertConfig
 from plait.kernels import table
 from plait.kernels.native import build
-from plait.model import LanguageModel
+from plait.model import LanguageModel, attending
 from plait.model.experts import kernel_name
+from plait.parallel import default_device
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 WIDE = tiny(width=32, experts=ExpertConfig(count=6, width=32, top_k=3))
@@ -43,3 +45,24 @@ def test_it_is_what_a_forward_chooses(config, dtype, kernel, monkeypatch):
 def test_on_cuda_it_is_the_grouped_product(config, dtype, monkeypatch):
     monkeypatch.delenv("PLAIT_KERNEL", raising=False)
     assert kernel_name(config, CUDA, dtype) == "grouped"
+
+
+@pytest.mark.parametrize("kernel", ["native", "cpu"])
+@pytest.mark.parametrize(("width", "native"), [(64, True), (12, False)])
+def test_attention_is_named_by_what_runs(width, native, kernel, monkeypatch):
+    if kernel == "native" and build.load() is not None:
+        pytest.skip("the C++ kernels cannot run here")
+    monkeypatch.setenv("PLAIT_KERNEL", kernel)
+    config = tiny(width=width, attention=AttentionConfig(heads=2))
+    of_torch = "flash"  # which it has on CPUs as well
+    want = "native" if native and kernel == "native" else of_torch
+    assert attending.kernel_name(config, CPU, torch.float32) == want
+    with sdpa_kernel(SDPBackend.MATH):
+        torchs = attending.kernel_name(config, CPU, torch.float32)
+    assert torchs == ("native" if want == "native" else "math")
+
+
+def test_products_of_float32_on_a_gpu_are_float32():
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    default_device("cpu")
+    assert torch.backends.cuda.matmul.fp32_precision == "ieee"

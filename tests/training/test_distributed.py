@@ -24,12 +24,9 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def together(processes, world, config, folder, stop_after=None):
-    port = free_port()
-    ranks = [
-        processes.Process(target=run_rank, args=(rank, world, port, config, folder, stop_after))
-        for rank in range(world)
-    ]
+def together(processes, world, config, folder, stop_after=None, device="cpu"):
+    given = world, free_port(), config, folder, stop_after, device
+    ranks = [processes.Process(target=run_rank, args=(rank, *given)) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:

@@ -44,7 +44,7 @@ def join(rank, size, port):
     torch.set_num_threads(1)
 
 
-def run_rank(rank, world, port, config, folder, stop_after=None):
+def run_rank(rank, world, port, config, folder, stop_after=None, device="cpu"):
     """Be one of the processes that torchrun would start; stop after `stop_after` steps."""
     join(rank, world, port)
     asked = 0
@@ -55,21 +55,14 @@ def run_rank(rank, world, port, config, folder, stop_after=None):
         return stop_after is not None and asked > stop_after
 
     try:
-        train(config, folder, device="cpu", stop=stop)
+        train(config, folder, device=device, stop=stop)
     except Interrupted:
         assert stop_after is not None
 
 
 def run_meshes(rank, world, port, runs):
     """Be one of several processes and train each (configuration, folder, mesh, steps) in turn."""
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
+    join(rank, world, port)
     for config, folder, mesh, stop_after in runs:
         asked = count()
         with suppress(Interrupted):

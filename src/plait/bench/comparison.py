@@ -27,7 +27,7 @@ from plait.report.terminal.bench_table import bench_table
 
 PRECISIONS = ("fp32", "bf16")
 NEW_TOKENS = 32
-WIDE = 140
+WIDE = 155
 """characters that the table needs"""
 
 Result = dict[str, Any]
@@ -42,6 +42,7 @@ def run(
     extras: bool = True,
     device: str = "cpu",
     console: Console | None = None,
+    compiled: bool = False,
 ) -> Result:
     """Measure, print a line for each shape and the table; return what `json_path` would hold.
 
@@ -54,6 +55,7 @@ def run(
         extras: measure decoding, tied and shared twins and collaboration as well.
         device: as torch names it.
         console: where lines and table go; None prints to the terminal.
+        compiled: measure both sides under torch.compile as well; on CUDA they always are.
 
     Raises:
         ValueError: a shape or precision is unknown, or transformers is not installed.
@@ -67,6 +69,7 @@ def run(
                 raise ValueError(f"no {kind} is called {name!r}; choose from {', '.join(known)}")
     console = console or Console()
     place = default_device(device)
+    compiled = compiled or place.type == "cuda"
     found = processor.configure()
     if "bf16" in precisions and compute_type(place.type, "bf16") != torch.bfloat16:
         precisions = ("fp32",)
@@ -75,7 +78,7 @@ def run(
         "machine": {**measuring.machine(place), "fp32_setting": found.fp32_setting},
         "shapes": {},
     }
-    how = precisions, rounds, memory, extras, place
+    how = precisions, rounds, memory, extras, place, compiled
     clock = Clock({name: expected_seconds(SHAPES[name], *how) for name in shapes})
     console.print(f"{clock.begin()}, with a line for each shape that is done")
     for name in dict.fromkeys(shapes):
@@ -85,7 +88,7 @@ def run(
             for precision in precisions:
                 first, *others = shape.optimizers
                 with console.status(f"shape {name}, {precision}: {rounds} rounds"):
-                    entry[precision] = _speed(shape, precision, rounds, place, first)
+                    entry[precision] = _speed(shape, precision, rounds, place, first, compiled)
                 for other in others:
                     with console.status(f"shape {name}, {precision}, {other}: {rounds} rounds"):
                         entry[precision][other] = _speed(shape, precision, rounds, place, other)
@@ -111,7 +114,12 @@ def run(
 
 
 def _speed(
-    shape: Shape, precision: str, rounds: int, device: torch.device, optimizer: str
+    shape: Shape,
+    precision: str,
+    rounds: int,
+    device: torch.device,
+    optimizer: str,
+    compiled: bool = False,
 ) -> Result:
     """Time whole training steps; seconds per step by contestant are in "seconds"."""
     batches = shape.batches()
@@ -152,6 +160,8 @@ def _speed(
         "best": best,
         "seconds": seconds,
     }
+    if compiled:
+        result |= _compiled(mine, other, batches, rounds)
     if precision == "bf16" and optimizer == "adamw":
         # in a run of their own, beside ours again: a third model's memory would not fit everywhere
         del other, contestants
@@ -162,6 +172,18 @@ def _speed(
         result["ratio_pure_bf16"] = min(again[way] for way in IMPLEMENTATIONS) / again["plait"]
         result["seconds_pure_bf16"] = again
     return result
+
+
+def _compiled(mine: Trained, other: Trained, batches: Any, rounds: int) -> Result:
+    """Compare the better of ours, compiled or not, with their best way compiled."""
+    whole = other.compiled()
+    contestants = {way: _timed(whole, batches, True, way) for way in IMPLEMENTATIONS}
+    contestants["plait, compiled"] = _timed(mine.compiled(), batches, tuned=True)
+    contestants["plait"] = _timed(mine, batches, tuned=True)
+    seconds = measuring.interleaved(contestants, rounds)
+    best = min(seconds[way] for way in IMPLEMENTATIONS)
+    ratio = best / min(seconds["plait"], seconds["plait, compiled"])
+    return {"ratio_compiled": ratio, "seconds_compiled": seconds}
 
 
 def interleaved_steps(

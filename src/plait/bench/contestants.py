@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ IMPLEMENTATIONS = ("eager", "grouped_mm")
 LARGEST_NORM = 1.0
 """of the gradients; above it they are scaled down"""
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 Clip = Callable[[nn.Module], object]
 
 
@@ -44,11 +44,17 @@ class Trained:
         self.autocast, self.device = autocast, device
         self.optimizers = optimizers
 
+    def compiled(self, backend: str = "inductor") -> "Trained":
+        """Return the same weights and optimizers, with forward and backward by torch.compile."""
+        model = cast(nn.Module, torch.compile(self.model, backend=backend))
+        how = self.loss, self.clip, self.autocast, self.device, self.optimizers
+        return Trained(model, *how)
+
     def step(self, tokens_BS: Tensor, targets_BS: Tensor) -> float:
         """Forward, backward, clip, optimizers; returns the loss."""
         tokens_BS, targets_BS = tokens_BS.to(self.device), targets_BS.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            loss = self.loss(tokens_BS, targets_BS)
+            loss = self.loss(self.model, tokens_BS, targets_BS)
         loss.backward()  # type: ignore[no-untyped-call]
         self.clip(self.model)
         for optimizer in self.optimizers:
@@ -70,7 +76,7 @@ def ours(
     """Return Plait's model of this configuration, trained with "adamw" or "muon"."""
     model = LanguageModel(config).to(device)
 
-    def loss(tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
+    def loss(model: nn.Module, tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
         value: Tensor = model(tokens_BS, targets_BS).loss
         return value
 
@@ -96,7 +102,7 @@ def theirs(shape: Shape, precision: str, device: torch.device, optimizer: str = 
     if precision == "pure-bf16":
         model.to(torch.bfloat16)
 
-    def loss(tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
+    def loss(model: nn.Module, tokens_BS: Tensor, targets_BS: Tensor) -> Tensor:
         out = model(
             input_ids=tokens_BS, labels=targets_BS, shift_labels=targets_BS, use_cache=False
         )

@@ -18,13 +18,17 @@ START = 10.0
 """seconds that a process of its own takes to begin, and about those that decoding takes"""
 
 
-def steps_here(shape: Shape, precisions: Sequence[str], rounds: int, extras: bool) -> int:
+def steps_here(
+    shape: Shape, precisions: Sequence[str], rounds: int, extras: bool, compiled: bool = False
+) -> int:
     """Return how many whole training steps of a shape this process takes, timed or not."""
     each = 2 * rounds  # once untimed, once timed
     whole = each * (2 + 2 * len(IMPLEMENTATIONS))  # ours, and theirs with our kernel and its own
     steps = whole * len(precisions) * len(shape.optimizers)
     if "bf16" in precisions:
         steps += each * (1 + len(IMPLEMENTATIONS))  # against weights in bf16
+    if compiled:
+        steps += each * (2 + len(IMPLEMENTATIONS)) * len(precisions)
     return steps + (each * (1 + len(shape.variants())) if extras else 0)
 
 
@@ -35,13 +39,14 @@ def expected_seconds(
     memory: bool,
     extras: bool,
     device: torch.device,
+    compiled: bool = False,
 ) -> float:
     """Return about how long a shape takes here, from its FLOPs and the speed of one product."""
     with measuring.threads(shape.threads):
         product = measuring.product(torch.float32, device, size=1024)
         speed = SHARE * max(product() for _ in range(3))
     processes = 2 * len(precisions) if memory else 0
-    steps = steps_here(shape, precisions, rounds, extras) + processes * (1 + STEPS)
+    steps = steps_here(shape, precisions, rounds, extras, compiled) + processes * (1 + STEPS)
     a_step = count(shape.config()).flops_training * shape.tokens
     return steps * a_step / speed + START * (processes + extras)
 

@@ -45,12 +45,20 @@ def types(device: torch.device) -> tuple[torch.dtype, ...]:
     return (torch.float32,) if fast == torch.float32 else (torch.float32, fast)
 
 
-def product(dtype: torch.dtype, device: torch.device, size: int = 2048) -> Callable[[], float]:
-    """Return a function that times one product and returns its FLOP/s: the matrix ceiling."""
+def product(
+    dtype: torch.dtype, device: torch.device, size: int | None = None
+) -> Callable[[], float]:
+    """Return a function that times one product and returns its FLOP/s: the matrix ceiling.
+
+    The product is 2048³, on a GPU 8192³: a smaller one is done before the next can be begun.
+    """
+    size = size or (8192 if device.type == "cuda" else 2048)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     out = a @ b
 
     def measure() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         torch.mm(a, b, out=out)
         if device.type == "cuda":

@@ -81,6 +81,8 @@ SHAPES = {
     "B": Shape(6, 256, 8, 64, 8, 256, 256, 8, 16384),
     "C": Shape(8, 512, 8, 16, 2, 512, 512, 8, 16384),
     "D": Shape(6, 512, 8, 64, 8, 256, 512, 8, 16384),
+    # what fills a GPU: 0.9 billion parameters, of which two models are trained beside each other
+    "G": Shape(8, 1024, 16, 64, 8, 512, 2048, 8, 50304),
     # what studies train where each run has a thread: nano, and with a larger vocabulary
     "N": Shape(8, 128, 4, 16, 3, 64, 128, 8, 8192, threads=1, optimizers=("adamw", "muon")),
     "nano": Shape(8, 128, 4, 16, 3, 64, 128, 8, 2048, threads=1, optimizers=("adamw", "muon")),

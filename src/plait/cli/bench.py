@@ -17,6 +17,7 @@ def bench(
     pieces: tuple[Literal["experts", "step-parts", "optimizers", "growth", "roofline"], ...] = (),
     figure: Path | None = None,
     device: str = "cpu",
+    compiled: bool = False,
 ) -> None:
     """Measure our speed against transformers' on this machine, in one run.
 
@@ -30,6 +31,7 @@ def bench(
         pieces: measure what single pieces of a step cost on the CPU instead, line by line.
         figure: .svg or .png that the piece growth is drawn into.
         device: that the training steps run on, as torch names it.
+        compiled: measure both sides under torch.compile too, as is always done on CUDA.
     """
     if pieces:
         import torch
@@ -46,4 +48,4 @@ def bench(
         return
     from plait.bench.comparison import run
 
-    run(shapes, precision, json, rounds, memory, extras, device, console)
+    run(shapes, precision, json, rounds, memory, extras, device, console, compiled)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.nn.attention import SDPBackend
 
 from plait.kernels.native import GRANULE, TYPES
 from plait.kernels.rotary import rotate
@@ -25,6 +26,18 @@ def reference(
     grouped = q.shape[1] != k.shape[1]
     y = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     return y.transpose(1, 2)
+
+
+def torchs_kernel(q_BSHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor) -> str:
+    """Name what torch's attention runs causally without a mask: "flash", "efficient", "math", ….
+
+    All its kernels are allowed, and torch takes the first of its order that covers the arguments,
+    which must lie where they are computed. Flash covers bfloat16; "math" holds S² scores.
+    """
+    q, k, v = (t.transpose(1, 2) for t in (q_BSHd, k_BSGd, v_BSGd))
+    grouped = q.shape[1] != k.shape[1]
+    choice = torch._fused_sdp_choice(q, k, v, is_causal=True, enable_gqa=grouped)
+    return SDPBackend(choice).name.removesuffix("_ATTENTION").lower()
 
 
 def native_covers(

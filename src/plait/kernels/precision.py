@@ -21,6 +21,15 @@ def compute_type(device: str, precision: Precision) -> torch.dtype:
     return torch.float32
 
 
+def full_float32() -> None:
+    """Compute float32 products on a GPU in float32, whatever was set before.
+
+    TF32 keeps ten bits of a number's 23. A run that says fp32 would then be one thing on a CPU and
+    another on a GPU, and two GPUs could differ; who wants the speed asks for bf16, and says so.
+    """
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
 def autocast(device: str, precision: Precision) -> AbstractContextManager[Any]:
     """Run what is inside in `compute_type`, over weights that stay float32."""
     enabled = compute_type(device, precision) == torch.bfloat16

@@ -1,12 +1,15 @@
 """How queries meet keys: causally, behind padding, and with those that a cache holds."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from plait import kernels
+from plait.config import ModelConfig
+from plait.kernels.attention import torchs_kernel
 from plait.kernels.rotary import rotate
 
 
@@ -99,3 +102,12 @@ def attend(
     causal, grouped = mask is None and q.shape[2] > 1, q.shape[1] != k.shape[1]
     y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=grouped)
     return y.transpose(1, 2)
+
+
+def kernel_name(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """Name what computes this model's attention in training: "native", or torch's own kernel."""
+    heads, kv_heads, width = config.heads
+    how: dict[str, Any] = {"dtype": dtype, "device": device, "requires_grad": True}
+    q, k, v = (torch.empty(1, config.context, n, width, **how) for n in (heads, kv_heads, kv_heads))
+    name = kernels.backend_name("causal_attention", device, q, k, v, None, None)
+    return torchs_kernel(q, k, v) if name == "reference" else name

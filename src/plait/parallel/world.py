@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from plait.kernels.precision import full_float32
 from plait.parallel.mesh import ALONE, Meshes, ParallelConfig
 from plait.reading import one_line
 
@@ -25,9 +26,12 @@ T = TypeVar("T")
 def default_device(name: str | None = None) -> torch.device:
     """Return the device of a name; without one CUDA where there is one, else the CPU.
 
+    From then on a GPU computes products of float32 in float32 (`full_float32`).
+
     Raises:
         ValueError: there is no such device here.
     """
+    full_float32()
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -16,7 +16,7 @@ from plait.config import TrainConfig
 from plait.data.corpus import Corpus
 from plait.evaluation.floors import floors
 from plait.kernels.precision import compute_type
-from plait.model import LanguageModel, collaboration
+from plait.model import LanguageModel, attending, collaboration
 from plait.model.experts import kernel_name
 from plait.parallel import World, whole
 from plait.storage.run_folder import CORPUS, TOKENIZER
@@ -86,7 +86,7 @@ def topology_figures(model: LanguageModel, found: Tensor) -> dict[str, list[floa
 
 
 def environment(world: World, config: TrainConfig) -> dict[str, Any]:
-    """What a run was computed with: versions, device, processes, threads, kernel."""
+    """What a run was computed with: versions, device, processes, threads, kernels."""
     on_cuda = world.device.type == "cuda"
     dtype = compute_type(world.device.type, config.precision)
     return {
@@ -101,4 +101,5 @@ def environment(world: World, config: TrainConfig) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
         "kernel": kernel_name(config.model, world.device, dtype),
+        "attention": attending.kernel_name(config.model, world.device, dtype),
     }

@@ -17,6 +17,7 @@ def bench_table(result: Mapping[str, Any]) -> Table:
         "× transformers",
         "× at our settings",
         "× in pure bf16",
+        "× compiled",
         "share of ceiling",
         "memory ×",
         "decoding ×",
@@ -31,7 +32,7 @@ def bench_table(result: Mapping[str, Any]) -> Table:
             if "muon" in entry[precision]:
                 _add(out, name, f"{precision}, Muon", entry[precision]["muon"], None)
         for variant, speed in entry.get("shared", {}).items():
-            out.add_row(name, variant.replace("_", " "), f"{speed:.2f} × plain", *[""] * 7)
+            out.add_row(name, variant.replace("_", " "), f"{speed:.2f} × plain", *[""] * 8)
     return out
 
 
@@ -42,6 +43,7 @@ def _add(
         row["ratio"],
         row.get("ratio_our_settings"),
         row.get("ratio_pure_bf16"),
+        row.get("ratio_compiled"),
         row["ceiling_share"],
         row.get("memory_ratio"),
         decoding_ratio,
