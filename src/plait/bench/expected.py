@@ -16,6 +16,8 @@ SHARE = 0.3
 """of the speed of a float32 product, that a step has on the average of both sides"""
 START = 10.0
 """seconds that a process of its own takes to begin, and about those that decoding takes"""
+COMPILING = 120.0
+"""seconds that torch.compile takes for both sides, by guess; a busy core takes far longer"""
 
 
 def steps_here(
@@ -48,7 +50,8 @@ def expected_seconds(
     processes = 2 * len(precisions) if memory else 0
     steps = steps_here(shape, precisions, rounds, extras, compiled) + processes * (1 + STEPS)
     a_step = count(shape.config()).flops_training * shape.tokens
-    return steps * a_step / speed + START * (processes + extras)
+    others = START * (processes + extras) + COMPILING * compiled * len(precisions)
+    return steps * a_step / speed + others
 
 
 class Clock:
