@@ -19,7 +19,9 @@ from plait.config.files import save_yaml
 from plait.data.corpora import tiny
 from plait.interop.exporting import export_model
 from plait.report.study.study_report import write_report
+from plait.storage.run_folder import RunFolder
 from plait.studies.plan import planned_runs, write_plan
+from plait.studies.publishing import publish_study
 from plait.studies.study import Study
 from plait.surgery.tying import tie
 from plait.training import train
@@ -42,7 +44,7 @@ def whole(tmp_path_factory):
         ),
         data=DataConfig(corpus=str(corpus.path), sequence_length=32, batch=4),
         tokens=4 * 4 * 32,
-        evaluation=EvaluationConfig(final_tokens=256),
+        evaluation=EvaluationConfig(every=2, tokens=256, final_tokens=256),
         checkpoint=CheckpointConfig(every=2),
     )
     wider = replace(config, model=replace(config.model, experts=ExpertConfig(count=6, width=16)))
@@ -91,8 +93,6 @@ def lower(data):
 
 
 def other_experiment(folder):
-    from plait.storage.run_folder import RunFolder
-
     save_yaml(replace(RunFolder(folder).config(), seed=7), folder / "config.yaml")
 
 
@@ -145,5 +145,33 @@ def test_models_and_exports_are_checked_too(copy, tmp_path):
     with (tmp_path / "exported" / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
     assert "damaged or cut short" in "\n".join(problems(tmp_path / "exported"))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="neither a corpus, run, study, model nor export"):
-        problems(tmp_path)
+        problems(tmp_path / "empty")
+
+
+def test_a_published_study_holds_without_weights(copy, tmp_path):
+    published = publish_study(copy, tmp_path / "results" / "starter")
+    assert published == publish_study(copy, tmp_path / "results" / "starter")
+    assert not list(published.rglob("*.safetensors"))
+    checks = list(verify(tmp_path / "results"))
+    assert [check for check in checks if check.problem] == []
+    said = "\n".join(check.what for check in checks)
+    assert "starter/chain: plain-s0" in said
+    assert "report: made of the results" in said
+    run = next(published.glob("plain-*"))
+    assert [row["step"] for row in RunFolder(run).metrics()] == [2, 4]  # of evaluations alone
+    edit_json(run / "result.json", lower)
+    assert "it was changed by hand" in "\n".join(problems(tmp_path / "results"))
+
+
+def test_a_published_corpus_is_that_of_the_results(copy, tmp_path):
+    published = publish_study(copy, tmp_path / "results")
+    edit_json(published / "corpus.json", lambda d: d.update(fingerprint="0" * 16))
+    assert "it is of corpus" in "\n".join(problems(published))
+
+
+def test_what_is_not_published_is_left_alone(copy, tmp_path):
+    with pytest.raises(ValueError, match="is no published study"):
+        publish_study(copy, copy.parent)
+    assert problems(copy) == []

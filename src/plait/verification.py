@@ -37,6 +37,8 @@ class Check:
 def verify(path: Path) -> Iterator[Check]:
     """Check a corpus, a run, a study, a model folder or an export, whichever lies at `path`.
 
+    Of a folder that is none of these, every study in it is checked.
+
     Raises:
         FileNotFoundError: it is none of these.
     """
@@ -52,6 +54,10 @@ def verify(path: Path) -> Iterator[Check]:
         yield _check("corpus: every file as its manifest says", lambda: Corpus.open(path).verify())
     elif (path / "config.json").is_file():
         yield from _export(path)
+    elif studies := sorted(path.rglob(STUDY)):
+        for study in studies:
+            for check in _study(study.parent):
+                yield Check(f"{study.parent.relative_to(path)}: {check.what}", check.problem)
     else:
         raise FileNotFoundError(f"{path}: neither a corpus, run, study, model nor export")
 
@@ -59,7 +65,8 @@ def verify(path: Path) -> Iterator[Check]:
 def _study(path: Path) -> Iterator[Check]:
     yield _check(f"{STUDY}: reads", lambda: read_study(path))
     try:
-        planned = json.loads((path / STUDY).read_text(encoding="utf-8"))["runs"]
+        header = json.loads((path / STUDY).read_text(encoding="utf-8"))
+        planned = [*header["runs"], *header.get("tuning_runs", ())]
         folders = [path / run["folder"] for run in planned]
     except (OSError, ValueError, KeyError, TypeError):
         return
@@ -94,7 +101,8 @@ def _report(path: Path) -> None:
 def _run(path: Path) -> Iterator[Check]:
     run = RunFolder(path)
     yield _check(f"{CONFIG}: its hash is that of the folder", lambda: _config(run))
-    yield _check(f"{CORPUS} and {TOKENIZER}: of one corpus", lambda: _corpus(path))
+    if (path / CHECKPOINTS).is_dir() or (path / CORPUS).is_file():  # else it is published
+        yield _check(f"{CORPUS} and {TOKENIZER}: of one corpus", lambda: _corpus(path))
     for step in checkpoint.steps_in(path / CHECKPOINTS):
         folder = path / CHECKPOINTS / f"step-{step}"
         yield _check(f"{folder.name}: as its manifest says", partial(checkpoint.verify, folder))
@@ -136,8 +144,10 @@ def _result(run: RunFolder) -> None:
     Result.check_unchanged(run.path)
     if result.config_hash != config_hash(run.config()):
         raise ValueError(f"it is of configuration {result.config_hash}")
-    if (run.path / CORPUS).is_file():
-        facts = json.loads((run.path / CORPUS).read_text(encoding="utf-8"))
+    of_study = run.path.parent / CORPUS
+    manifest = of_study if of_study.is_file() else run.path / CORPUS
+    if manifest.is_file():
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
         if facts["fingerprint"] != result.corpus_fingerprint:
             raise ValueError(f"it is of corpus {result.corpus_fingerprint}")
     last = run.path / CHECKPOINTS / f"step-{result.steps}" / checkpoint.MANIFEST

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, Command] = {
     "study power": Command("studies:study_power", "what a study can resolve with its seeds"),
     "study show": Command("studies:study_show", "the table of a study, as far as it has come"),
     "study report": Command("studies:study_report", "the report of a study, one HTML file"),
+    "study publish": Command("studies:study_publish", "a study without weights, to be kept"),
     "reproduce": Command("reproduce:reproduce", "a paper's claims, tested"),
     "runs": Command("disk:list_runs", "the runs on the disk: state, loss, size"),
     "verify": Command("disk:verify", "whether a corpus, run, study, model or export is whole"),

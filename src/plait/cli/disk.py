@@ -40,7 +40,7 @@ def verify(path: Path, /) -> int:
     Exits with 1 where something does not hold.
 
     Args:
-        path: folder of a corpus, a run, a study, a model or an export.
+        path: folder of a corpus, a run, a study, a model or an export, or a folder of studies.
     """
     from plait.verification import verify as verified
 

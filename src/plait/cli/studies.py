@@ -254,5 +254,21 @@ def study_report(
     say(f"report: {path}")
 
 
+def study_publish(name: str, /, out: Path, runs: Path = RUNS) -> None:
+    """Copy a study without its weights: plan, configurations, results, report.
+
+    It is small enough to be kept under git, and `plait verify` holds its chain. What was published
+    of the study before is replaced.
+
+    Args:
+        name: a study's name, or FILE.py:FUNCTION.
+        out: the folder of published studies.
+        runs: folder of all runs.
+    """
+    from plait.studies.publishing import publish_study
+
+    say(f"published: {publish_study(runs / _name(name), out)}")
+
+
 def _name(name: str) -> str:
     return recipes.study(name).name if ".py:" in name else name
