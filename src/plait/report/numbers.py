@@ -70,3 +70,12 @@ def size(bytes_: float) -> str:
     return quantity(bytes_).replace(" B", " G").replace(" k", " k") + (
         "B" if bytes_ >= 1e3 else " B"
     )
+
+
+def memory(bytes_: float) -> str:
+    """A number of bytes with its binary prefix and three figures: 57.1 MiB, 1.25 GiB."""
+    for scale, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if bytes_ >= scale:
+            scaled = bytes_ / scale
+            return f"{scaled:.{max(0, 2 - int(math.log10(scaled)))}f} {unit}"
+    return f"{bytes_:.0f} B"

@@ -7,10 +7,8 @@ from rich.text import Text
 from plait.config import ModelConfig
 from plait.config.counts import count, kv_cache_bytes_per_token
 from plait.parallel.footprint import Footprint
-from plait.report.numbers import quantity
+from plait.report.numbers import memory, quantity
 from plait.sharing import KINDS
-
-GIB = 2**30
 
 
 def plan_summary(name: str, config: ModelConfig) -> Group:
@@ -25,8 +23,8 @@ def plan_summary(name: str, config: ModelConfig) -> Group:
         ("active parameters per token", quantity(counts.active)),
         ("FLOPs per token, forward", quantity(counts.flops_forward)),
         ("FLOPs per token, training", quantity(counts.flops_training)),
-        ("weights in fp32", f"{4 * counts.stored / GIB:.2f} GiB"),
-        ("weights, gradients and AdamW state in fp32", f"{16 * counts.stored / GIB:.2f} GiB"),
+        ("weights in fp32", memory(4 * counts.stored)),
+        ("weights, gradients and AdamW state in fp32", memory(16 * counts.stored)),
         ("key/value cache per token in bf16", f"{kv_cache_bytes_per_token(config):,} bytes"),
     ):
         sizes.add_row(label, value)
@@ -46,7 +44,7 @@ def plan_summary(name: str, config: ModelConfig) -> Group:
 
 def footprint_table(title: str, bytes_of: Footprint) -> Table:
     """Return what one process of a mesh holds, and what reaches it in a micro-batch."""
-    table = Table("of each process", "GiB", title=title, box=None, title_style="")
+    table = Table("of each process", "bytes", title=title, box=None, title_style="")
     table.columns[1].justify = "right"
     held = {
         "weights, fp32": bytes_of.weights,
@@ -62,10 +60,10 @@ def footprint_table(title: str, bytes_of: Footprint) -> Table:
         "tokens received, under even load": bytes_of.tokens_received,
     }
     for label, size in held.items():
-        table.add_row(label, f"{size / GIB:.2f}")
-    table.add_row("held at the worst moment", f"{bytes_of.memory / GIB:.2f}", end_section=True)
+        table.add_row(label, memory(size))
+    table.add_row("held at the worst moment", memory(bytes_of.memory), end_section=True)
     table.add_row("received in a micro-batch (gradients and updates in its last)")
     for label, size in received.items():
         if size:
-            table.add_row(label, f"{size / GIB:.2f}")
+            table.add_row(label, memory(size))
     return table
