@@ -22,6 +22,8 @@ from plait.parallel import (
     ParallelConfig,
     World,
     by_owner,
+    fill,
+    has_whole_matrices,
     held,
     local,
     owners,
@@ -31,6 +33,7 @@ from plait.parallel import (
     whole,
 )
 from plait.parallel.dispatch import experts_over_ranks
+from plait.parallel.shard import placement
 
 SEQUENCES = 8
 
@@ -198,6 +201,25 @@ def write_what_moves(rank, config, mesh, folder):
             torch.save(moved, folder / f"{name}.pt")
 
 
+def write_moved(rank, config, meshes, folder):
+    """For each mesh: the parameters after a step of Muon."""
+    for mesh in meshes:
+        world = world_of(mesh)
+        model = spread(config, world)
+        muon_step(model, rank, world.size)
+        moved = {name: whole(parameter) for name, parameter in model.named_parameters()}
+        if rank == 0:
+            torch.save(moved, folder / f"{mesh}.pt")
+
+
+def muon_step(model, rank=0, size=1):
+    """Move a model by its share of the batch."""
+    how = OptimizerConfig(name="muon", learning_rate=0.01, muon_precision="fp32")
+    optimizers = build_optimizers(model.parameters_by_role(), how)
+    backward(model, rank, size)
+    move(optimizers, 1.0, torch.tensor(0.0))
+
+
 def write_scores(rank, config, corpus, mesh, folder):
     """What this process says of all held-out text."""
     world = world_of(mesh)
@@ -288,6 +310,19 @@ def check_owners(rank, folder):
         torch.testing.assert_close(mine, expected.to_local())
     assert float(counted) < len(sizes)
     assert float(world.sum(counted)) == len(sizes)
+
+    bank = torch.randn(2, 6, 4, generator=generator)  # of fewer experts than processes
+    rows = distribute_tensor(bank, mesh, [Shard(1)], src_data_rank=None)
+    assert placement(bank, world.size) == Shard(1)
+    assert placement(bank, 2) == placement(bank[:, :5], world.size) == Shard(0)
+    assert not has_whole_matrices(rows)
+    [found] = by_owner([rows], cubed)
+    expected = distribute_tensor(bank @ bank.mT @ bank, mesh, [Shard(1)], src_data_rank=None)
+    torch.testing.assert_close(found, expected.to_local())
+    refilled = torch.zeros_like(rows)
+    fill(refilled, bank)
+    assert torch.equal(whole(refilled), bank)
+    parts.append(rows)
 
     # parts of a matrix, of one that is nowhere divided, and of rows that only some processes have
     named = {str(number): part for number, part in enumerate(parts)} | {"one": torch.arange(3.0)}

@@ -67,6 +67,10 @@ def test_shares_and_what_an_optimizer_keeps() -> None:
     assert adamw.optimizer == 2 * stored
     assert muon.optimizer == 2 * stored - matrices
     assert (adamw.updates_received, muon.updates_received > 0) == (0, True)
+    few = toy(depth=2, experts=ExpertConfig(count=2, width=32, top_k=1))  # of which all hold rows
+    both = sum(bank.size for bank in matrix_banks(few))
+    shards = ParallelConfig(shard=4)
+    assert footprint(few, shards, 1, optimizer="muon").updates_received == 8 * both * 3 / 4
     alone = footprint(config, ParallelConfig(), 1)
     assert alone.memory == 16 * stored + alone.activations
     assert alone.weights_received == alone.gradients_received == alone.tokens_received == 0

@@ -9,12 +9,14 @@ from ranks import (
     backward,
     gradients,
     in_turn,
+    muon_step,
     products_in,
     score,
     start,
     toy,
     write_collectives,
     write_gradients,
+    write_moved,
     write_refusals,
     write_scores,
     write_what_moves,
@@ -58,6 +60,7 @@ MODELS = {
         collaboration=CollaborationConfig(control="frozen-random"),
         init="xavier-depth",
     ),
+    "two experts": toy(depth=2, experts=ExpertConfig(count=2, width=32, top_k=1)),
     "six experts": toy(depth=2, experts=ExpertConfig(count=6, width=32, top_k=2)),
     "experts choose": toy(
         depth=2,
@@ -68,7 +71,7 @@ MODELS = {
 RECOMPUTED = ("tied", "everything")
 MESHES = {
     2: ("shard=2", "replicate=2", "expert=2"),
-    4: ("replicate=2 shard=2", "expert=2 shard=2", "expert=2 replicate=2"),
+    4: ("shard=4", "replicate=2 shard=2", "expert=2 shard=2", "expert=2 replicate=2"),
 }
 
 
@@ -133,6 +136,19 @@ def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes,
         "experts": (17, 9),
     }
     assert counts["experts"]["all_to_all_single"] == 8 * 5
+
+
+def test_muon_moves_experts_of_which_each_process_holds_rows(processes, tmp_path):
+    """Two experts over four processes, or one over two: as one process moves them."""
+    config = replace(MODELS["two experts"], balance=BalanceConfig(switch=0.0))
+    meshes = ("shard=4", "expert=2 shard=2")
+    start(processes, 4, write_moved, config, meshes, tmp_path)
+    model = LanguageModel(config, 0)
+    muon_step(model)
+    for mesh in meshes:
+        moved = torch.load(tmp_path / f"{mesh}.pt")
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(moved[name], parameter.detach(), rtol=0, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,26 @@ def test_any_mesh_goes_on_where_any_other_stopped(rich, processes, tmp_path):
         torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4)
 
 
+def test_a_run_with_more_processes_than_experts_goes_on_alone(plain, processes, tmp_path):
+    """Four processes hold rows of two experts; what they write one process reads, and ends as it
+    would have."""
+    experts = ExpertConfig(count=2, width=16, top_k=1)
+    config = replace(
+        plain,
+        model=replace(plain.model, experts=experts),
+        optimizer=MUON,
+        tokens=3 * plain.tokens_per_step,
+    )
+    train(config, tmp_path / "stayed", device="cpu")
+    moved = tmp_path / "moved"
+    together(processes, 4, [(config, moved, "shard=4", 1)])
+    train(config, moved, device="cpu")
+    assert losses(moved) == pytest.approx(losses(tmp_path / "stayed"), rel=1e-5)
+    expected, found = weights(tmp_path / "stayed"), weights(moved)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-4)
+
+
 def variants(plain, rich):
     model = plain.model
     changed = {

@@ -143,13 +143,15 @@ class Bank:
     """parameters"""
     parted: int
     """of them those of its experts, which different processes can hold"""
+    experts: int
+    """how many these are"""
 
 
 def matrix_banks(config: ModelConfig) -> list[Bank]:
     """Return the banks of attention and of experts."""
     attention, experts = config.plans.attention, config.plans.experts
     found = [
-        Bank("attention", attention.uses(bank), _attention(config), 0)
+        Bank("attention", attention.uses(bank), _attention(config), 0, 0)
         for bank in range(attention.count)
     ]
     for bank in range(experts.count):
@@ -157,7 +159,7 @@ def matrix_banks(config: ModelConfig) -> list[Bank]:
         held = config.experts_at(first)
         size = _experts(config, first, held)
         parted = size - _experts(config, first, 0) if held > 1 else 0
-        found.append(Bank("experts", experts.uses(bank), size, parted))
+        found.append(Bank("experts", experts.uses(bank), size, parted, held if parted else 0))
     return found
 
 

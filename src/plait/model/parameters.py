@@ -7,7 +7,7 @@ the parameter's name, so that what two variants have in common begins equal for 
 
 import hashlib
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -48,13 +48,15 @@ def linear(inputs: int, outputs: int, role: Role, bias: bool = False) -> nn.Line
     return layer
 
 
-Held = Callable[[torch.Tensor], tuple[torch.Tensor, int]]
-"""Gives what is here of a tensor, and the element of the whole at which that begins"""
+Runs = Sequence[tuple[torch.Tensor, int]]
+"""of a tensor, what is here of it in one piece, and the element of the whole at which it begins"""
+Held = Callable[[torch.Tensor], Runs]
+"""gives what is here of a tensor"""
 
 
-def as_it_is(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+def as_it_is(tensor: torch.Tensor) -> Runs:
     """Return a tensor that is here whole."""
-    return tensor, 0
+    return [(tensor, 0)]
 
 
 @torch.no_grad()
@@ -90,21 +92,26 @@ def initialise(
             path = f"{prefix}.{name}".encode()
             key = int.from_bytes(hashlib.sha256(b"%d:%s" % (seed, path)).digest()[:8], "big")
             generator = torch.Generator().manual_seed(key >> 1)
-            part, first = held(tensor)
+            runs = held(tensor)
             if special.get(name) == "normal":
-                _draw(part, first, tensor.numel(), _normal(generator, 1.0))
+                _draw(runs, tensor.numel(), _normal(generator, 1.0))
             elif name in special:
-                part.fill_(special[name])
+                _fill(runs, special[name])
             elif role_of(module, name) == "norm":
-                part.fill_(0.0 if name == "bias" else 1.0)
+                _fill(runs, 0.0 if name == "bias" else 1.0)
             elif tensor.dim() < 2:
-                part.zero_()
+                _fill(runs, 0.0)
             elif init == "xavier-depth" and role_of(module, name) not in ("embedding", "head"):
                 rows = tensor.shape[-2] // stacked(module, name)
                 bound = math.sqrt(6 / (rows + tensor.shape[-1])) / math.sqrt(3 * depth)
-                _draw(part, first, tensor.numel(), _uniform(generator, bound))
+                _draw(runs, tensor.numel(), _uniform(generator, bound))
             else:
-                _draw(part, first, tensor.numel(), _normal(generator, std))
+                _draw(runs, tensor.numel(), _normal(generator, std))
+
+
+def _fill(runs: Runs, value: float) -> None:
+    for part, _ in runs:
+        part.fill_(value)
 
 
 def _normal(generator: torch.Generator, std: float) -> Callable[[int], torch.Tensor]:
@@ -119,12 +126,14 @@ _BLOCK = 1 << 18
 """elements drawn at once: torch draws normal numbers 16 at a time, and so does the last block"""
 
 
-def _draw(part: torch.Tensor, first: int, whole: int, draw: Callable[[int], torch.Tensor]) -> None:
-    """Fill `part`, which begins at element `first` of `whole`, from the stream of the whole."""
-    flat, start = part.view(-1), 0
-    while start < first + len(flat):
+def _draw(runs: Runs, whole: int, draw: Callable[[int], torch.Tensor]) -> None:
+    """Fill what is here of `whole` elements from the stream of all of them."""
+    start, end = 0, max((first + part.numel() for part, first in runs if part.numel()), default=0)
+    while start < end:
         count = _BLOCK if whole - start >= _BLOCK + 16 else whole - start
-        values = draw(count)[max(first - start, 0) : max(first + len(flat) - start, 0)]
-        at = max(start - first, 0)
-        flat[at : at + len(values)] = values
+        values = draw(count)
+        for part, first in runs:
+            low, high = max(first, start), min(first + part.numel(), start + count)
+            if low < high:
+                part.view(-1)[low - first : high - first] = values[low - start : high - start]
         start += count

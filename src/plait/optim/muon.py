@@ -3,8 +3,8 @@
 `torch.optim.Muon` refuses 3-D parameters. Here a parameter of shape (E, R, C) is E matrices, each
 orthogonalised on its own (`kernels.muon_step`); on a 2-D parameter the reference kernel gives
 torch's result bit for bit, and the C++ the same up to rounding. Under FSDP2 a bank is sharded over
-its experts, so each rank works on the experts it holds and nothing is sent; of a 2-D matrix rows do
-not decide alone, so one rank gathers it, orthogonalises it for all and sends the rows back.
+its experts, so each rank works on the experts it holds and nothing is sent; where rows are sharded,
+which do not decide alone, one rank gathers a matrix, orthogonalises it for all and sends them back.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch import Tensor
 from plait import kernels
 from plait.config import MuonScale
 from plait.kernels.muon import apart, become_, orthogonalise
-from plait.parallel import by_owner, has_whole_matrices, local
+from plait.parallel import by_mesh, by_owner, has_whole_matrices, local
 
 
 def rate_scale(rows: int, columns: int, scale: MuonScale) -> float:
@@ -102,7 +102,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             taking = [parameter for parameter in group["params"] if parameter.grad is not None]
             self._step_of([one for one in taking if has_whole_matrices(one)], group)
-            self._step_of_parts([one for one in taking if not has_whole_matrices(one)], group)
+            for parts in by_mesh([one for one in taking if not has_whole_matrices(one)]):
+                self._step_of_parts(parts, group)
         return loss
 
     def _momentum(self, parameter: Tensor) -> Tensor:
@@ -135,8 +136,6 @@ class Muon(torch.optim.Optimizer):
 
     def _step_of_parts(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Move matrices of which each process holds some rows."""
-        if not parameters:
-            return
         directions = []
         for parameter in parameters:
             gradient, buffer = parameter.grad, self._momentum(parameter)

@@ -79,6 +79,7 @@ def footprint(
     gathers = [(_received(bank, shard, expert), len(bank.depths)) for bank in banks]
     rows = config.experts.top_k * config.width * len(config.routed_depths)
     beside = sum(bank.size - bank.parted for bank in banks)
+    in_rows = sum(bank.parted for bank in banks if bank.experts < expert * shard)
     alone = shard * expert == 1
     return Footprint(
         weights=4 * share,
@@ -94,7 +95,11 @@ def footprint(
             4 * (rest * _part(shard * expert) + sum(received for received, _ in gathers))
             + 4 * 2 * share * _part(replicate)
         ),
-        updates_received=round(8 * beside * _part(shard * expert)) if optimizer == "muon" else 0,
+        updates_received=round(
+            8 * (beside * _part(shard * expert) + in_rows / expert * _part(shard))
+        )
+        if optimizer == "muon"
+        else 0,
         tokens_received=round(4 * width * tokens * rows * _part(expert)),
     )
 

@@ -1,12 +1,14 @@
 """Tensors that no process holds whole, each computed on or written by one of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from math import prod
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
 
 from plait.parallel.shard import held, local
 from plait.parallel.world import World
@@ -19,26 +21,40 @@ def has_whole_matrices(tensor: Tensor) -> bool:
     return tensor.ndim == 3 and tensor.to_local().shape[1:] == tensor.shape[1:]
 
 
+def by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Group sharded tensors by the processes that they are spread over."""
+    groups: dict[DeviceMesh, list[Tensor]] = {}
+    for tensor in tensors:
+        assert isinstance(tensor, DTensor)
+        groups.setdefault(tensor.device_mesh, []).append(tensor)
+    return list(groups.values())
+
+
 def by_owner(
     matrices: Sequence[Tensor], compute: Callable[[list[Tensor]], list[Tensor]]
 ) -> list[Tensor]:
-    """Return this process' rows of what `compute` makes of each matrix (R, C), of the same size.
+    """Return this process' rows of what `compute` makes of each matrix, of the same size.
 
     Every matrix has one owner, which gathers it, computes and sends its rows back: two collectives
     for all matrices, and no work twice. Replicas do the same, each among their own.
 
     Args:
-        matrices: sharded along their rows by FSDP2, all over one mesh.
-        compute: takes the whole matrices that this process owns, in order.
+        matrices: (R, C), or banks of them (E, R, C), sharded along their rows by FSDP2, all over
+            one mesh.
+        compute: takes the whole matrices (R, C) that this process owns, in order.
     """
     assert isinstance(matrices[0], DTensor)
     mesh = matrices[0].device_mesh
-    group, ranks = mesh.get_group(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
-    me = mesh.get_local_rank(mesh.ndim - 1)
-    owner_of = owners([prod(matrix.shape) for matrix in matrices], ranks)
-    mine = [matrix.shape for matrix, owner in zip(matrices, owner_of, strict=True) if owner == me]
+    rows_over = matrices[0].placements.index(Shard(matrices[0].ndim - 2))
+    group, ranks = mesh.get_group(rows_over), mesh.size(rows_over)
+    me = mesh.get_local_rank(rows_over)
+    here = [list(part) if part.ndim == 3 else [part] for part in map(local, matrices)]
+    single = [rows for of_matrix in here for rows in of_matrix]
+    shapes = [matrix.shape[-2:] for matrix, rows in zip(matrices, here, strict=True) for _ in rows]
+    owner_of = owners([prod(shape) for shape in shapes], ranks)
+    mine = [shape for shape, owner in zip(shapes, owner_of, strict=True) if owner == me]
     held = [
-        [local(matrix) for matrix, owner in zip(matrices, owner_of, strict=True) if owner == rank]
+        [rows for rows, owner in zip(single, owner_of, strict=True) if owner == rank]
         for rank in range(ranks)
     ]  # by owner: this process' rows of its matrices
     cuts = [[_rows(rows, ranks, rank) for rank in range(ranks)] for rows, _ in mine]
@@ -55,8 +71,12 @@ def by_owner(
     ]
     returning = [[rows[rank] for rows in cut_up] for rank in range(ranks)]
     back = _exchange(returning, [[rows.shape for rows in one] for one in held], like, group)
-    returned = [iter(rows) for rows in back]
-    return [next(returned[owner]) for owner in owner_of]
+    of_owner = [iter(rows) for rows in back]
+    returned = iter([next(of_owner[owner]) for owner in owner_of])
+    return [
+        torch.stack([next(returned) for _ in rows]) if matrix.ndim == 3 else next(returned)
+        for matrix, rows in zip(matrices, here, strict=True)
+    ]
 
 
 def _exchange(
@@ -96,21 +116,24 @@ def pieces(
         owner_of: the rank that gets each of them.
         world: all processes.
     """
-    parts = {name: held(tensor) for name, tensor in tensors.items()}
-    spans = world.gathered({name: (first, part.numel()) for name, (part, first) in parts.items()})
-    sent, coming = [], []
-    for tag, (name, owner) in enumerate(owner_of.items()):
-        flat = parts[name][0].reshape(-1)
-        for count, rank in _holders([span[name] for span in spans], owner):
+    runs = {
+        name: {(first, part.numel()): part.reshape(-1) for part, first in held(tensor)}
+        for name, tensor in tensors.items()
+    }
+    spans = world.gathered({name: list(of) for name, of in runs.items()})
+    sent, coming, tags = [], [], count()
+    for name, owner in owner_of.items():
+        for span, rank in _holders([of[name] for of in spans], owner):
+            tag = next(tags)
             if owner == world.rank:
-                coming.append((flat, count, rank, tag))
+                coming.append((name, span, rank, tag))
             elif rank == world.rank:
-                sent.append(dist.isend(flat, owner, group=world.host, tag=tag))
-    for flat, count, rank, tag in coming:
+                sent.append(dist.isend(runs[name][span], owner, group=world.host, tag=tag))
+    for name, span, rank, tag in coming:
         if rank == world.rank:
-            yield flat
+            yield runs[name][span]
         else:
-            arrived = flat.new_empty(count)
+            arrived = local(tensors[name]).new_empty(span[1])
             dist.recv(arrived, rank, group=world.host, tag=tag)
             yield arrived
     for work in sent:
@@ -118,11 +141,20 @@ def pieces(
         work.wait()
 
 
-def _holders(spans: Sequence[tuple[int, int]], owner: int) -> list[tuple[int, int]]:
-    """Return (elements, rank) of the parts that make up a tensor; of replicas, the owner's own."""
-    parts = sorted({span for span in spans if span[1]})
-    ranks = [owner if spans[owner] == span else spans.index(span) for span in parts]
-    return [(count, rank) for (_, count), rank in zip(parts, ranks, strict=True)]
+_Span = tuple[int, int]
+"""first element and number of elements of a run"""
+
+
+def _holders(spans: Sequence[Sequence[_Span]], owner: int) -> list[tuple[_Span, int]]:
+    """Return the runs that make up a tensor, each with a rank that holds it: the owner, if any.
+
+    Args:
+        spans: of each rank.
+        owner: whose own are taken before others' copies.
+    """
+    by_rank = [owner, *range(len(spans))]
+    runs = sorted({span for of_rank in spans for span in of_rank if span[1]})
+    return [(span, next(rank for rank in by_rank if span in spans[rank])) for span in runs]
 
 
 def _rows(rows: int, ranks: int, rank: int) -> int:

@@ -10,7 +10,7 @@ gathered for the whole step. A bank of several depths is gathered for each use, 
 add before they are sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from plait.config import ModelConfig
 from plait.parallel.dispatch import experts_over_ranks
+from plait.parallel.shard import placement
 from plait.parallel.world import World
 
 
@@ -77,7 +78,9 @@ def parallelise(
         for unit in model.units():
             # of a bank that was parted the rest goes with the depth: each process holds all of it
             for modules in _beside(unit, banks):
-                fully_shard(modules, mesh=dense, mp_policy=policy)
+                fully_shard(
+                    modules, mesh=dense, mp_policy=policy, shard_placement_fn=_placement(dense)
+                )
         for bank in banks:
             _shard_experts(bank, world, policy)
         assert isinstance(model, nn.Module)
@@ -115,13 +118,17 @@ def _part_experts(bank: nn.Module, mesh: DeviceMesh) -> None:
 
 def _shard_experts(bank: nn.Module, world: World, policy: MixedPrecisionPolicy) -> None:
     assert world.meshes is not None
-    mesh = world.meshes.experts
-    fully_shard(bank, mesh=_of_data(mesh), mp_policy=policy)
+    mesh, data = world.meshes.experts, _of_data(world.meshes.experts)
+    fully_shard(bank, mesh=data, mp_policy=policy, shard_placement_fn=_placement(data))
     assert isinstance(bank, FSDPModule)
     # an expert sees the tokens of all expert places, which add up before FSDP2 averages the rest
     bank.set_gradient_divide_factor(world.size)
     if world.device.type == "cpu" and mesh["shard"].size() > 1:
         bank.set_force_sum_reduction_for_comms(True)  # gloo cannot divide while it adds
+
+
+def _placement(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:
+    return partial(placement, processes=mesh.size(-1))
 
 
 def _of_data(mesh: DeviceMesh) -> DeviceMesh:

@@ -5,7 +5,7 @@ from math import prod
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from plait import kernels
 
@@ -20,20 +20,35 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def held(tensor: Tensor) -> tuple[Tensor, int]:
-    """Return what this process holds, and the element of the whole at which that begins."""
+def placement(tensor: Tensor, processes: int) -> Shard:
+    """Return the dimension that a tensor of a unit is divided along among `processes`.
+
+    It is the first: of a bank (E, R, C) its experts, so that matrices stay whole. Where there are
+    more processes than experts each gets some rows of every expert, if these divide evenly.
+    """
+    many = tensor.ndim == 3 and local(tensor).shape[0] < processes
+    return Shard(1 if many and tensor.shape[1] % processes == 0 else 0)
+
+
+def held(tensor: Tensor) -> list[tuple[Tensor, int]]:
+    """Return the runs that this process holds, each with its first element's place in the whole."""
     if not isinstance(tensor, DTensor):
-        return tensor, 0
+        return [(tensor, 0)]
     [chunk] = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]
-    assert chunk.sizes[1:] == tensor.shape[1:], "only rows are divided among processes"
-    return tensor.to_local(), prod(tensor.shape[1:]) * chunk.offsets[0]
+    part, step = tensor.to_local(), prod(tensor.shape[1:])
+    if chunk.sizes[1:] == tensor.shape[1:]:
+        return [(part, step * chunk.offsets[0])]
+    assert chunk.sizes[2:] == tensor.shape[2:], "only experts and rows are divided"
+    row = prod(tensor.shape[2:]) * chunk.offsets[1]
+    return [(rows, step * (chunk.offsets[0] + i) + row) for i, rows in enumerate(part)]
 
 
 @torch.no_grad()
 def fill(parameter: Tensor, values: Tensor) -> None:
     """Copy `values`, which may be mapped from a file, into what this process holds of a tensor."""
-    part, first = held(parameter)
-    part.copy_(values.reshape(-1)[first : first + part.numel()].view_as(part))
+    flat = values.reshape(-1)
+    for part, first in held(parameter):
+        part.copy_(flat[first : first + part.numel()].view_as(part))
 
 
 def squared_norm(gradients: Sequence[Tensor]) -> Tensor:
