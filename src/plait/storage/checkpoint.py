@@ -196,10 +196,13 @@ class Checkpoints:
         return self.place.digest([n for n in self.place.names() if step_of(n) == step][-1])
 
     def prune(self, keep: int) -> None:
-        """Remove all but the `keep` newest."""
+        """Remove all but the newest of each of the `keep` newest steps."""
         if self.world.is_main:
-            for name in self.place.names()[:-keep]:
-                self.place.remove(name)
+            names = self.place.names()
+            kept = list({step_of(name): name for name in names}.values())[-keep:]
+            for name in names:
+                if name not in kept:
+                    self.place.remove(name)
 
     def _scratch(self) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
