@@ -18,7 +18,6 @@ from plait.config import (
     BalanceConfig,
     CheckpointConfig,
     CollaborationConfig,
-    EvaluationConfig,
     ExpertConfig,
     OptimizerConfig,
     RouterConfig,
@@ -60,25 +59,6 @@ def norms(folder):
 
 def weights(folder):
     return read_weights(folder)
-
-
-@pytest.fixture
-def plain(config):
-    """A run without sharing, collaboration or bias, in micro-batches of two sequences."""
-    return replace(
-        config,
-        model=replace(
-            config.model,
-            dropout=0.0,
-            sharing=Sharing(),
-            collaboration=None,
-            router=RouterConfig(),
-            balance=BalanceConfig(z=1e-3),
-        ),
-        data=replace(config.data, micro_batch=2),
-        optimizer=OptimizerConfig(learning_rate=0.003),
-        evaluation=EvaluationConfig(tokens=300, final_tokens=300),
-    )
 
 
 @pytest.fixture
