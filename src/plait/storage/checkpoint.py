@@ -12,7 +12,7 @@
 
 A folder has its final name only when all of it is on the disk, so a crash leaves either a whole
 checkpoint or a hidden folder that is swept away; and a file that the disk damaged later is found by
-its hash.
+its hash. `plait.storage.places` says how it is where they are kept at an address.
 """
 
 import logging
@@ -142,9 +142,10 @@ class Checkpoints:
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             if main:
                 atomic.remove(partial)
+            remedy = "Make room" if isinstance(place, Folder) else "Mend that"
             raise CheckpointError(
                 f"could not write checkpoint {place}/step-{step}: {reason(error)}; "
-                f"{self._intact()}. Make room and run the same command again to go on from there"
+                f"{self._intact()}. {remedy} and run the same command again to go on from there"
             ) from error
         shutil.rmtree(partial, ignore_errors=True)  # what was sent away, on each machine
 
