@@ -15,6 +15,7 @@ from plait.config.files import config_hash
 from plait.data.corpora import open_corpus
 from plait.data.corpus import MANIFEST, Corpus, file_sha256
 from plait.data.tokenizer import Tokenizer
+from plait.reading import one_line
 from plait.storage import manifest
 from plait.storage.model_folder import read_config, read_state
 from plait.storage.places import Place, place_of, step_of
@@ -96,8 +97,12 @@ def _run(path: Path) -> Iterator[Check]:
     run = RunFolder(path)
     yield _check(f"{CONFIG}: its hash is that of the folder", lambda: _config(run))
     yield _check(f"{CORPUS} and {TOKENIZER}: of one corpus", lambda: _corpus(path))
-    place = place_of(path)
-    names = place.names()
+    try:
+        place = place_of(path)
+        names = place.names()
+    except (OSError, ValueError) as error:
+        yield Check("checkpoints: can be reached", one_line(error))
+        return
     for name in names:
         yield _check(f"{name}: as its manifest says", partial(_checkpoint, path, place, name))
     if names:

@@ -87,7 +87,11 @@ def test_what_changed_there_is_found(brief, tmp_path):
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     manifest["files"]["../../stolen"] = manifest["files"]["progress.json"]
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
-    assert any("stolen leads out of it" in (check.problem or "") for check in verify(run))
+    assert any("stolen leads out of it" in check.problem for check in broken(run))
+    (run / AWAY).write_text('{"address": "nowhere://x"}')
+    assert [check.problem for check in broken(run)] == [
+        "checkpoints at nowhere://x: Protocol not known: nowhere"
+    ]
 
 
 def test_a_run_has_its_checkpoints_in_one_place(brief, tmp_path):

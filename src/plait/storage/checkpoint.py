@@ -168,12 +168,13 @@ class Checkpoints:
             CheckpointError: there are checkpoints and all are damaged.
         """
         self.wait()
+        self.folder.mkdir(parents=True, exist_ok=True)
         here, place, name = self.world, self.place, None
         with ExitStack() as stack:
             path: Path | None = None
             if here.is_main:
                 place.take_over()
-                found = newest_whole(place, place.set_aside, within=self._scratch())
+                found = newest_whole(place, place.set_aside, within=self.folder)
                 name, path = stack.enter_context(found)
             name = here.broadcast(name)
             machines = here.gathered(machine())
@@ -182,7 +183,7 @@ class Checkpoints:
             def fetched() -> Path | None:
                 if name is None or here.is_main or first != here.rank:
                     return path
-                return stack.enter_context(place.opened(name, within=self._scratch()))
+                return stack.enter_context(place.opened(name, within=self.folder))
 
             yield here.together(fetched)[first]
             here.barrier()
@@ -204,10 +205,6 @@ class Checkpoints:
             for name in names:
                 if name not in kept:
                     self.place.remove(name)
-
-    def _scratch(self) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return self.folder
 
 
 @contextmanager
