@@ -15,10 +15,20 @@ from plait.config.files import config_hash
 from plait.data.corpora import open_corpus
 from plait.data.corpus import MANIFEST, Corpus, file_sha256
 from plait.data.tokenizer import Tokenizer
-from plait.storage import checkpoint
+from plait.reading import one_line
+from plait.storage import manifest
 from plait.storage.model_folder import read_config, read_state
+from plait.storage.places import Place, place_of, step_of
 from plait.storage.result import RESULT, Result
-from plait.storage.run_folder import CHECKPOINTS, CONFIG, CORPUS, METRICS, TOKENIZER, RunFolder
+from plait.storage.run_folder import (
+    AWAY,
+    CHECKPOINTS,
+    CONFIG,
+    CORPUS,
+    METRICS,
+    TOKENIZER,
+    RunFolder,
+)
 from plait.storage.tensor_files import TensorFiles
 from plait.studies.answers import answers
 from plait.studies.registration import PLAN, registered
@@ -101,12 +111,18 @@ def _report(path: Path) -> None:
 def _run(path: Path) -> Iterator[Check]:
     run = RunFolder(path)
     yield _check(f"{CONFIG}: its hash is that of the folder", lambda: _config(run))
-    if (path / CHECKPOINTS).is_dir() or (path / CORPUS).is_file():  # else it is published
+    published = not any((path / name).exists() for name in (CHECKPOINTS, AWAY, CORPUS))
+    if not published:
         yield _check(f"{CORPUS} and {TOKENIZER}: of one corpus", lambda: _corpus(path))
-    for step in checkpoint.steps_in(path / CHECKPOINTS):
-        folder = path / CHECKPOINTS / f"step-{step}"
-        yield _check(f"{folder.name}: as its manifest says", partial(checkpoint.verify, folder))
-    if checkpoint.steps_in(path / CHECKPOINTS):
+    try:
+        place = place_of(path)
+        names = place.names()
+    except (OSError, ValueError) as error:
+        yield Check("checkpoints: can be reached", one_line(error))
+        return
+    for name in names:
+        yield _check(f"{name}: as its manifest says", partial(_checkpoint, path, place, name))
+    if names:
         yield _check("weights: those of the configuration", lambda: read_state(path))
     if run.finished:
         yield _check(f"{RESULT}: as it was written, of this chain", lambda: _result(run))
@@ -126,16 +142,22 @@ def _corpus(path: Path) -> None:
     facts = json.loads((path / CORPUS).read_text(encoding="utf-8"))
     if file_sha256(path / TOKENIZER) != facts["tokenizer"]["sha256"]:
         raise ValueError(f"{TOKENIZER} is not the one that {CORPUS} names")
-    for step in checkpoint.steps_in(path / CHECKPOINTS):
-        progress = checkpoint.read_progress(path / CHECKPOINTS / f"step-{step}")
-        if progress["loader"]["fingerprint"] != facts["fingerprint"]:
-            raise ValueError(f"step-{step} was trained on another corpus than {CORPUS} names")
     try:
         corpus = open_corpus(RunFolder(path).config().data.corpus)
     except FileNotFoundError:
         return  # a run is whole without it
     if corpus.fingerprint != facts["fingerprint"]:
         raise ValueError(f"the corpus at {corpus.path} is another one by now")
+
+
+def _checkpoint(path: Path, place: Place, name: str) -> None:
+    with place.opened(name) as folder:
+        manifest.verify(folder, called=f"{place}/{name}")
+        progress = manifest.read_progress(folder)
+    if (path / CORPUS).is_file():
+        facts = json.loads((path / CORPUS).read_text(encoding="utf-8"))
+        if progress["loader"]["fingerprint"] != facts["fingerprint"]:
+            raise ValueError(f"{name} was trained on another corpus than {CORPUS} names")
 
 
 def _result(run: RunFolder) -> None:
@@ -150,8 +172,9 @@ def _result(run: RunFolder) -> None:
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         if facts["fingerprint"] != result.corpus_fingerprint:
             raise ValueError(f"it is of corpus {result.corpus_fingerprint}")
-    last = run.path / CHECKPOINTS / f"step-{result.steps}" / checkpoint.MANIFEST
-    if result.checkpoint is not None and last.is_file() and file_sha256(last) != result.checkpoint:
+    place = place_of(run.path)
+    scored = [name for name in place.names() if step_of(name) == result.steps]
+    if scored and result.checkpoint not in (None, place.digest(scored[-1])):
         raise ValueError(f"step-{result.steps} is not the checkpoint that was scored")
 
 

@@ -68,6 +68,8 @@ INSTEAD = {
     "plait reproduce expert-tying --only T-1 --tune --until decided --max-seeds 15": (
         "plait reproduce expert-tying --only T-1 --tune --scale paper"
     ),
+    "plait train CONFIG.yaml --checkpoints s3://BUCKET/runs": "plait train run.yaml --study away "
+    "--checkpoints away",
     "plait bench --shapes A B --precision fp32 bf16 --json bench.json": "plait bench --shapes tiny "
     "--precision fp32 bf16 --json bench.json",
     "torchrun --nproc-per-node 8 --no-python plait train CONFIG.yaml": "torchrun --standalone "

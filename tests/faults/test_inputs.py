@@ -43,7 +43,8 @@ from plait.parallel import World
 from plait.recipes import RECIPES
 from plait.routing.trace import TraceInfo
 from plait.sharing import Plan
-from plait.storage.checkpoint import Checkpoints, verify
+from plait.storage.checkpoint import Checkpoints
+from plait.storage.manifest import verify
 from plait.storage.model_folder import load_model, read_tokenizer, save_model
 from plait.storage.run_listing import found_runs
 from plait.studies.results import read_study

@@ -65,6 +65,25 @@ def undisturbed(config, tmp_path_factory):
 
 
 @pytest.fixture
+def plain(config):
+    """A run without sharing, collaboration or bias, in micro-batches of two sequences."""
+    return replace(
+        config,
+        model=replace(
+            config.model,
+            dropout=0.0,
+            sharing=Sharing(),
+            collaboration=None,
+            router=RouterConfig(),
+            balance=BalanceConfig(z=1e-3),
+        ),
+        data=replace(config.data, micro_batch=2),
+        optimizer=OptimizerConfig(learning_rate=0.003),
+        evaluation=EvaluationConfig(tokens=300, final_tokens=300),
+    )
+
+
+@pytest.fixture
 def longer(config):
     return replace(config, tokens=2 * config.tokens)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from plait.data.corpus import Corpus
 from plait.parallel import World
-from plait.storage.checkpoint import MANIFEST, STATE, _fingerprints, verify
+from plait.storage.manifest import MANIFEST, STATE, fingerprints, verify
 from plait.storage.sharded_state import CheckpointError, load_shards, save_shards, shard_shapes
 from plait.storage.tensor_files import WEIGHTS
 from plait.training.state import TrainState
@@ -35,7 +35,7 @@ def fit(checkpoint):
     """Give a checkpoint a manifest that fits whatever is in it."""
     (checkpoint / MANIFEST).unlink()
     files = [path for path in checkpoint.rglob("*") if path.is_file()]
-    (checkpoint / MANIFEST).write_text(json.dumps({"files": _fingerprints(checkpoint, files)}))
+    (checkpoint / MANIFEST).write_text(json.dumps({"files": fingerprints(checkpoint, files)}))
     verify(checkpoint)
 
 

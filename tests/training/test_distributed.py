@@ -14,7 +14,7 @@ from plait.config import (
     ScheduleConfig,
 )
 from plait.storage.metrics_file import read_rows
-from plait.storage.weights import find_weights, read_weights
+from plait.storage.weights import read_weights
 from plait.training import train
 
 
@@ -75,7 +75,7 @@ def test_two_ranks_equal_one_and_one_goes_on_where_two_stopped(
     for run in ("two", "both"):
         for got, wanted in zip(figures(tmp_path / run), expected, strict=True):
             assert got == pytest.approx(wanted, rel=1e-5)
-        found = read_weights(find_weights(tmp_path / run))
+        found = read_weights(tmp_path / run)
         assert found.keys() == weights.keys()
         for key, tensor in weights.items():
             torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-4)

@@ -18,15 +18,14 @@ from plait.config import (
     BalanceConfig,
     CheckpointConfig,
     CollaborationConfig,
-    EvaluationConfig,
     ExpertConfig,
     OptimizerConfig,
     RouterConfig,
 )
 from plait.sharing import Sharing
-from plait.storage.checkpoint import steps_in
 from plait.storage.metrics_file import read_rows
-from plait.storage.weights import find_weights, read_weights
+from plait.storage.places import Folder
+from plait.storage.weights import read_weights
 from plait.training import Interrupted, train
 from plait.verification import verify
 
@@ -59,26 +58,7 @@ def norms(folder):
 
 
 def weights(folder):
-    return read_weights(find_weights(folder))
-
-
-@pytest.fixture
-def plain(config):
-    """A run without sharing, collaboration or bias, in micro-batches of two sequences."""
-    return replace(
-        config,
-        model=replace(
-            config.model,
-            dropout=0.0,
-            sharing=Sharing(),
-            collaboration=None,
-            router=RouterConfig(),
-            balance=BalanceConfig(z=1e-3),
-        ),
-        data=replace(config.data, micro_batch=2),
-        optimizer=OptimizerConfig(learning_rate=0.003),
-        evaluation=EvaluationConfig(tokens=300, final_tokens=300),
-    )
+    return read_weights(folder)
 
 
 @pytest.fixture
@@ -203,7 +183,7 @@ def test_a_process_killed_while_it_writes_leaves_the_checkpoint_before(plain, pr
     ends = [1, -signal.SIGKILL]
     together(processes, 2, config, tmp_path, target=run_and_die_writing, ends=ends)
     assert len(losses(tmp_path)) >= 11
-    assert steps_in(tmp_path / "checkpoints") == [4]
+    assert Folder(tmp_path / "checkpoints").names() == ["step-4"]
     assert not [check for check in verify(tmp_path) if check.problem]
     train(config, tmp_path, device="cpu")
     train(config, tmp_path / "undisturbed", device="cpu")

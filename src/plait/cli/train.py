@@ -30,6 +30,8 @@ class Launch:
     """threads of torch; None: its own choice"""
     mesh: str | None = None
     """several processes: "replicate=2 shard=4 expert=2" (docs/scale.md); None: shard over all"""
+    checkpoints: str | None = None
+    """address beneath which they are kept, such as s3://bucket/runs; None: in the run's folder"""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """further sinks for the metrics, such as tensorboard wandb"""
 
@@ -166,5 +168,6 @@ def train(
             threads=launch.threads,
             parallel=parallel,
             track=launch.track,
+            checkpoints=launch.checkpoints,
         )
     console.print(evaluation_summary("held-out test split", result.domains))

@@ -12,15 +12,14 @@
 
 A folder has its final name only when all of it is on the disk, so a crash leaves either a whole
 checkpoint or a hidden folder that is swept away; and a file that the disk damaged later is found by
-its hash.
+its hash. `plait.storage.places` says how it is where they are kept at an address.
 """
 
 import logging
-import os
-import re
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,41 +29,29 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from plait import atomic
-from plait.config.files import load_json
-from plait.data.corpus import file_sha256
 from plait.parallel import World
-from plait.reading import inside, named, read_json
+from plait.storage.lease import machine
+from plait.storage.manifest import MANIFEST, PROGRESS, STATE, fingerprints, verify
+from plait.storage.places import Folder, Place, step_of
 from plait.storage.sharded_state import CheckpointError, reason, save_shards
-from plait.storage.tensor_files import weight_files, weights_in, write_divided
+from plait.storage.tensor_files import write_divided
 
 logger = logging.getLogger(__name__)
-
-STATE, PROGRESS, MANIFEST = "state", "progress.json", "manifest.json"
-TRY_ANOTHER = "delete it and run the same command again, to go on from the one before it"
-
-
-@dataclass(frozen=True)
-class _File:
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class _Manifest:
-    files: dict[str, _File]
 
 
 class Checkpoints:
     """The checkpoints of one run, written beside its training.
 
     Args:
-        folder: where they are.
-        keep: how many of the newest stay on the disk.
+        folder: where they are made.
+        keep: how many of the newest stay.
         world: the processes, each of which writes and hashes a part.
+        place: where they are kept; None: in the folder.
     """
 
-    def __init__(self, folder: Path, keep: int, world: World) -> None:
+    def __init__(self, folder: Path, keep: int, world: World, place: Place | None = None) -> None:
         self.folder, self.keep, self.world = folder, keep, world
+        self.place = place or Folder(folder)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[None] | None = None
 
@@ -74,7 +61,7 @@ class Checkpoints:
         weights: Mapping[str, Tensor],
         state: Mapping[str, Tensor],
         progress: Mapping[str, Any],
-    ) -> Path:
+    ) -> None:
         """Begin to write `step-<step>`, from a copy in host memory; remove the oldest afterwards.
 
         Args:
@@ -91,9 +78,7 @@ class Checkpoints:
         copies = stager.stage({"weights": dict(weights), "state": dict(state)})
         stager.close()
         assert isinstance(copies, dict)
-        final = self.folder / f"step-{step}"
-        self._saving = self._thread.submit(self._write, final, **copies, progress=progress)
-        return final
+        self._saving = self._thread.submit(self._write, step, **copies, progress=progress)
 
     def wait(self) -> None:
         """Wait until what `save` began is on the disk.
@@ -118,144 +103,145 @@ class Checkpoints:
 
     def _write(
         self,
-        final: Path,
+        step: int,
         weights: Mapping[str, Tensor],
         state: Mapping[str, Tensor],
         progress: Mapping[str, Any],
     ) -> None:
-        partial = final.with_name(f".{final.name}.partial")
-        here, main = self.world, self.world.is_main
+        partial = self.folder / f".step-{step}.partial"
+        here, main, place = self.world, self.world.is_main, self.place
 
-        def begin() -> None:
+        def begin() -> str:
             if main:
                 atomic.remove(partial)
                 partial.mkdir(parents=True)
                 atomic.require_room(partial, _bytes(state) + _bytes(weights))
+            return place.name_for(step) if main else ""
 
         def write() -> dict[str, Any]:
             written = [*of_state, *write_divided(partial, weights, here)]
             if main:
                 atomic.write_json(partial / PROGRESS, progress)
                 written.append(partial / PROGRESS)
-            return _fingerprints(partial, written)
+            files = fingerprints(partial, written)
+            place.send(partial, files, name)
+            return files
 
         def end() -> None:
             if main:
-                files = dict(sorted(item for some in fingerprints for item in some.items()))
+                files = dict(sorted(item for some in written for item in some.items()))
                 atomic.write_json(partial / MANIFEST, {"files": files})
-                atomic.publish(partial, final)
+                place.publish(partial, name)
                 self.prune(self.keep)
 
         try:
-            here.together(begin)
+            name = here.together(begin)[0]
             of_state = save_shards(state, partial / STATE, here)
-            fingerprints = here.together(write)
+            written = here.together(write)
             here.together(end)
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             if main:
                 atomic.remove(partial)
-            kept = steps_in(self.folder)
-            last = f"step-{kept[-1]} is intact" if kept else "there is no earlier one"
+            remedy = "Make room" if isinstance(place, Folder) else "Mend that"
             raise CheckpointError(
-                f"could not write checkpoint {final}: {reason(error)}; {last}. Make room and run "
-                "the same command again to go on from there"
+                f"could not write checkpoint {place}/step-{step}: {reason(error)}; "
+                f"{self._intact()}. {remedy} and run the same command again to go on from there"
             ) from error
+        shutil.rmtree(partial, ignore_errors=True)  # what was sent away, on each machine
 
-    def newest(self) -> Path | None:
-        """Find the newest checkpoint that is whole, for the run that owns the folder.
+    def _intact(self) -> str:
+        try:
+            kept = self.place.names()
+        except OSError:  # what failed may be the way there
+            return "what was there before is intact"
+        return f"{kept[-1]} is intact" if kept else "there is no earlier one"
 
-        What an interrupted save left is swept away; a damaged checkpoint is reported and set aside
-        as `step-N.damaged`, and the one before it is tried.
+    @contextmanager
+    def newest(self) -> Iterator[Path | None]:
+        """Give a folder with the newest checkpoint that is whole, for the run that owns them.
+
+        What an interrupted save left is swept away; a damaged checkpoint is reported and set aside,
+        and the one before it is tried. From an address each machine fetches it once, for as long as
+        the folder is needed.
 
         Raises:
             CheckpointError: there are checkpoints and all are damaged.
         """
         self.wait()
-        found: Path | None = None
-        if self.world.is_main:
-            atomic.sweep(self.folder)
-            found, damaged = _newest_whole(self.folder)
-            for path in damaged:
-                aside = path.with_name(f"{path.name}.damaged")
-                atomic.remove(aside)
-                os.rename(path, aside)
-        return self.world.broadcast(found)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        here, place, name = self.world, self.place, None
+        with ExitStack() as stack:
+            path: Path | None = None
+            if here.is_main:
+                place.take_over()
+                found = newest_whole(place, place.set_aside, within=self.folder)
+                name, path = stack.enter_context(found)
+            name = here.broadcast(name)
+            machines = here.gathered(machine())
+            first = machines.index(machines[here.rank])
+
+            def fetched() -> Path | None:
+                if name is None or here.is_main or first != here.rank:
+                    return path
+                return stack.enter_context(place.opened(name, within=self.folder))
+
+            yield here.together(fetched)[first]
+            here.barrier()
+
+    def last(self) -> str | None:
+        """Name the newest checkpoint, whole or not."""
+        names = self.place.names()
+        return f"{self.place}/{names[-1]}" if names else None
 
     def hash_of(self, step: int) -> str:
         """Return the SHA-256 of a checkpoint's manifest, which names every file of it."""
-        return file_sha256(self.folder / f"step-{step}" / MANIFEST)
+        return self.place.digest([n for n in self.place.names() if step_of(n) == step][-1])
 
     def prune(self, keep: int) -> None:
-        """Remove all but the `keep` newest."""
+        """Remove all but the newest of each of the `keep` newest steps."""
         if self.world.is_main:
-            for step in steps_in(self.folder)[:-keep]:
-                atomic.remove(self.folder / f"step-{step}")
+            names = self.place.names()
+            kept = list({step_of(name): name for name in names}.values())[-keep:]
+            for name in names:
+                if name not in kept:
+                    self.place.remove(name)
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """Find the newest whole checkpoint of any run, touching nothing; None where there is none.
+@contextmanager
+def newest_whole(
+    place: Place, damaged: Callable[[str], None], state: bool = True, within: Path | None = None
+) -> Iterator[tuple[str | None, Path | None]]:
+    """Give the name of the newest whole checkpoint and a folder with its files; None without one.
+
+    Args:
+        place: where the checkpoints are; nothing there is touched.
+        damaged: told the names of those that are newer and damaged.
+        state: not the weights alone; see `Address.opened`, as for `within`.
+        within: where to fetch it to.
 
     Raises:
         CheckpointError: there are checkpoints and all are damaged.
     """
-    return _newest_whole(folder)[0]
-
-
-def _newest_whole(folder: Path) -> tuple[Path | None, list[Path]]:
-    damaged: list[Path] = []
-    for step in reversed(steps_in(folder)):
-        path = folder / f"step-{step}"
-        try:
-            verify(path)
-            return path, damaged
-        except CheckpointError as error:
-            logger.warning("%s; trying the one before it", error)
-            damaged.append(path)
-    if damaged:
+    names: list[str] = []
+    for name in reversed(place.names()):
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(place.opened(name, state, within))
+                verify(path, state, f"{place}/{name}")
+            except CheckpointError as error:
+                logger.warning("%s; trying the one before it", error)
+                names.append(name)
+                continue
+            for one in names:
+                damaged(one)
+            yield name, path
+            return
+    if names:
         raise CheckpointError(
-            f"every checkpoint in {folder} is damaged: delete this folder to start again"
+            f"every checkpoint in {place} is damaged: delete this folder to start again"
         )
-    return None, damaged
-
-
-def steps_in(folder: Path) -> list[int]:
-    """List the steps of the checkpoints in a folder, whole or not, in order."""
-    if not folder.is_dir():
-        return []
-    names = (re.fullmatch(r"step-(\d+)", path.name) for path in folder.iterdir())
-    return sorted(int(match[1]) for match in names if match)
-
-
-def verify(path: Path) -> None:
-    """Compare every file of a checkpoint with the size and hash in its manifest.
-
-    Raises:
-        CheckpointError: a file is missing, short or changed.
-    """
-    try:
-        expected = load_json(_Manifest, path / MANIFEST, TRY_ANOTHER).files
-        for name in (PROGRESS, *(file.name for file in weight_files(weights_in(path)))):
-            if name not in expected:
-                raise ValueError(f"{MANIFEST} does not name {name}")
-        for name, file in expected.items():
-            if _fingerprint(inside(path, name)) != file:
-                raise ValueError(f"{named(name)} has changed")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {reason(error)}") from None
-
-
-def read_progress(path: Path) -> dict[str, Any]:
-    """Read what `save` got as `progress`."""
-    return read_json(path / PROGRESS, TRY_ANOTHER)
+    yield None, None
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _fingerprint(path: Path) -> _File:
-    return _File(path.stat().st_size, file_sha256(path))
-
-
-def _fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
-    return {path.relative_to(folder).as_posix(): asdict(_fingerprint(path)) for path in files}

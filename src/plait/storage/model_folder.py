@@ -24,7 +24,7 @@ from plait.model import LanguageModel
 from plait.reading import inside, named, read_yaml
 from plait.storage.run_folder import CONFIG, TOKENIZER
 from plait.storage.tensor_files import WEIGHTS
-from plait.storage.weights import find_weights, read_weights
+from plait.storage.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def read_state(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         ValueError: a tensor is missing, left over or of another shape; the first is named.
     """
     config = read_config(folder)
-    source = find_weights(Path(folder))
+    source = Path(folder)
     weights = read_weights(source)
     plans = config.plans
     banks = max(plan.count for plan in (plans.experts, plans.attention, plans.norms))

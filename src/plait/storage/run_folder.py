@@ -8,6 +8,7 @@
       tokenizer.json    its tokenizer, so that the folder can be used where the corpus is not
       metrics.jsonl     one row for each step that is logged, and for each evaluation
       checkpoints/      see `plait.storage.checkpoint`
+      checkpoints.json  where they are, if at an address: see `plait.storage.places`
       .lock, .lease-N   who trains in it: see `claim`
       log.txt           what the process of a study's run printed
       diverged.json     why the run gave up, where it did
@@ -30,6 +31,7 @@ from plait.storage.metrics_file import read_rows
 from plait.storage.result import RESULT, Result
 
 CONFIG, METRICS, CHECKPOINTS, LOG = "config.yaml", "metrics.jsonl", "checkpoints", "log.txt"
+AWAY = "checkpoints.json"
 DIVERGED = "diverged.json"
 CORPUS, TOKENIZER = "corpus.json", "tokenizer.json"
 LOCK = ".lock"

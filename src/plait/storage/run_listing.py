@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from plait.storage.checkpoint import steps_in
-from plait.storage.run_folder import CHECKPOINTS, CONFIG, RunFolder
+from plait.storage.places import Folder
+from plait.storage.run_folder import AWAY, CHECKPOINTS, CONFIG, RunFolder
 
 State = Literal["finished", "running", "interrupted", "begun", "damaged"]
 """begun: it has no checkpoint yet; damaged: its configuration or result cannot be read"""
@@ -53,8 +53,8 @@ def removable(run: FoundRun) -> list[Path]:
     if run.state in ("running", "damaged") or not checkpoints.is_dir():
         return []
     left = [*checkpoints.glob(".*"), *checkpoints.glob("*.damaged")]
-    old = steps_in(checkpoints)[:-1] if run.state == "finished" else []
-    return [*left, *(checkpoints / f"step-{step}" for step in old)]
+    old = Folder(checkpoints).names()[:-1] if run.state == "finished" else []
+    return [*left, *(checkpoints / name for name in old)]
 
 
 def bytes_in(path: Path) -> int:
@@ -75,7 +75,9 @@ def _found(folder: Path) -> FoundRun:
         return FoundRun(folder, study, "finished", result.tokens, total, result.held_out(), size)
     rows = run.metrics()
     tokens = rows[-1].get("tokens", 0) if rows else 0
-    state: State = "interrupted" if steps_in(folder / CHECKPOINTS) else "begun"
+    state: State = "begun"
+    if Folder(folder / CHECKPOINTS).names() or (folder / AWAY).is_file():
+        state = "interrupted"
     if run.held:
         state = "running"
     return FoundRun(folder, study, state, tokens, total, None, size)

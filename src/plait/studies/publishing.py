@@ -16,7 +16,7 @@ from plait.atomic import own_folder, publish
 from plait.reading import read_json
 from plait.storage.metrics_file import read_rows
 from plait.storage.result import RESULT
-from plait.storage.run_folder import CHECKPOINTS, CONFIG, CORPUS, DIVERGED, METRICS
+from plait.storage.run_folder import AWAY, CHECKPOINTS, CONFIG, CORPUS, DIVERGED, METRICS
 from plait.studies.registration import PLAN
 from plait.studies.results import STUDY, read_study
 
@@ -51,7 +51,8 @@ def publish_study(folder: Path, out: Path) -> Path:
 
 
 def _published(folder: Path) -> bool:
-    return (folder / STUDY).is_file() and not any(folder.glob(f"*/{CHECKPOINTS}"))
+    trained = any(any(folder.glob(f"*/{name}")) for name in (CHECKPOINTS, AWAY))
+    return (folder / STUDY).is_file() and not trained
 
 
 def _publish_run(run: Path, out: Path) -> None:

@@ -21,6 +21,7 @@ from plait.kernels import processor
 from plait.parallel import ParallelConfig, World, require_divisible
 from plait.storage.checkpoint import Checkpoints
 from plait.storage.metrics_file import JsonLines, Row
+from plait.storage.places import Place, place_of
 from plait.storage.result import Result
 from plait.storage.run_folder import (
     CHECKPOINTS,
@@ -62,6 +63,7 @@ def train(
     threads: int | None = None,
     parallel: ParallelConfig | None = None,
     track: Sequence[Tracker] = (),
+    checkpoints: str | None = None,
 ) -> Result:
     """Train to the end of the configuration; go on where an earlier call in this folder stopped.
 
@@ -74,6 +76,8 @@ def train(
         threads: of torch in this process; None leaves torch's own number.
         parallel: how several processes are laid out; None: all of them shard everything.
         track: sinks beside `metrics.jsonl`.
+        checkpoints: address that fsspec knows, beneath which they are kept; None: in the folder, or
+            where those of the run are already.
 
     Raises:
         Interrupted: on SIGINT, SIGTERM or `stop`, after a checkpoint was saved.
@@ -96,12 +100,13 @@ def train(
     corpus = None if RunFolder(folder).finished else open_corpus(config.data.corpus)
     if corpus is not None:
         require_sources(corpus)
+        place_of(folder, checkpoints)
     with (
         claim(folder, config) if world.is_main else nullcontext(),
         Interruption() as interruption,
     ):
         world.barrier()
-        finished = Result.load_from(folder)
+        finished = world.broadcast(Result.load_from(folder))
         if finished is not None:
             return finished
 
@@ -109,7 +114,8 @@ def train(
             return world.any(interruption.requested or (stop is not None and stop()))
 
         corpus = corpus or open_corpus(config.data.corpus)
-        run = _Run(config, corpus, folder, world, asked, progress, track)
+        place = world.broadcast(place_of(folder, checkpoints))
+        run = _Run(config, corpus, folder, world, asked, progress, track, place)
         try:
             while run.state.counters.step < config.steps:
                 run.stop_if_asked()
@@ -131,6 +137,7 @@ class _Run:
         asked_to_stop: Callable[[], bool],
         progress: Callable[[Row], None] | None,
         track: Sequence[Tracker],
+        place: Place,
     ) -> None:
         self.config, self.folder, self.world = config, folder, world
         self.asked_to_stop = asked_to_stop
@@ -142,10 +149,11 @@ class _Run:
         if world.is_main:
             keep_corpus_facts(corpus, folder)
         self.state = TrainState(config, corpus, world)
-        self.checkpoints = Checkpoints(folder / CHECKPOINTS, config.checkpoint.keep, world)
-        newest = self.checkpoints.newest()
-        if newest is not None:
-            self.state.restore(newest)
+        keep = config.checkpoint.keep
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS, keep, world, place)
+        with self.checkpoints.newest() as newest:
+            if newest is not None:
+                self.state.restore(newest)
         self.began = time.perf_counter() - self.state.counters.seconds
         self.sinks: list[Sink] = []
         self.rows: JsonLines | None = None
@@ -277,7 +285,7 @@ class _Run:
         self.checkpoints.wait()
         raise Interrupted(
             f"stopped after step {self.state.counters.step} of {self.config.steps}; a checkpoint "
-            f"is in {self.folder / CHECKPOINTS}: run the same command again to go on from there"
+            f"is in {self.checkpoints.place}: run the same command again to go on from there"
         )
 
     def _recover(self) -> None:
@@ -286,13 +294,13 @@ class _Run:
         self.unread.clear()
         if len(counters.recoveries) >= self.config.recoveries:
             self._give_up()
-        newest = self.checkpoints.newest()
         before = counters.recoveries
-        if newest is None:
-            self.state.batches.close()
-            self.state = TrainState(self.config, self.state.corpus, self.world)
-        else:
-            self.state.restore(newest)
+        with self.checkpoints.newest() as newest:
+            if newest is None:
+                self.state.batches.close()
+                self.state = TrainState(self.config, self.state.corpus, self.world)
+            else:
+                self.state.restore(newest)
         back_to = self.state.counters.step
         skipped = here["tokens_seen"] - self.state.batches.state()["tokens_seen"]
         happened = {"step": counters.step, "back_to": back_to, "tokens_skipped": skipped}
@@ -319,8 +327,8 @@ class _Run:
         raise Diverged(message)
 
     def _last_good(self) -> str:
-        newest = self.checkpoints.newest()
-        return f"the last good checkpoint is {newest}" if newest else "there was no checkpoint yet"
+        last = self.checkpoints.last()
+        return f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
 
     def finish(self) -> Result:
         """Score the test split (or the one that is set), once, and write the result."""

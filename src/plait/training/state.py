@@ -19,7 +19,7 @@ from plait.model import LanguageModel
 from plait.optim.groups import build_optimizers, state_keys
 from plait.parallel import World, held, parallelise
 from plait.reading import named, quoted
-from plait.storage.checkpoint import PROGRESS, STATE, TRY_ANOTHER, read_progress
+from plait.storage.manifest import PROGRESS, STATE, TRY_ANOTHER, read_progress
 from plait.storage.sharded_state import (
     CheckpointError,
     Shapes,
@@ -27,7 +27,7 @@ from plait.storage.sharded_state import (
     reason,
     shard_shapes,
 )
-from plait.storage.weights import find_weights, load_weights, read_weights
+from plait.storage.weights import load_weights, read_weights
 
 REMEMBERED = 64
 """steps whose losses a spike is measured against"""
@@ -121,7 +121,7 @@ class TrainState:
         if config.initial_weights is None:
             model.initialise(config.seed, held)
         else:
-            source = find_weights(Path(config.initial_weights))
+            source = Path(config.initial_weights)
             load_weights(model, read_weights(source), source)
         return model
 
@@ -175,7 +175,7 @@ class TrainState:
         progress = read_progress(path)
         self.counters = from_json(Counters, progress, path / PROGRESS, TRY_ANOTHER)
         self.skip_to(progress.get("loader") or {})
-        load_weights(self.model, read_weights(find_weights(path)), path)
+        load_weights(self.model, read_weights(path), path)
         shapes = shard_shapes(path / STATE)
         tensors: dict[str, Tensor] = {}
         try:

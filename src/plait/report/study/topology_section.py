@@ -9,7 +9,7 @@ from plait.report.numbers import number, p_value
 from plait.routing.metrics.topology import Topology, stored_topologies
 from plait.routing.metrics.topology_over_seeds import LEVEL, TopologyOverSeeds, over_seeds
 from plait.statistics import holm
-from plait.storage.weights import find_weights, read_weights
+from plait.storage.weights import read_weights
 from plait.studies.results import FinishedRun, StudyResults
 
 TITLE = "Collaboration: who listens to whom"
@@ -133,7 +133,7 @@ def run_topologies(run: FinishedRun) -> list[Topology]:
     if run.config.model.collaboration is None:
         return []
     try:
-        weights = read_weights(find_weights(run.folder))
+        weights = read_weights(run.folder)
     except (FileNotFoundError, ValueError):
         return []
     names = [name.split(".") for name in weights if name.startswith("collaboration.")]
