@@ -1,6 +1,8 @@
 """What travels between processes, apart from any model."""
 
-from ranks import check_dispatch, check_owners, start
+from ranks import check_dispatch, check_owners
+
+from gloo import start
 
 
 def test_experts_on_other_processes_are_the_experts_here(processes, tmp_path):

@@ -11,7 +11,6 @@ from ranks import (
     in_turn,
     products_in,
     score,
-    start,
     toy,
     write_collectives,
     write_gradients,
@@ -20,6 +19,7 @@ from ranks import (
     write_what_moves,
 )
 
+from gloo import start
 from plait.config import (
     AttentionConfig,
     BalanceConfig,

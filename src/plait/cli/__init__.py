@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from plait import __version__
-from plait.cli.commands import COMMANDS, overview
+from plait.cli.commands import COMMANDS, DIVIDED, overview
 
 EXTRAS = {
     "altair": "report",
@@ -81,11 +81,32 @@ def _run(words: list[str]) -> int:
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in COMMANDS and len(words) >= length:
+            if name not in DIVIDED and not _alone(name):
+                return 0
             from plait.cli.parsing import parse
 
             result = parse(COMMANDS[name].function(), words[length:], f"plait {name}")()
             return result if isinstance(result, int) else 0
     return _without_command(words)
+
+
+def _alone(name: str) -> bool:
+    """Whether this process does a command that is not divided; from then on it counts as alone."""
+    others = int(os.environ.get("WORLD_SIZE", "1")) - 1
+    if others < 1:
+        return True
+    if not _has_the_word():
+        return False
+    left = "the other does" if others == 1 else f"the other {others} do"
+    print(f"plait: `plait {name}` runs in one process: {left} nothing", file=sys.stderr)
+    for told in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(told, None)  # neither it nor what it starts may wait for the others
+    return True
+
+
+def _has_the_word() -> bool:
+    """Whether this process prints: several that torchrun started speak with one voice."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _without_command(words: list[str]) -> int:
@@ -131,10 +152,11 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"plait: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    if _has_the_word():
+        print(f"plait: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # one voice under torchrun
+    if _has_the_word():
         print(f"plait: {message}", file=sys.stderr)
     sys.exit(code)
