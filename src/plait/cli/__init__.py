@@ -1,10 +1,12 @@
 """The command line: how a command is found, and how mistakes end."""
 
+import contextlib
 import difflib
+import io
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from plait import __version__
@@ -85,7 +87,8 @@ def _run(words: list[str]) -> int:
                 return 0
             from plait.cli.parsing import parse
 
-            result = parse(COMMANDS[name].function(), words[length:], f"plait {name}")()
+            with _one_voice():
+                result = parse(COMMANDS[name].function(), words[length:], f"plait {name}")()
             return result if isinstance(result, int) else 0
     return _without_command(words)
 
@@ -107,6 +110,17 @@ def _alone(name: str) -> bool:
 def _has_the_word() -> bool:
     """Whether this process prints: several that torchrun started speak with one voice."""
     return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Keep what libraries print to the process that has the word; tracebacks come after it."""
+    if _has_the_word():
+        yield
+        return
+    unheard = io.StringIO()
+    with contextlib.redirect_stdout(unheard), contextlib.redirect_stderr(unheard):
+        yield
 
 
 def _without_command(words: list[str]) -> int:
@@ -152,8 +166,7 @@ def _is_memory(error: Exception) -> bool:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    if _has_the_word():
-        print(f"plait: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"plait: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:

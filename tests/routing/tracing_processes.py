@@ -1,4 +1,4 @@
-"""What `test_divided.py` asks of one process and of several; it imports nothing that takes long."""
+"""What one process and several are asked; nothing that is imported here takes long."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

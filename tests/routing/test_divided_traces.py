@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from divided import Found, be_rank, small_batches, trace_and_perturb
+from tracing_processes import Found, be_rank, small_batches, trace_and_perturb
 
 from gloo import start
 from made_up_models import ours, text
