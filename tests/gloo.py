@@ -39,4 +39,5 @@ def _be_rank(
         MASTER_PORT=str(port),
     )
     function(rank, *arguments)
-    torch.distributed.barrier()  # who has done waits for the others
+    if size > 1:
+        torch.distributed.barrier()  # who has done waits for the others
