@@ -269,7 +269,13 @@ def check_owners(rank, folder):
     arrived = torch.cat(list(pieces(named, owner_of, world)))
     wanted = torch.cat([one for one, name in zip(expected, named, strict=True) if name in mine])
     assert torch.equal(arrived, wanted)
+    (folder / f"{rank}.txt").write_text("done")
 
+
+def check_turns(rank, folder):
+    """What each does for all arrives everywhere, in order, and so does a failure."""
+    world = World.of_copies("cpu")
+    assert str(world.layout) == f"replicate={world.size} shard=1 expert=1"
     assert world.together(lambda: rank) == list(range(world.size))
     here = ZeroDivisionError if rank == 1 else OSError  # what failed on one fails on all
     with pytest.raises(here, match="division"):

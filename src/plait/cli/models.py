@@ -28,7 +28,7 @@ def evaluate(
 ) -> None:
     """Score a trained model on held-out text by domain, or on downstream tasks through lm-eval.
 
-    Tasks need the extra eval.
+    Tasks need the extra eval. Processes that torchrun starts share the work.
 
     Args:
         run: folder of a run or a model; with --tasks or --suite also any transformers folder.
@@ -181,6 +181,8 @@ def trace(
     device: str | None = None,
 ) -> None:
     """Show what routing does: paths, load, consistency, specialisation, robustness, topology.
+
+    Processes that torchrun starts share the work.
 
     Args:
         models: folders of runs, of models, or of Hugging Face MoE models; several are compared.
