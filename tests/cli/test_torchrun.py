@@ -73,3 +73,15 @@ def test_what_is_not_divided_is_left_to_the_first_process(name, monkeypatch, cap
         notice = f"plait: `plait {name}` runs in one process: the other 2 do nothing\n"
         assert said.startswith(notice) if first else said == ""
     assert "WORLD_SIZE" not in os.environ  # what it starts does not wait for the others
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", ""), ("1", "process 1: ")])
+def test_who_fails_alone_says_so_after_the_first_had_its_turn(rank, said, monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", rank)
+    with pytest.raises(SystemExit):
+        main(["eval", "--no-such-option"])
+    assert capsys.readouterr().err.startswith(f"plait: {said}no option --no-such-option")
+    assert len(waited) == (rank == "1")

@@ -5,6 +5,7 @@ import difflib
 import io
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
@@ -35,6 +36,8 @@ EXTRAS = {
 """module: the extra that brings it"""
 INTERRUPTED = 130
 """exit code of what Ctrl-C ended, as shells have it: 128 and the signal's number"""
+WORD = 5.0
+"""seconds in which the first of several processes may say what is wrong for all"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -170,6 +173,11 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    if _has_the_word():
-        print(f"plait: {message}", file=sys.stderr)
+    if not _has_the_word():
+        if code == INTERRUPTED:
+            sys.exit(code)
+        # torchrun ends all when the first fails: that one may say it first, if it failed too
+        time.sleep(WORD)
+        message = f"process {os.environ['RANK']}: {message}"
+    print(f"plait: {message}", file=sys.stderr)
     sys.exit(code)
