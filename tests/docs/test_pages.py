@@ -77,6 +77,8 @@ INSTEAD = {
     'torchrun --nproc-per-node 8 --no-python plait train CONFIG.yaml --mesh "replicate=2 shard=2 '
     'expert=2"': "torchrun --standalone --nproc-per-node 2 --no-python plait train run.yaml "
     "--study parted --mesh expert=2",
+    "torchrun --nproc-per-node 8 --no-python plait trace RUN": "torchrun --standalone "
+    "--nproc-per-node 2 --no-python plait trace RUN --tokens 1500 --perturb-tokens 400 --figures",
 }
 """a command that is shown: the smaller one that is run"""
 

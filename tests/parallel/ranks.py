@@ -1,9 +1,8 @@
-"""Real processes that talk over gloo, and what they are asked in these tests."""
+"""What the real processes of these tests are asked."""
 
 import json
-import os
-import socket
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -36,35 +35,6 @@ from plait.parallel.dispatch import experts_over_ranks
 from plait.parallel.shard import placement
 
 SEQUENCES = 8
-
-
-def start(processes, size, function, *arguments):
-    """Run function(rank, …) in `size` processes; all must end well."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    ranks = [
-        processes.Process(target=_be_rank, args=(rank, size, port, function, arguments))
-        for rank in range(size)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(240)
-    assert [process.exitcode for process in ranks] == [0] * size
-
-
-def _be_rank(rank, size, port, function, arguments):
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(size),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    function(rank, *arguments)
-    torch.distributed.barrier()  # who has done waits for the others
 
 
 @cache
@@ -334,9 +304,33 @@ def check_owners(rank, folder):
     arrived = torch.cat(list(pieces(named, owner_of, world)))
     wanted = torch.cat([one for one, name in zip(expected, named, strict=True) if name in mine])
     assert torch.equal(arrived, wanted)
+    (folder / f"{rank}.txt").write_text("done")
 
+
+def check_turns(rank, folder):
+    """What each does for all arrives everywhere, in order, and so does a failure."""
+    world = World.of_copies("cpu")
+    assert str(world.layout) == f"replicate={world.size} shard=1 expert=1"
     assert world.together(lambda: rank) == list(range(world.size))
     here = ZeroDivisionError if rank == 1 else OSError  # what failed on one fails on all
     with pytest.raises(here, match="division"):
         world.together(lambda: 1 // (1 - rank))
+
+    for items in (range(7), range(2), ()):  # not divided evenly, fewer than processes, none
+        assert world.in_turn(items, lambda n: (n, rank)) == [(n, n % world.size) for n in items]
+    with pytest.raises(ZeroDivisionError if rank == 2 else OSError, match="division"):
+        world.in_turn(range(3), lambda n: 1 // (2 - n))
+    entered = []
+
+    @contextmanager
+    def entering(what):
+        entered.append(f"{what} on {rank}")
+        yield int(what)
+
+    with world.on_main(entering("7")) as given:
+        assert given == 7
+    refused = ValueError if rank == 0 else OSError
+    with pytest.raises(refused, match="invalid literal"), world.on_main(entering("seven")):
+        pytest.fail("entered")
+    assert entered == (["7 on 0", "seven on 0"] if rank == 0 else [])
     (folder / f"{rank}.txt").write_text("done")

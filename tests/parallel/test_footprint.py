@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ranks import start, toy, write_collectives
+from ranks import toy, write_collectives
 
+from gloo import start
 from plait.config import AttentionConfig, CollaborationConfig, ExpertConfig, ModelConfig
 from plait.config.counts import backward_bytes_per_token, count, matrix_banks
 from plait.model import LanguageModel

@@ -12,7 +12,6 @@ from ranks import (
     muon_step,
     products_in,
     score,
-    start,
     toy,
     write_collectives,
     write_gradients,
@@ -22,6 +21,7 @@ from ranks import (
     write_what_moves,
 )
 
+from gloo import start
 from plait.config import (
     AttentionConfig,
     BalanceConfig,

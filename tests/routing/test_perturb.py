@@ -196,6 +196,21 @@ def test_a_loss_is_the_rise_over_its_own_share_of_the_text() -> None:
     assert found.rise == pytest.approx(np.mean(rises), rel=1e-3)
 
 
+def test_a_permutation_is_one_for_its_share_and_noise_another_for_every_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("plait.routing.perturb.BATCH_TOKENS", 16)
+    watched, passage = watch(ours()), Passage(list(range(16)))
+    once, twice = (
+        {(r.kind, r.setting): r.losses for r in robustness(watched, text, noise=(1.0,), draws=1)}
+        for text in ([passage], [passage] * 2)
+    )
+    for same in ("one permutation", None), ("permutation per depth", None):
+        assert twice[same] == pytest.approx(once[same], abs=1e-6)
+    for other in ("noise", 1.0), ("random depth", 0):
+        assert abs(twice[other][0] - once[other][0]) > 1e-5
+
+
 def test_noise_on_a_shared_decision_is_one_noise() -> None:
     watched = watch(ours(sharing=Sharing(router="1x2 + 2", decision="1x2 + 2")))
     changed = seen(watched, logit_noise(watched, torch.Generator().manual_seed(0), 1.0))

@@ -1,4 +1,3 @@
-import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -94,11 +93,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def processes():
-    """Real processes that start fast: forked from a server which has imported everything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["plait.training.loop"])
-    return context

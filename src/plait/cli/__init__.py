@@ -1,14 +1,17 @@
 """The command line: how a command is found, and how mistakes end."""
 
+import contextlib
 import difflib
+import io
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
 from plait import __version__
-from plait.cli.commands import COMMANDS, overview
+from plait.cli.commands import COMMANDS, DIVIDED, overview
 
 EXTRAS = {
     "altair": "report",
@@ -33,6 +36,8 @@ EXTRAS = {
 """module: the extra that brings it"""
 INTERRUPTED = 130
 """exit code of what Ctrl-C ended, as shells have it: 128 and the signal's number"""
+WORD = 5.0
+"""seconds in which the first of several processes may say what is wrong for all"""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -81,11 +86,44 @@ def _run(words: list[str]) -> int:
     for length in (2, 1):
         name = " ".join(words[:length])
         if name in COMMANDS and len(words) >= length:
+            if name not in DIVIDED and not _alone(name):
+                return 0
             from plait.cli.parsing import parse
 
-            result = parse(COMMANDS[name].function(), words[length:], f"plait {name}")()
+            with _one_voice():
+                result = parse(COMMANDS[name].function(), words[length:], f"plait {name}")()
             return result if isinstance(result, int) else 0
     return _without_command(words)
+
+
+def _alone(name: str) -> bool:
+    """Whether this process does a command that is not divided; from then on it counts as alone."""
+    others = int(os.environ.get("WORLD_SIZE", "1")) - 1
+    if others < 1:
+        return True
+    if not _has_the_word():
+        return False
+    left = "the other does" if others == 1 else f"the other {others} do"
+    print(f"plait: `plait {name}` runs in one process: {left} nothing", file=sys.stderr)
+    for told in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(told, None)  # neither it nor what it starts may wait for the others
+    return True
+
+
+def _has_the_word() -> bool:
+    """Whether this process prints: several that torchrun started speak with one voice."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Keep what libraries print to the process that has the word; tracebacks come after it."""
+    if _has_the_word():
+        yield
+        return
+    unheard = io.StringIO()
+    with contextlib.redirect_stdout(unheard), contextlib.redirect_stderr(unheard):
+        yield
 
 
 def _without_command(words: list[str]) -> int:
@@ -135,6 +173,11 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _fail(message: str, code: int = 1) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":  # one voice under torchrun
-        print(f"plait: {message}", file=sys.stderr)
+    if not _has_the_word():
+        if code == INTERRUPTED:
+            sys.exit(code)
+        # torchrun ends all when the first fails: that one may say it first, if it failed too
+        time.sleep(WORD)
+        message = f"process {os.environ['RANK']}: {message}"
+    print(f"plait: {message}", file=sys.stderr)
     sys.exit(code)

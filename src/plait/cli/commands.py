@@ -45,6 +45,8 @@ COMMANDS: Mapping[str, Command] = {
     "bench": Command("bench:bench", "our speed against transformers' on this machine"),
     "completion": Command("completion:completion", "a script that completes all this in a shell"),
 }
+DIVIDED = ("train", "eval", "trace")
+"""commands that the processes of torchrun do together; the others the first of them does alone"""
 
 
 def overview(prefix: str = "") -> str:

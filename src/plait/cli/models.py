@@ -6,6 +6,7 @@ from typing import Literal
 from plait.cli import INTERRUPTED
 from plait.cli.output import console, say
 from plait.opening import Opened, open_model
+from plait.parallel import World
 
 Suite = Literal["expert-tying-6", "pathmoe-8", "pathmoe-12"]
 
@@ -27,7 +28,7 @@ def evaluate(
 ) -> None:
     """Score a trained model on held-out text by domain, or on downstream tasks through lm-eval.
 
-    Tasks need the extra eval.
+    Tasks need the extra eval. Processes that torchrun starts share the work.
 
     Args:
         run: folder of a run or a model; with --tasks or --suite also any transformers folder.
@@ -54,7 +55,8 @@ def evaluate(
         raise ValueError(f"--shots {shots}: examples are 0 or more")
     if (tasks or suite) and (sequence_length is not None or batch is not None):
         raise ValueError("--sequence-length and --batch are for held-out text: leave them out")
-    opened = open_model(run, device)
+    world = World.of_copies(device)
+    opened = open_model(run, str(world.device))
     if tasks or suite:
         from plait.interop.tasks import downstream
         from plait.report.terminal.score_tables import tasks_summary
@@ -67,12 +69,13 @@ def evaluate(
             shots=shots,
             limit=limit,
             source="hub" if hub else "packages",
+            world=world,
         )
         console.print(tasks_summary(opened.name, scores))
         return
     from plait.report.terminal.score_tables import evaluation_summary
 
-    length, scored = _held_out(opened, split, tokens, corpus, sequence_length, batch)
+    length, scored = _held_out(opened, split, tokens, corpus, sequence_length, batch, world)
     console.print(evaluation_summary(f"{opened.name}: {split} split", scored))
     say(f"in sequences of {length:,} tokens")
 
@@ -84,6 +87,7 @@ def _held_out(
     corpus: str | None,
     sequence_length: int | None,
     batch: int | None,
+    world: World,
 ) -> tuple[int, dict[str, dict[str, float]]]:
     """Return the length of the sequences, and the scores by domain."""
     from plait.config import DataConfig, TrainConfig
@@ -117,6 +121,7 @@ def _held_out(
         tokens_per_domain=tokens,
         batch_size=batch,
         precision=how.precision,
+        world=world,
     )
     return length, scored.to_dict()
 
@@ -176,6 +181,8 @@ def trace(
     device: str | None = None,
 ) -> None:
     """Show what routing does: paths, load, consistency, specialisation, robustness, topology.
+
+    Processes that torchrun starts share the work.
 
     Args:
         models: folders of runs, of models, or of Hugging Face MoE models; several are compared.

@@ -6,7 +6,8 @@ joins the processes.
 
 import atexit
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -20,6 +21,7 @@ from plait.kernels.precision import full_float32
 from plait.parallel.mesh import ALONE, Meshes, ParallelConfig
 from plait.reading import one_line
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -90,6 +92,11 @@ class World:
         host = dist.new_group(backend="gloo")
         return cls(here, dist.get_rank(), size, layout, Meshes.build(kind, layout), host)
 
+    @classmethod
+    def of_copies(cls, device: str | None = None) -> "World":
+        """Join the processes as `start` does; each of them has the whole model."""
+        return cls.start(device, ParallelConfig(shard=1))
+
     @property
     def is_main(self) -> bool:
         """Whether this rank writes the files and shows the progress."""
@@ -136,6 +143,30 @@ class World:
             if problem:
                 raise OSError(problem)
         return [cast(T, result) for result, _ in results]
+
+    def in_turn(self, items: Sequence[S], action: Callable[[S], T]) -> list[T]:
+        """Do something with every item, the ranks taking them in turn, and give each all results.
+
+        Returns:
+            the results in the order of the items, the same on every rank.
+
+        Raises:
+            OSError: as `together`.
+        """
+        found = self.together(lambda: [action(item) for item in items[self.rank :: self.size]])
+        return [found[place % self.size][place // self.size] for place in range(len(items))]
+
+    @contextmanager
+    def on_main(self, context: AbstractContextManager[T]) -> Iterator[T]:
+        """Enter a context on the main rank alone, and give every rank what it gave there.
+
+        Raises:
+            OSError: as `together`, where it cannot be entered.
+        """
+        with ExitStack() as stack:
+            yield cast(
+                T, self.together(lambda: stack.enter_context(context) if self.is_main else None)[0]
+            )
 
     def any(self, flag: bool) -> bool:
         """Whether it holds on at least one rank."""

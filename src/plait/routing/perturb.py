@@ -23,6 +23,9 @@ changes.
 Each draw has its own share of the text and is compared with the unperturbed loss of that share, so
 that more draws cost no more. All depths of (d) are tried on the first share, and each goes on from
 where the unperturbed forward stood before it.
+
+Processes take the batches in turn. What is drawn for a batch has a random stream of its own, and
+losses are added in the order of the batches, so that their number changes nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +40,7 @@ from torch import Tensor
 
 from plait.evaluation.heldout import LONGEST_WINDOW
 from plait.model import Routing
+from plait.parallel import World
 from plait.routing.record import Passage
 from plait.routing.trace import TraceInfo
 from plait.routing.watched_model import Decide, Plain, WatchedModel
@@ -49,6 +53,8 @@ BATCH_TOKENS = 2048
 Change = Callable[[Tensor, Plain], Decide]
 """What a perturbation does with a batch: its tokens (B, S) and its unperturbed forward to the
 function that changes each depth."""
+Drawn = Callable[[int, int], Change]
+"""What a perturbation does, for a share of the text and the number of a batch in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,7 @@ def robustness(
     draws: int = 3,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
+    world: World | None = None,
 ) -> list[Robustness]:
     """Measure all perturbations on the same held-out text.
 
@@ -116,6 +123,8 @@ def robustness(
         draws: of each random perturbation.
         seed: of the draws.
         progress: called with the name of what comes next.
+        world: the processes that call it together, each with the whole model and the same
+            passages; each returns all results. None: this one alone.
 
     Raises:
         ValueError: no text of two tokens or more; or noise on a router whose rule is not known.
@@ -125,17 +134,29 @@ def robustness(
     if not shares:
         raise ValueError("perturbations need documents of at least two tokens: give more text")
     trials = _trials(watched, len(shares), noise, frequent_paths, allowed, seed)
-    batches = [(share, x, y) for share, texts in enumerate(shares) for x, y in _batches(texts)]
-    for number, (share, tokens_BS, targets_BS) in enumerate(batches, 1):
+    batches = [
+        (share, number, *batch)
+        for share, windows in enumerate(shares)
+        for number, batch in enumerate(_batches(windows))
+    ]
+
+    def losses(place: int) -> tuple[int, float, dict[int, float]]:
+        """Tokens of a batch, its loss, and its loss under each trial that is made with it."""
+        share, number, tokens_BS, targets_BS = batches[place]
         plain = watched.plain(tokens_BS, targets_BS)
-        tokens = int((targets_BS != -100).sum())
-        here = [trial for trial in trials if share in trial.changes]
-        for trial in here:
-            progress(f"{trial.name}, batch {number} of {len(batches)}")
-            decide = trial.changes[share](tokens_BS, plain)
-            start = None if trial.depth is None else plain.stages.get(trial.depth)
-            loss = watched.loss(tokens_BS, targets_BS, decide, start)
-            trial.sums.setdefault(share, _Sum()).add(loss, plain.loss, tokens)
+        perturbed = {}
+        for which, trial in enumerate(trials):
+            if share in trial.shares:
+                progress(f"{trial.name}, batch {place + 1} of {len(batches)}")
+                decide = trial.change(share, number)(tokens_BS, plain)
+                start = None if trial.depth is None else plain.stages.get(trial.depth)
+                perturbed[which] = watched.loss(tokens_BS, targets_BS, decide, start)
+        return int((targets_BS != -100).sum()), plain.loss, perturbed
+
+    found = (world or World(torch.device("cpu"))).in_turn(range(len(batches)), losses)
+    for (share, *_), (tokens, plain, perturbed) in zip(batches, found, strict=True):
+        for which, loss in perturbed.items():
+            trials[which].sums.setdefault(share, _Sum()).add(loss, plain, tokens)
     return [trial.result() for trial in trials]
 
 
@@ -172,8 +193,8 @@ class _Trial:
 
     kind: str
     setting: float | None
-    changes: dict[int, Change]
-    """by share"""
+    shares: range
+    change: Drawn
     drawn: bool = True
     """each share is a draw of its own"""
     depth: int | None = None
@@ -207,24 +228,30 @@ def _trials(
     allowed: Sequence[int],
     seed: int,
 ) -> list[_Trial]:
-    def drawn(make: Callable[[torch.Generator], Change], first: bool = False) -> dict[int, Change]:
-        numbers = range(1 if first else shares)
-        return {n: make(torch.Generator().manual_seed(seed * 1000 + n)) for n in numbers}
+    def drawn(make: Callable[[torch.Generator], Change], anew: bool) -> Drawn:
+        """Draw once for a share, or anew for every batch."""
 
-    trials = [
-        _Trial("one permutation", None, drawn(partial(permutation, watched, per_depth=False))),
-        _Trial("permutation per depth", None, drawn(partial(permutation, watched, per_depth=True))),
-    ]
+        def change(share: int, batch: int) -> Change:
+            stream = seed + (batch * 1_000_000 if anew else 0)
+            return make(torch.Generator().manual_seed(stream * 1000 + share))
+
+        return change
+
+    every, first = range(shares), range(1)
+    trials = []
+    for kind, per_depth in (("one permutation", False), ("permutation per depth", True)):
+        change = drawn(partial(permutation, watched, per_depth=per_depth), anew=False)
+        trials.append(_Trial(kind, None, every, change))
     for sigma in noise:
-        trials.append(_Trial("noise", sigma, drawn(partial(logit_noise, watched, sigma=sigma))))
+        change = drawn(partial(logit_noise, watched, sigma=sigma), anew=True)
+        trials.append(_Trial("noise", sigma, every, change))
     for depth in watched.info.routed:
-        changes = drawn(partial(random_depth, depth), first=True)
-        trials.append(_Trial("random depth", depth, changes, depth=depth))
+        change = drawn(partial(random_depth, depth), anew=True)
+        trials.append(_Trial("random depth", depth, first, change, depth=depth))
     for n in _sizes(frequent_paths, allowed):
         assert frequent_paths is not None
-        change = allowed_paths(watched, frequent_paths[:n])
-        changes = dict.fromkeys(range(shares), change)
-        trials.append(_Trial("allowed paths", n, changes, drawn=False))
+        only = allowed_paths(watched, frequent_paths[:n])
+        trials.append(_Trial("allowed paths", n, every, lambda *_, it=only: it, drawn=False))
     return trials
 
 

@@ -1,21 +1,33 @@
-"""Recording a trace: forwards over documents, rows back in document order, bounded memory."""
+"""Recording a trace: forwards over documents, rows back in document order, bounded memory.
+
+Processes take the batches of a part in turn, which are those of one process, so that the trace is
+the same to the bit.
+"""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from plait.evaluation.heldout import LONGEST_WINDOW
-from plait.routing.trace import Trace, TraceWriter
+from plait.parallel import World
+from plait.routing.trace import NO_TOKENS, Trace, TraceWriter
 from plait.routing.watched_model import WatchedModel
 from plait.routing.watching import watch
 
 BATCH_TOKENS = 8192
 BATCHES_IN_PART = 8
+
+_Columns = dict[str, npt.NDArray[Any]]
+"""by the name of the field of `Trace`"""
 
 
 @dataclass(frozen=True)
@@ -43,6 +55,7 @@ def trace_model(
     logits: bool = False,
     name: str = "model",
     tokenizer: str = "unknown",
+    world: World | None = None,
 ) -> Trace:
     """Record a trace in memory; for much text use `trace_to_file`.
 
@@ -54,15 +67,23 @@ def trace_model(
         logits: record router logits too.
         name: what to call the model.
         tokenizer: a fingerprint of the tokenizer, kept in the trace's `info`.
+        world: the processes that call it together, each with the whole model and the same passages;
+            each returns the whole trace. None: this one alone.
 
     Raises:
         ValueError: no router is recognised, or there are no tokens.
     """
     parts = list(
-        record(model, passages, context=context, logits=logits, name=name, tokenizer=tokenizer)
+        record(
+            model,
+            passages,
+            context=context,
+            logits=logits,
+            name=name,
+            tokenizer=tokenizer,
+            world=world,
+        )
     )
-    if not parts:
-        raise ValueError("the text gave no tokens: nothing was traced")
     return replace(Trace.concatenate(parts), info=parts[-1].info)
 
 
@@ -75,13 +96,28 @@ def trace_to_file(
     logits: bool = False,
     name: str = "model",
     tokenizer: str = "unknown",
+    world: World | None = None,
 ) -> Path:
-    """Record a trace into a Parquet file, part by part; arguments as for `trace_model`."""
-    with TraceWriter(path) as writer:
-        for part in record(
-            model, passages, context=context, logits=logits, name=name, tokenizer=tokenizer
-        ):
-            writer.append(part)
+    """Record a trace into a Parquet file, part by part; arguments as for `trace_model`.
+
+    Of several processes the main one writes.
+    """
+    parts = record(
+        model,
+        passages,
+        context=context,
+        logits=logits,
+        name=name,
+        tokenizer=tokenizer,
+        world=world,
+    )
+    if world is None or world.is_main:
+        with TraceWriter(path) as writer:
+            for part in parts:
+                writer.append(part)
+    else:
+        for _ in parts:
+            pass  # a share of each part was traced here
     return Path(path)
 
 
@@ -93,17 +129,22 @@ def record(
     logits: bool = False,
     name: str = "model",
     tokenizer: str = "unknown",
+    world: World | None = None,
 ) -> Iterator[Trace]:
     """Yield a trace in parts of about 65,000 tokens, rows in document order.
 
     Inside a part, windows of like length are batched together, so that little is computed on
     padding; padded rows are dropped. `info.domains` grows as new domains appear.
+
+    Raises:
+        ValueError: no router is recognised, or there are no tokens.
     """
     watched = watch(model, name, tokenizer) if isinstance(model, nn.Module) else model
+    world = world or World(torch.device("cpu"))
     longest = min(context or LONGEST_WINDOW, watched.info.context)
     domains: dict[str, int] = {}
     waiting: list[_Window] = []
-    tokens = 0
+    tokens = done = 0
     for document, passage in enumerate(passages):
         domain = domains.setdefault(passage.domain, len(domains))
         ids = passage.token_ids
@@ -111,10 +152,12 @@ def record(
             waiting.append(_Window(ids[start : start + longest], document, domain))
             tokens += len(waiting[-1].token_ids)
             if tokens >= BATCH_TOKENS * BATCHES_IN_PART:
-                yield _part(watched, waiting, tuple(domains), longest, logits)
-                waiting, tokens = [], 0
+                yield _part(watched, waiting, tuple(domains), longest, logits, world)
+                waiting, tokens, done = [], 0, done + tokens
     if waiting:
-        yield _part(watched, waiting, tuple(domains), longest, logits)
+        yield _part(watched, waiting, tuple(domains), longest, logits, world)
+    elif not done:
+        raise ValueError(NO_TOKENS)
 
 
 def _part(
@@ -123,43 +166,56 @@ def _part(
     domains: tuple[str, ...],
     context: int,
     logits: bool,
+    world: World,
 ) -> Trace:
     lengths = np.array([len(window.token_ids) for window in windows])
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    tokens, info = int(lengths.sum()), replace(watched.info, domains=domains, context=context)
-    routed, top_k, widest = len(info.routed), info.top_k, max(info.experts)
-    ids = np.empty((tokens, routed, top_k), dtype=np.uint8 if widest <= 256 else np.uint16)
-    gates = np.empty((tokens, routed, top_k), dtype=np.float16)
-    entropy = np.empty((tokens, routed), dtype=np.float16)
-    all_logits = np.full((tokens, routed, widest), -np.inf, dtype=np.float16) if logits else None
-    for batch in _batches(lengths):
-        width = int(lengths[batch].max())
-        tokens_BS = torch.zeros(len(batch), width, dtype=torch.int64)
-        for row, window in enumerate(batch):
-            tokens_BS[row, : lengths[window]] = torch.tensor(windows[window].token_ids)
-        real_BS = np.arange(width)[None, :] < lengths[batch][:, None]
-        kept = torch.from_numpy(np.flatnonzero(real_BS.reshape(-1)))
-        rows = (starts[batch][:, None] + np.arange(width)[None, :])[real_BS]
-        for column, routing in enumerate(watched.routings(tokens_BS)):
-            here = kept.to(routing.probs_TE.device)
-            entropy_T = torch.special.entr(routing.probs_TE[here]).sum(-1)
-            ids[rows, column] = routing.expert_ids_TK[here].cpu().numpy()
-            gates[rows, column] = routing.weights_TK[here].half().cpu().numpy()
-            entropy[rows, column] = entropy_T.half().cpu().numpy()
-            if all_logits is not None:
-                logits_TE = routing.logits_TE[here].half().cpu().numpy()
-                all_logits[rows, column, : logits_TE.shape[1]] = logits_TE
+    batches = list(_batches(lengths))
+
+    def columns_of(batch: np.ndarray) -> _Columns:
+        return _columns(watched, [windows[window].token_ids for window in batch], logits)
+
+    found = world.in_turn(batches, columns_of)
+    columns = {
+        name: np.empty((lengths.sum(), *column.shape[1:]), column.dtype)
+        for name, column in found[0].items()
+    }
+    for batch, here in zip(batches, found, strict=True):
+        rows = np.concatenate([starts[w] + np.arange(lengths[w]) for w in batch])
+        for name, column in here.items():
+            columns[name][rows] = column
     repeated = np.repeat(np.arange(len(windows)), lengths)
     return Trace(
-        info=info,
+        info=replace(watched.info, domains=domains, context=context),
         token_ids_N=np.concatenate([np.asarray(w.token_ids, dtype=np.int32) for w in windows]),
         document_N=np.array([w.document for w in windows], dtype=np.int32)[repeated],
         domain_N=np.array([w.domain for w in windows], dtype=np.int16)[repeated],
-        expert_ids_NLK=ids,
-        gates_NLK=gates,
-        router_entropy_NL=entropy,
-        logits_NLE=all_logits,
+        **columns,
     )
+
+
+def _columns(watched: WatchedModel, windows: Sequence[list[int]], logits: bool) -> _Columns:
+    """Return what one forward says of the tokens of some windows, one after the other."""
+    tokens_BS = torch.zeros(len(windows), max(map(len, windows)), dtype=torch.int64)
+    real_BS = torch.zeros_like(tokens_BS, dtype=torch.bool)
+    for row, window in enumerate(windows):
+        tokens_BS[row, : len(window)] = torch.tensor(window)
+        real_BS[row, : len(window)] = True
+    kept = real_BS.flatten().nonzero()[:, 0]
+    widest = max(watched.info.experts)
+    small = torch.uint8 if widest <= 256 else torch.uint16
+    stacks: dict[str, list[Tensor]] = defaultdict(list)
+    for routing in watched.routings(tokens_BS):
+        here = kept.to(routing.probs_TE.device)
+        entropy_T = torch.special.entr(routing.probs_TE[here]).sum(-1)
+        stacks["expert_ids_NLK"].append(routing.expert_ids_TK[here].to(small).cpu())
+        stacks["gates_NLK"].append(routing.weights_TK[here].half().cpu())
+        stacks["router_entropy_NL"].append(entropy_T.half().cpu())
+        if logits:
+            logits_TE = routing.logits_TE[here].half().cpu()
+            beyond = (0, widest - logits_TE.shape[1])
+            stacks["logits_NLE"].append(F.pad(logits_TE, beyond, value=-torch.inf))
+    return {name: torch.stack(depths, dim=1).numpy() for name, depths in stacks.items()}
 
 
 def _batches(lengths: np.ndarray) -> Iterator[np.ndarray]:

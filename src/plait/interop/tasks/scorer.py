@@ -2,15 +2,20 @@
 
 # mypy: allow-untyped-calls, allow-subclassing-any
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from rich.progress import track
+from rich.progress import Progress
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from plait.parallel import World
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 BATCH_TOKENS = 4096
 LOGITS_AT_ONCE = 1 << 26
@@ -35,16 +40,38 @@ class CachedScorer(HFLM):
     through the model once and its keys and values serve them all. Everything else is lm-eval's own
     Hugging Face model.
 
+    Processes take the batches in turn, and each gets all scores, so that to lm-eval each is alone:
+    it would deal questions to them, which changes what is batched together, and fails where one
+    gets no question of a task.
+
     Args:
         model: in eval mode, on its device.
         tokenizer: of the model.
         context: longest sequence, in tokens.
+        world: the processes that score together, each with the whole model; None: this one alone.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: int):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        world: World | None = None,
+    ):
         super().__init__(
             pretrained=model, tokenizer=tokenizer, backend="causal", max_length=context
         )
+        self.world = world or World(model.device)
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Return what the model writes after each request, one at a time."""
+        write = super().generate_until
+
+        def written(request: Any) -> str:
+            [text] = write([request], disable_tqdm=True)
+            return str(text)
+
+        return self._in_turn("Writing", requests, written, disable_tqdm)
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
@@ -66,10 +93,24 @@ class CachedScorer(HFLM):
         groups = [_Group(*item) for item in by_context.items()]
         batches = list(self._batches(groups))
         scores: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for batch in track(batches, description="Scoring", disable=disable_tqdm, transient=True):
-            for place, score in self._score(batch):
+        for batch in self._in_turn("Scoring", batches, self._score, disable_tqdm):
+            for place, score in batch:
                 scores[place] = score
         return scores
+
+    def _in_turn(
+        self, title: str, items: Sequence[S], action: Callable[[S], T], quiet: bool
+    ) -> list[T]:
+        """Do `World.in_turn` with a bar."""
+        with Progress(disable=quiet or not self.world.is_main, transient=True) as shown:
+            bar = shown.add_task(title, total=len(items))
+
+            def one(item: S) -> T:
+                result = action(item)
+                shown.advance(bar, self.world.size)
+                return result
+
+            return self.world.in_turn(items, one)
 
     def _batches(self, groups: Sequence[_Group]) -> Iterator[list[_Group]]:
         """Collect contexts of about equal length, as many as fit."""
@@ -86,7 +127,7 @@ class CachedScorer(HFLM):
         if batch:
             yield batch
 
-    def _score(self, groups: Sequence[_Group]) -> Iterator[tuple[int, tuple[float, bool]]]:
+    def _score(self, groups: Sequence[_Group]) -> list[tuple[int, tuple[float, bool]]]:
         past = max(len(group.context) for group in groups) - 1
         cache = DynamicCache(config=self.model.config)
         mask_GP = torch.zeros(len(groups), past, dtype=torch.long)
@@ -111,13 +152,15 @@ class CachedScorer(HFLM):
         mask = torch.cat((mask_GP[owner_R], torch.ones_like(inputs_RS)), dim=1)
         places = mask_GP[owner_R].sum(-1, keepdim=True) + torch.arange(width)
         logits_RSV = self._forward(inputs_RS, mask, places, cache, 0)
+        scores = []
         for row, (_, place, tokens) in enumerate(rows):
             # row by row: a row's logits fit the processor's cache, all of them do not
             targets_S = torch.tensor(tokens, device=logits_RSV.device)
             logs_SV = logits_RSV[row, : len(tokens)].float().log_softmax(-1)
             chosen_S = logs_SV.gather(-1, targets_S[:, None])[:, 0]
             greedy = bool((chosen_S == logs_SV.amax(-1)).all())
-            yield place, (chosen_S.double().sum().item(), greedy)
+            scores.append((place, (chosen_S.double().sum().item(), greedy)))
+        return scores
 
     def _forward(
         self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, keep: int

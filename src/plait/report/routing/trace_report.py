@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from rich.console import Console
 from rich.text import Text
 
@@ -13,6 +16,7 @@ from plait.atomic import new_folder, write_json, write_text
 from plait.data.tokenizer import require_vocabulary
 from plait.evaluation.heldout import LONGEST_WINDOW
 from plait.opening import Opened, open_models
+from plait.parallel import World
 from plait.report.figure import Format, write_figures
 from plait.report.routing.routing_page import page
 from plait.report.routing.sections import sections
@@ -49,7 +53,8 @@ def run_trace(
     Writes into `out`: a `trace.parquet` (in a folder of its own for each of several models),
     `routing.json` ({"models": [one summary each]}), `routing.html` (one self-contained page) and
     `figures/`; prints the summary table. The folder appears as a whole or not at all; an earlier
-    trace in it is replaced.
+    trace in it is replaced. Processes that torchrun started trace and perturb together; the main
+    one alone analyses and writes, and has the analyses to return, the others none.
 
     Args:
         targets: folders of runs, or of Hugging Face MoE models; several are compared on the same
@@ -70,8 +75,9 @@ def run_trace(
     Raises:
         ValueError, FileNotFoundError: in one line, with the fix.
     """
-    printed = console or Console()
-    opened = open_models([Path(target) for target in targets], device)
+    world = World.of_copies(device)
+    printed = console or Console(quiet=not world.is_main)
+    opened = open_models([Path(target) for target in targets], str(world.device))
     _require_one_tokenizer(opened)
     first = opened[0]
     text_tokens = list(
@@ -82,9 +88,10 @@ def run_trace(
         require_vocabulary(largest, vocabulary(target.model), target.name)
     watched = [watch(t.model, t.name, t.tokenizer.encoding_fingerprint) for t in opened]
     window = min([context or LONGEST_WINDOW, *[subject.info.context for subject in watched]])
+    traced = sum(len(passage.token_ids) for passage in text_tokens)
     names = [_slug(target.name) for target in opened] if len(opened) > 1 else []
     made = ("trace.parquet", "routing.json", "routing.html", "figures", *names)
-    with new_folder(Path(out), replaces=made) as folder:
+    with world.on_main(new_folder(Path(out), replaces=made)) as folder:
         analyses = []
         for target, subject in zip(opened, watched, strict=True):
             place = folder / _slug(target.name) if len(opened) > 1 else folder
@@ -100,9 +107,10 @@ def run_trace(
                     place / "trace.parquet",
                     context=window,
                     logits=logits,
+                    world=world,
                 )
                 took = time.monotonic() - began
-                trace = read_trace(path, columns=("entropy",))
+                trace = read_trace(path, columns=("entropy",)) if world.is_main else None
                 changed: list[Robustness] = []
                 if perturb_tokens:
                     changed = perturbed(
@@ -114,8 +122,11 @@ def run_trace(
                         noise=noise,
                         draws=draws,
                         progress=progress,
-                        planned=partial(_say_planned, printed, target.name, took / len(trace)),
+                        planned=partial(_say_planned, printed, target.name, took / traced),
+                        world=world,
                     )
+                if trace is None:
+                    continue
                 found = topologies(target.model, trace)
                 analyses.append(
                     analyse(
@@ -126,8 +137,9 @@ def run_trace(
                         progress=progress,
                     )
                 )
-            printed.print(f"{target.name}: {len(trace):,} tokens traced", markup=False)
-        _write(analyses, first, folder, formats, printed)
+            printed.print(f"{target.name}: {traced:,} tokens traced", markup=False)
+        if world.is_main:
+            _write(analyses, first, folder, formats, printed)
     printed.print(f"page: {Path(out) / 'routing.html'}", markup=False)
     return analyses
 
@@ -169,7 +181,7 @@ def _say_planned(
 
 def perturbed(
     subject: WatchedModel,
-    trace: Trace,
+    trace: Trace | None,
     text_tokens: Sequence[Passage],
     limit: int,
     *,
@@ -178,12 +190,13 @@ def perturbed(
     draws: int = 3,
     progress: Callable[[str], None] = lambda _: None,
     planned: Callable[[float, int], None] = lambda runs, tokens: None,
+    world: World | None = None,
 ) -> list[Robustness]:
     """Perturb the routing on every second document; the others count the frequent paths.
 
     Args:
         subject: the model.
-        trace: of it on this text.
+        trace: of it on this text; None on processes other than the main one.
         text_tokens: the documents.
         limit: tokens to perturb at the most.
         context: window that documents are cut into, tokens; None: the model's.
@@ -192,10 +205,17 @@ def perturbed(
         progress: called with what comes next.
         planned: called before the first one with how many forwards there will be, of how many
             tokens.
+        world: the processes that call it together; None: this one alone.
     """
+    world = world or World(torch.device("cpu"))
     held_out = _every_second(text_tokens, limit)
-    frequent, _ = most_frequent(trace.select(trace.document_N % 2 == 0), max(ALLOWED))
-    paths = frequent if len(text_tokens) > 1 else None
+
+    def frequent_paths() -> npt.NDArray[np.integer] | None:
+        if trace is None or len(text_tokens) == 1:
+            return None
+        return most_frequent(trace.select(trace.document_N % 2 == 0), max(ALLOWED))[0]
+
+    paths, *_ = world.together(frequent_paths)
     sigmas = noise if subject.can_reroute else ()
     planned(
         forwards(subject.info, frequent_paths=paths, noise=sigmas, draws=draws),
@@ -209,6 +229,7 @@ def perturbed(
         noise=sigmas,
         draws=draws,
         progress=progress,
+        world=world,
     )
 
 
