@@ -27,6 +27,7 @@ from plait.parallel import (
     owners,
     parallelise,
     pieces,
+    reduce_gradients,
     squared_norm,
     whole,
 )
@@ -127,14 +128,19 @@ def products_in(dtype):
     return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
 
 
-def write_gradients(rank, cases, folder, dtype=torch.float32):
-    """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients."""
+def write_gradients(rank, cases, folder, dtype=torch.float32, times=1):
+    """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients.
+
+    The batch is taken `times` times, and gradients are sent with the last.
+    """
     for name, config, mesh, checkpointing in cases:
         world = world_of(mesh)
         model = spread(config, world, checkpointing, dtype)
         require_same_weights(model, config)
-        with products_in(dtype):
-            loss = world.mean(backward(model, rank, world.size))
+        for time in range(times):
+            reduce_gradients(model, now=time == times - 1)
+            with products_in(dtype):
+                loss = world.mean(backward(model, rank, world.size))
         square = squared_norm([p.grad for p in model.parameters() if p.grad is not None])
         norm = float(world.sum(square).sqrt())
         found = gradients(model)
@@ -162,10 +168,13 @@ class Collectives(TorchDispatchMode):
 
 
 def write_collectives(rank, cases, folder):
-    """For each case (name, configuration, mesh, type): the collectives of forward and backward."""
-    for name, config, mesh, dtype in cases:
+    """For each case: the collectives of forward and backward.
+
+    A case is (name, configuration, mesh, type, checkpointing).
+    """
+    for name, config, mesh, dtype, checkpointing in cases:
         world = world_of(mesh)
-        model = spread(config, world, dtype=dtype)
+        model = spread(config, world, checkpointing, dtype)
         for _ in range(2):  # the first step also learns the order
             with Collectives() as collectives, products_in(dtype):
                 backward(model, rank, world.size)

@@ -18,6 +18,8 @@ MODELS = {
     "own": toy(depth=3),
     "tied": toy(depth=4, sharing=Sharing(experts="groups(2)"), experts=SHARED),
     "all": toy(depth=3, sharing=Sharing(router="all", experts="all", attention="all")),
+    "looped": toy(depth=6, sharing=Sharing(experts="2x3"), experts=SHARED),
+    "looped, long": toy(depth=8, sharing=Sharing(experts="4x2", attention="1 + 2x3 + 1")),
 }
 TOKENS = 4 * 16
 """of each process, see `ranks.batch`"""
@@ -39,21 +41,24 @@ def test_banks_are_those_of_the_built_model() -> None:
 
 def test_bytes_received_are_those_that_processes_count(processes, tmp_path):
     cases = [
-        (f"{name} {mesh} {dtype}", config, mesh, dtype)
+        (f"{name} {mesh} {dtype} {again}", config, mesh, dtype, again)
         for name, config in MODELS.items()
-        for mesh, dtype in (
-            ("shard=2", torch.float32),
-            ("shard=2", torch.bfloat16),
-            ("expert=2", torch.float32),
+        for mesh, dtype, again in (
+            ("shard=2", torch.float32, False),
+            ("shard=2 resident=0", torch.float32, True),
+            ("shard=2 resident=3", torch.bfloat16, False),
+            ("expert=2", torch.float32, False),
         )
     ]
     start(processes, 2, write_collectives, cases, tmp_path)
-    for name, config, mesh, dtype in cases:
+    for name, config, mesh, dtype, again in cases:
         _, counted = torch.load(tmp_path / f"{name}.pt")
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
         said = footprint(config, ParallelConfig.parse(mesh), TOKENS, precision=precision)
         assert said.weights_received == counted["allgather_base"] / 2, name
         assert said.gradients_received == counted["reduce_scatter_base"] / 2, name
+        if again:
+            continue
         # routers are nearly even at the start
         assert said.tokens_received == pytest.approx(counted.get(ROWS, 0) / 2, rel=0.25), name
 
@@ -77,7 +82,7 @@ def test_shares_and_what_an_optimizer_keeps() -> None:
 def test_a_tied_bank_is_held_whole_from_its_last_use_to_its_first() -> None:
     """own, of 3 depths: two units, and the gradient of one; all: the same bank throughout."""
     mesh = ParallelConfig(shard=2)
-    for name, units in (("own", 3), ("all", 3)):
+    for name, units in (("own", 3), ("all", 2)):
         config = MODELS[name]
         matrices = sum(bank.size for bank in matrix_banks(config) if 0 in bank.depths)
         rest = count(config).stored - sum(bank.size for bank in matrix_banks(config))
@@ -86,9 +91,14 @@ def test_a_tied_bank_is_held_whole_from_its_last_use_to_its_first() -> None:
     bank = next(bank for bank in matrix_banks(halves) if bank.kind == "experts")
     attention = matrix_banks(halves)[0].size
     rest = count(halves).stored - sum(bank.size for bank in matrix_banks(halves))
-    # two depths' attention and experts; the gradients of both banks and of one attention
-    whole = 2 * (2 * attention + 2 * bank.size + 2 * bank.size + attention)
-    assert footprint(halves, mesh, 1).gathered == 8 * rest + whole
+    # attention and two banks, of which one stays; the gradients of all three
+    whole = 2 * 2 * (attention + 2 * bank.size)
+    found = footprint(halves, mesh, 1)
+    assert found.gathered == 8 * rest + whole
+    assert found.staying == 2 * bank.size
+    assert (
+        footprint(halves, replace(mesh, resident=0), 1).gathered == found.gathered - 2 * bank.size
+    )
 
 
 def kept(config: ModelConfig) -> int:

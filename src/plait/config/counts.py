@@ -144,6 +144,10 @@ class Bank:
     parted: int
     """of them those of its experts, which different processes can hold"""
 
+    def whole(self, places: int) -> int:
+        """Count what a process holds of it when it is gathered, its experts parted over places."""
+        return self.size - self.parted + self.parted // places
+
 
 def matrix_banks(config: ModelConfig) -> list[Bank]:
     """Return the banks of attention and of experts."""
