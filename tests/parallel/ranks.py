@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait import kernels
@@ -118,6 +118,12 @@ def require_same_weights(model, config):
         assert torch.equal(whole(found[name]), tensor), name
 
 
+def require_shards(model):
+    """Nothing of attention and experts is whole any more."""
+    for part in (model.attention, model.experts):
+        assert all(isinstance(parameter, DTensor) for parameter in part.parameters())
+
+
 def gradients(model):
     return {
         name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None
@@ -141,6 +147,7 @@ def write_gradients(rank, cases, folder, dtype=torch.float32, times=1):
             reduce_gradients(model, now=time == times - 1)
             with products_in(dtype):
                 loss = world.mean(backward(model, rank, world.size))
+            require_shards(model)
         square = squared_norm([p.grad for p in model.parameters() if p.grad is not None])
         norm = float(world.sum(square).sqrt())
         found = gradients(model)
@@ -149,7 +156,7 @@ def write_gradients(rank, cases, folder, dtype=torch.float32, times=1):
 
 
 class Collectives(TorchDispatchMode):
-    """Counts what is sent while it is entered, and its bytes by kind."""
+    """Counts what is sent while it is entered, and the bytes that reach this process by kind."""
 
     def __init__(self):
         super().__init__()
@@ -160,10 +167,12 @@ class Collectives(TorchDispatchMode):
             name = func._schema.name.partition("::")[2].strip("_")
             self.counted[name] += 1
             if name in ("allgather_base", "reduce_scatter_base"):
-                # whole: what is gathered, what is sent back
-                self.bytes[name] += args[name == "reduce_scatter_base"].nbytes
+                # what is whole less what is here, of weights or of gradients
+                self.bytes[name] += abs(args[0].nbytes - args[1].nbytes)
+            elif name == "allreduce":  # in a ring of two: half of it, twice
+                self.bytes[name] += sum(tensor.nbytes for tensor in args[0])
             elif name == "all_to_all_single" and args[0].is_floating_point():
-                self.bytes[name] += args[0].nbytes
+                self.bytes[name] += args[0].nbytes // 2  # half stays at home, nearly
         return func(*args, **(kwargs or {}))
 
 
@@ -213,6 +222,7 @@ def write_scores(rank, config, corpus, mesh, folder):
     model = LanguageModel(config, 0)
     parallelise(model, world)
     found = score(model, corpus, world)
+    require_shards(model)
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 

@@ -158,6 +158,20 @@ def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_stays_between_uses(proc
     assert counts["experts"]["all_to_all_single"] == 8 * 5
 
 
+def test_gradients_of_micro_batches_add_up_and_are_sent_with_the_last(processes, tmp_path):
+    cases = [
+        (f"{name}, {mesh}", MODELS[name], mesh, again)
+        for name in ("tied", "in turn")
+        for mesh, again in (("shard=2", False), ("expert=2", True))
+    ]
+    start(processes, 2, write_gradients, cases, tmp_path, torch.float32, 2)
+    for name, config, *_ in cases:
+        found = torch.load(tmp_path / f"{name}.pt")["gradients"]
+        for key, value in expected(config, 2)[1].items():
+            error = (found[key] - 2 * value).abs().max()
+            assert error < 1e-5 * value.abs().max().clamp_min(1e-20), (name, key)
+
+
 @pytest.fixture(scope="module")
 def two(processes, tmp_path_factory):
     """The folder in which two processes wrote what a step moved, and what they scored."""
@@ -228,7 +242,7 @@ def test_matrices_are_gathered_in_the_type_of_the_products(processes, tmp_path):
         assert half[0] == whole[0], "as many collectives"
         model = LanguageModel(config, 0)
         matrices = {id(p) for part in (model.attention, model.experts) for p in part.parameters()}
-        rest = sum(p.nbytes for p in model.parameters() if id(p) not in matrices)
+        rest = sum(p.nbytes for p in model.parameters() if id(p) not in matrices) / 2
         gathered, of_half = whole[1]["allgather_base"] - rest, half[1]["allgather_base"] - rest
         assert of_half == gathered / 2 > 0
         assert half[1]["reduce_scatter_base"] == whole[1]["reduce_scatter_base"]
