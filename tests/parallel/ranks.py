@@ -192,6 +192,40 @@ def write_collectives(rank, cases, folder):
             torch.save(found, folder / f"{name}.pt")
 
 
+def write_copies(rank, config, meshes, folder):
+    """By mesh and type of gathering: bytes kept for the backward of copies of banks' weights.
+
+    A copy has the shape of a weight, or of it transposed, and is not the gathered weight itself.
+    Products are in bf16.
+    """
+    matrices = LanguageModel(config, 0)
+    banks = [*matrices.attention.values(), *matrices.experts.values()]
+    shapes = {tuple(sorted(p.shape)) for bank in banks for p in bank.parameters()}
+    for mesh in meshes:
+        places = ParallelConfig.parse(mesh).expert or 1
+        found = {}
+        for dtype in (torch.bfloat16, torch.float32):
+            world = world_of(mesh)
+            model = spread(config, world, dtype=dtype)
+            kept = Counter()
+
+            def keep(tensor, model=model, kept=kept, places=places):
+                weights = {local(p).untyped_storage().data_ptr() for p in model.parameters()}
+                here = local(tensor)
+                parted = [len(here) * places, *here.shape[1:]] if here.dim() == 3 else []
+                if {tuple(sorted(here.shape)), tuple(sorted(parted))} & shapes:
+                    own = here.untyped_storage().data_ptr() in weights
+                    kept["own" if own else "copies"] += here.nbytes
+                return tensor
+
+            hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+            with hooks, products_in(torch.bfloat16):
+                backward(model, rank, world.size)
+            found[dtype] = dict(kept)
+        if rank == 0:
+            torch.save(found, folder / f"{mesh}.pt")
+
+
 def write_what_moves(rank, config, mesh, folder):
     """By optimizer: the parameters that a step which is left out moves, and the next."""
     world = world_of(mesh)

@@ -14,6 +14,7 @@ from ranks import (
     start,
     toy,
     write_collectives,
+    write_copies,
     write_gradients,
     write_refusals,
     write_scores,
@@ -256,3 +257,16 @@ def test_matrices_are_gathered_in_the_type_of_the_products(processes, tmp_path):
             found = got["gradients"][key]
             assert found.dtype == torch.float32
             assert (found - value).norm() < 0.02 * value.norm(), key
+
+
+def test_no_copy_of_a_banks_weights_is_kept_for_the_backward(processes, tmp_path):
+    """Gathered in bf16 they are kept as they are; gathered in float32 the casts would be kept."""
+    shared = ExpertConfig(count=4, width=96, top_k=2, shared_width=160)
+    config = toy(depth=3, experts=shared, sharing=Sharing(experts="1 + 1x2"))
+    start(processes, 2, write_copies, config, ("shard=2", "expert=2"), tmp_path)
+    for mesh in ("shard=2", "expert=2"):
+        found = torch.load(tmp_path / f"{mesh}.pt")
+        kept = found[torch.bfloat16]
+        assert "copies" not in kept, mesh
+        assert kept["own"] > 0, mesh
+        assert found[torch.float32]["copies"] > 0, mesh
