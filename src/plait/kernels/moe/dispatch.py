@@ -42,7 +42,7 @@ def combine(rows_ND: Tensor, sent: Dispatched) -> Tensor:
     """Return y_TD, the sum of each token's rows by its gates."""
     rows_TK = sent.order.rows_TK
     rows_PD = _copied(rows_ND, rows_TK.flatten(), sent.order.pairs_N[:, None])
-    rows_TKD = rows_PD.unflatten(0, rows_TK.shape)
+    rows_TKD = rows_PD.view(*rows_TK.shape, rows_ND.shape[1])
     return torch.bmm(sent.weights_TK[:, None].to(rows_ND.dtype), rows_TKD).squeeze(1)
 
 
