@@ -1,6 +1,7 @@
 """The notation of sharing plans: what it means, its canonical text, and its errors."""
 
-from itertools import count
+from contextlib import suppress
+from itertools import count, product
 
 import pytest
 from hypothesis import given, settings
@@ -139,6 +140,23 @@ def test_shorthands_equal_arithmetic_on_depths(depth, size, skip):
 )
 def test_text_is_the_shortest(banks, text):
     assert str(Plan(banks)) == text
+
+
+@pytest.mark.parametrize("depth", range(1, 8))
+def test_a_map_has_a_text_that_means_it_or_none(depth):
+    """Every map of a depth: what is neither a sum nor a cycle is refused, and never misread."""
+    written = 0
+    for banks in product(*(range(place + 1) for place in range(depth))):
+        if list(dict.fromkeys(banks)) != list(range(len(set(banks)))):
+            continue
+        with suppress(ValueError):
+            assert Plan.parse(str(Plan(banks)), depth).banks == banks
+            written += 1
+    sums = [1]  # of terms a x b, those of a x 1 being sums of 1 x 1
+    for length in range(1, depth + 1):
+        terms = [(1, 1)] + [(a, b) for a in range(1, depth + 1) for b in range(2, depth + 1)]
+        sums.append(sum(sums[length - a * b] for a, b in terms if a * b <= length))
+    assert written == sums[depth]
 
 
 @pytest.mark.parametrize(

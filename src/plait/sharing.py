@@ -153,19 +153,20 @@ class Plan:
     def _terms(self) -> list[str]:
         """Cut the plan into its terms; depths with a bank of their own stay apart as "1"."""
         terms = []
-        start = 0
+        start = first = 0
         while start < self.depth:
             uses = self.uses(self.banks[start])
             times = len(uses)
             period = uses[1] - start if times > 1 else 1
-            cycle = self.banks[start : start + period]
-            if self.banks[start : start + period * times] != cycle * times:
+            cycle = tuple(range(first, first + period))  # of new banks, as every term is
+            if uses[0] < start or self.banks[start : start + period * times] != cycle * times:
                 raise ValueError(
                     f"banks {quoted(self.banks)} cannot be written as a plan: no cycle from depth "
                     f"{start} on"
                 )
             terms.append("1" if times == 1 else f"{period}x{times}")
             start += period * times
+            first += period
         return terms
 
 

@@ -1,6 +1,7 @@
 """What the real processes of these tests are asked."""
 
 import json
+import os
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,7 +9,7 @@ from functools import cache
 
 import pytest
 import torch
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait import kernels
@@ -28,6 +29,7 @@ from plait.parallel import (
     owners,
     parallelise,
     pieces,
+    reduce_gradients,
     squared_norm,
     whole,
 )
@@ -90,6 +92,12 @@ def require_same_weights(model, config):
         assert torch.equal(whole(found[name]), tensor), name
 
 
+def require_shards(model):
+    """Nothing of attention and experts is whole any more."""
+    for part in (model.attention, model.experts):
+        assert all(isinstance(parameter, DTensor) for parameter in part.parameters())
+
+
 def gradients(model):
     return {
         name: whole(p.grad).clone() for name, p in model.named_parameters() if p.grad is not None
@@ -100,14 +108,20 @@ def products_in(dtype):
     return torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
 
 
-def write_gradients(rank, cases, folder, dtype=torch.float32):
-    """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients."""
+def write_gradients(rank, cases, folder, dtype=torch.float32, times=1):
+    """For each case (name, configuration, mesh, checkpointing): loss, norm and gradients.
+
+    The batch is taken `times` times, and gradients are sent with the last.
+    """
     for name, config, mesh, checkpointing in cases:
         world = world_of(mesh)
         model = spread(config, world, checkpointing, dtype)
         require_same_weights(model, config)
-        with products_in(dtype):
-            loss = world.mean(backward(model, rank, world.size))
+        for time in range(times):
+            reduce_gradients(model, now=time == times - 1)
+            with products_in(dtype):
+                loss = world.mean(backward(model, rank, world.size))
+            require_shards(model)
         square = squared_norm([p.grad for p in model.parameters() if p.grad is not None])
         norm = float(world.sum(square).sqrt())
         found = gradients(model)
@@ -116,7 +130,7 @@ def write_gradients(rank, cases, folder, dtype=torch.float32):
 
 
 class Collectives(TorchDispatchMode):
-    """Counts what is sent while it is entered, and its bytes by kind."""
+    """Counts what is sent while it is entered, and the bytes that reach this process by kind."""
 
     def __init__(self):
         super().__init__()
@@ -127,24 +141,63 @@ class Collectives(TorchDispatchMode):
             name = func._schema.name.partition("::")[2].strip("_")
             self.counted[name] += 1
             if name in ("allgather_base", "reduce_scatter_base"):
-                # whole: what is gathered, what is sent back
-                self.bytes[name] += args[name == "reduce_scatter_base"].nbytes
+                # what is whole less what is here, of weights or of gradients
+                self.bytes[name] += abs(args[0].nbytes - args[1].nbytes)
+            elif name == "allreduce":  # in a ring of two: half of it, twice
+                self.bytes[name] += sum(tensor.nbytes for tensor in args[0])
             elif name == "all_to_all_single" and args[0].is_floating_point():
-                self.bytes[name] += args[0].nbytes
+                self.bytes[name] += args[0].nbytes // 2  # half stays at home, nearly
         return func(*args, **(kwargs or {}))
 
 
 def write_collectives(rank, cases, folder):
-    """For each case (name, configuration, mesh, type): the collectives of forward and backward."""
-    for name, config, mesh, dtype in cases:
+    """For each case: the collectives of forward and backward.
+
+    A case is (name, configuration, mesh, type, checkpointing).
+    """
+    for name, config, mesh, dtype, checkpointing in cases:
         world = world_of(mesh)
-        model = spread(config, world, dtype=dtype)
+        model = spread(config, world, checkpointing, dtype)
         for _ in range(2):  # the first step also learns the order
             with Collectives() as collectives, products_in(dtype):
                 backward(model, rank, world.size)
         if rank == 0:
             found = dict(collectives.counted), dict(collectives.bytes)
             torch.save(found, folder / f"{name}.pt")
+
+
+def write_copies(rank, config, meshes, folder):
+    """By mesh and type of gathering: bytes kept for the backward of copies of banks' weights.
+
+    A copy has the shape of a weight, or of it transposed, and is not the gathered weight itself.
+    Products are in bf16.
+    """
+    matrices = LanguageModel(config, 0)
+    banks = [*matrices.attention.values(), *matrices.experts.values()]
+    shapes = {tuple(sorted(p.shape)) for bank in banks for p in bank.parameters()}
+    for mesh in meshes:
+        places = ParallelConfig.parse(mesh).expert or 1
+        found = {}
+        for dtype in (torch.bfloat16, torch.float32):
+            world = world_of(mesh)
+            model = spread(config, world, dtype=dtype)
+            kept = Counter()
+
+            def keep(tensor, model=model, kept=kept, places=places):
+                weights = {local(p).untyped_storage().data_ptr() for p in model.parameters()}
+                here = local(tensor)
+                parted = [len(here) * places, *here.shape[1:]] if here.dim() == 3 else []
+                if {tuple(sorted(here.shape)), tuple(sorted(parted))} & shapes:
+                    own = here.untyped_storage().data_ptr() in weights
+                    kept["own" if own else "copies"] += here.nbytes
+                return tensor
+
+            hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+            with hooks, products_in(torch.bfloat16):
+                backward(model, rank, world.size)
+            found[dtype] = dict(kept)
+        if rank == 0:
+            torch.save(found, folder / f"{mesh}.pt")
 
 
 def write_what_moves(rank, config, mesh, folder):
@@ -196,6 +249,7 @@ def write_scores(rank, config, corpus, mesh, folder):
     model = LanguageModel(config, 0)
     parallelise(model, world)
     found = score(model, corpus, world)
+    require_shards(model)
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
 
@@ -222,8 +276,37 @@ def write_refusals(rank, models, mesh, folder):
             (folder / f"{name}.txt").write_text(str(error))
 
 
+ADDING = {
+    "embedding_dense_backward",
+    "index_add",
+    "index_add_",
+    "_index_put_impl_",
+    "index_put",
+    "index_put_",
+    "scatter_add",
+    "scatter_add_",
+    "scatter_reduce",
+}
+"""operations that add into memory by index: on a GPU slowly, and in any order"""
+
+
+class Operations(TorchDispatchMode):
+    """Counts by name what is computed while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.counted = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counted[func._schema.name.partition("::")[2]] += 1
+        return func(*args, **(kwargs or {}))
+
+
 def check_dispatch(rank, folder):
-    """Experts parted over two processes give each token what they give it here, all of them."""
+    """Experts parted over two processes give each token what they give it here, all of them.
+
+    By the operations that a GPU takes nothing is added by index, and all bits repeat.
+    """
     world = World.start("cpu", ParallelConfig(expert=2))
     mesh = world.meshes.experts["expert"]
     generator = torch.Generator().manual_seed(3)
@@ -256,6 +339,18 @@ def check_dispatch(rank, folder):
         for got, wanted in pairs:
             error = (got - wanted).abs().sum() / wanted.abs().sum().clamp_min(1e-20)
             assert error < 1e-5, (name, error)
+        os.environ["PLAIT_KERNEL"] = "grouped"
+        found = []
+        for _ in range(2):
+            leaves = [t.detach().clone().requires_grad_() for t in (*there, *parted)]
+            with Operations() as operations:
+                y = experts_over_ranks(leaves[0], ids_TK, *leaves[1:], "swiglu", mesh=mesh)
+                y.square().sum().backward()
+            assert not ADDING & operations.counted.keys(), operations.counted
+            assert operations.counted["all_to_all_single"] == 5, operations.counted
+            found.append([y, *(local(leaf.grad) for leaf in leaves)])
+        assert all(torch.equal(*pair) for pair in zip(*found, strict=True)), name
+        del os.environ["PLAIT_KERNEL"]
     (folder / f"{rank}.txt").write_text(" ".join(ids))
 
 

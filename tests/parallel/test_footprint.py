@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ranks import toy, write_collectives
+from ranks import SEQUENCES, toy, write_collectives
 
 from gloo import start
 from plait.config import AttentionConfig, CollaborationConfig, ExpertConfig, ModelConfig
@@ -19,9 +19,22 @@ MODELS = {
     "own": toy(depth=3),
     "tied": toy(depth=4, sharing=Sharing(experts="groups(2)"), experts=SHARED),
     "all": toy(depth=3, sharing=Sharing(router="all", experts="all", attention="all")),
+    "looped": toy(depth=6, sharing=Sharing(experts="2x3"), experts=SHARED),
+    "looped, long": toy(depth=8, sharing=Sharing(experts="4x2", attention="1 + 2x3 + 1")),
 }
-TOKENS = 4 * 16
-"""of each process, see `ranks.batch`"""
+MESHES = {
+    2: [
+        (MODELS, "shard=2", torch.float32, False),
+        (MODELS, "shard=2 resident=3", torch.bfloat16, False),
+        (MODELS, "expert=2", torch.float32, False),
+        (("tied", "looped, long"), "shard=2 resident=0", torch.float32, True),
+    ],
+    4: [
+        (("tied", "looped"), "replicate=2 shard=2", torch.float32, False),
+        (("tied", "looped"), "expert=2 shard=2", torch.bfloat16, False),
+    ],
+}
+"""by processes: the models, the mesh, the type of products and whether depths are recomputed"""
 ROWS = "all_to_all_single"
 
 
@@ -38,25 +51,26 @@ def test_banks_are_those_of_the_built_model() -> None:
             assert bank.parted == parted
 
 
-def test_bytes_received_are_those_that_processes_count(processes, tmp_path):
+@pytest.mark.parametrize("ranks", MESHES)
+def test_bytes_received_are_those_that_processes_count(processes, tmp_path, ranks):
     cases = [
-        (f"{name} {mesh} {dtype}", config, mesh, dtype)
-        for name, config in MODELS.items()
-        for mesh, dtype in (
-            ("shard=2", torch.float32),
-            ("shard=2", torch.bfloat16),
-            ("expert=2", torch.float32),
-        )
+        (f"{name} {mesh}", MODELS[name], mesh, dtype, again)
+        for names, mesh, dtype, again in MESHES[ranks]
+        for name in names
     ]
-    start(processes, 2, write_collectives, cases, tmp_path)
-    for name, config, mesh, dtype in cases:
+    start(processes, ranks, write_collectives, cases, tmp_path)
+    for name, config, mesh, dtype, again in cases:
         _, counted = torch.load(tmp_path / f"{name}.pt")
         precision = "bf16" if dtype == torch.bfloat16 else "fp32"
-        said = footprint(config, ParallelConfig.parse(mesh), TOKENS, precision=precision)
-        assert said.weights_received == counted["allgather_base"] / 2, name
-        assert said.gradients_received == counted["reduce_scatter_base"] / 2, name
+        tokens = SEQUENCES // ranks * config.context
+        said = footprint(config, ParallelConfig.parse(mesh), tokens, precision=precision)
+        assert said.weights_received == counted["allgather_base"], name
+        gradients = counted["reduce_scatter_base"] + counted.get("allreduce", 0)
+        assert said.gradients_received == gradients, name
+        if again:
+            continue
         # routers are nearly even at the start
-        assert said.tokens_received == pytest.approx(counted.get(ROWS, 0) / 2, rel=0.25), name
+        assert said.tokens_received == pytest.approx(counted.get(ROWS, 0), rel=0.25), name
 
 
 def test_shares_and_what_an_optimizer_keeps() -> None:
@@ -82,7 +96,7 @@ def test_shares_and_what_an_optimizer_keeps() -> None:
 def test_a_tied_bank_is_held_whole_from_its_last_use_to_its_first() -> None:
     """own, of 3 depths: two units, and the gradient of one; all: the same bank throughout."""
     mesh = ParallelConfig(shard=2)
-    for name, units in (("own", 3), ("all", 3)):
+    for name, units in (("own", 3), ("all", 2)):
         config = MODELS[name]
         matrices = sum(bank.size for bank in matrix_banks(config) if 0 in bank.depths)
         rest = count(config).stored - sum(bank.size for bank in matrix_banks(config))
@@ -91,9 +105,14 @@ def test_a_tied_bank_is_held_whole_from_its_last_use_to_its_first() -> None:
     bank = next(bank for bank in matrix_banks(halves) if bank.kind == "experts")
     attention = matrix_banks(halves)[0].size
     rest = count(halves).stored - sum(bank.size for bank in matrix_banks(halves))
-    # two depths' attention and experts; the gradients of both banks and of one attention
-    whole = 2 * (2 * attention + 2 * bank.size + 2 * bank.size + attention)
-    assert footprint(halves, mesh, 1).gathered == 8 * rest + whole
+    # attention and two banks, of which one stays; the gradients of all three
+    whole = 2 * 2 * (attention + 2 * bank.size)
+    found = footprint(halves, mesh, 1)
+    assert found.gathered == 8 * rest + whole
+    assert found.staying == 2 * bank.size
+    assert (
+        footprint(halves, replace(mesh, resident=0), 1).gathered == found.gathered - 2 * bank.size
+    )
 
 
 def kept(config: ModelConfig) -> int:

@@ -14,6 +14,7 @@ from ranks import (
     score,
     toy,
     write_collectives,
+    write_copies,
     write_gradients,
     write_moved,
     write_refusals,
@@ -61,6 +62,7 @@ MODELS = {
         init="xavier-depth",
     ),
     "two experts": toy(depth=2, experts=ExpertConfig(count=2, width=32, top_k=1)),
+    "in turn": toy(depth=4, sharing=Sharing(experts="2x2", attention="1x2 + 2"), experts=SHARED),
     "six experts": toy(depth=2, experts=ExpertConfig(count=6, width=32, top_k=2)),
     "experts choose": toy(
         depth=2,
@@ -68,7 +70,7 @@ MODELS = {
         balance=BalanceConfig(switch=0.0),
     ),
 }
-RECOMPUTED = ("tied", "everything")
+RECOMPUTED = ("tied", "in turn", "everything")
 MESHES = {
     2: ("shard=2", "replicate=2", "expert=2"),
     4: ("shard=4", "replicate=2 shard=2", "expert=2 shard=2", "expert=2 replicate=2"),
@@ -110,17 +112,29 @@ def test_a_mesh_begins_as_one_process_does_and_has_its_gradients_by_name(
                 assert error < 1e-5 * value.abs().max().clamp_min(1e-20), (case, key)
 
 
-def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes, tmp_path):
-    """8 depths: one unit each and the rest, forward and backward; the rest and the last stay."""
+def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_stays_between_uses(processes, tmp_path):
+    """8 depths: one unit each and the rest, forward and backward; the rest stays.
+
+    For each use a shared bank would make 33 gathers.
+    """
     models = {
         "own": toy(),
-        "tied": toy(sharing=Sharing(experts="all")),
-        "groups": toy(sharing=Sharing(experts="groups(4)")),
         "routers": toy(sharing=Sharing(router="blocks(4)")),
+        "tied": toy(sharing=Sharing(experts="all")),
+        "groups of 4": toy(sharing=Sharing(experts="groups(4)")),
+        "groups of 2": toy(sharing=Sharing(experts="groups(2)")),
         "all": toy(sharing=Sharing(router="all", experts="all", attention="all")),
+        "2 in turn": toy(sharing=Sharing(experts="2x4")),
+        "4 in turn": toy(sharing=Sharing(experts="4x2")),
+        "between own": toy(sharing=Sharing(experts="1 + 2x3 + 1")),
     }
-    cases = [(name, config, "shard=2", torch.float32) for name, config in models.items()]
-    cases.append(("experts", toy(), "expert=2", torch.float32))
+    cases = [(name, config, "shard=2", torch.float32, False) for name, config in models.items()]
+    for name, resident in (("2 in turn", 0), ("4 in turn", 0), ("4 in turn", 3)):
+        mesh = f"shard=2 resident={resident}"
+        cases.append((f"{name}, {resident}", models[name], mesh, torch.float32, False))
+    for name in ("own", "groups of 2", "2 in turn"):
+        cases.append((f"{name}, recomputed", models[name], "shard=2", torch.float32, True))
+    cases.append(("experts", toy(), "expert=2", torch.float32, False))
     start(processes, 2, write_collectives, cases, tmp_path)
     counts = {case[0]: torch.load(tmp_path / f"{case[0]}.pt")[0] for case in cases}
     sent = {
@@ -129,10 +143,20 @@ def test_a_depth_is_gathered_in_one_go_and_a_shared_bank_for_each_use(processes,
     }
     assert sent == {
         "own": (17, 9),
-        "tied": (33, 10),
-        "groups": (33, 11),
         "routers": (17, 9),
-        "all": (33, 3),
+        "tied": (19, 10),
+        "groups of 4": (21, 11),
+        "groups of 2": (25, 13),
+        "all": (5, 3),
+        "2 in turn": (21, 11),
+        "4 in turn": (29, 13),
+        "between own": (21, 11),
+        "2 in turn, 0": (33, 11),
+        "4 in turn, 0": (33, 13),
+        "4 in turn, 3": (25, 13),
+        "own, recomputed": (17, 9),
+        "groups of 2, recomputed": (25, 13),
+        "2 in turn, recomputed": (21, 11),
         "experts": (17, 9),
     }
     assert counts["experts"]["all_to_all_single"] == 8 * 5
@@ -149,6 +173,20 @@ def test_muon_moves_experts_of_which_each_process_holds_rows(processes, tmp_path
         moved = torch.load(tmp_path / f"{mesh}.pt")
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(moved[name], parameter.detach(), rtol=0, atol=1e-4)
+
+
+def test_gradients_of_micro_batches_add_up_and_are_sent_with_the_last(processes, tmp_path):
+    cases = [
+        (f"{name}, {mesh}", MODELS[name], mesh, again)
+        for name in ("tied", "in turn")
+        for mesh, again in (("shard=2", False), ("expert=2", True))
+    ]
+    start(processes, 2, write_gradients, cases, tmp_path, torch.float32, 2)
+    for name, config, *_ in cases:
+        found = torch.load(tmp_path / f"{name}.pt")["gradients"]
+        for key, value in expected(config, 2)[1].items():
+            error = (found[key] - 2 * value).abs().max()
+            assert error < 1e-5 * value.abs().max().clamp_min(1e-20), (name, key)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +249,7 @@ def test_matrices_are_gathered_in_the_type_of_the_products(processes, tmp_path):
     dtype = torch.bfloat16
     types = {"whole": torch.float32, "half": dtype}
     sent = [
-        (f"{name}, {size}", config, "shard=2", dtype)
+        (f"{name}, {size}", config, "shard=2", dtype, False)
         for name, config in models.items()
         for size, dtype in types.items()
     ]
@@ -220,8 +258,8 @@ def test_matrices_are_gathered_in_the_type_of_the_products(processes, tmp_path):
         whole, half = (torch.load(tmp_path / f"{name}, {size}.pt") for size in types)
         assert half[0] == whole[0], "as many collectives"
         model = LanguageModel(config, 0)
-        matrices = {id(p) for unit in model.units() for bank in unit for p in bank.parameters()}
-        rest = sum(p.nbytes for p in model.parameters() if id(p) not in matrices)
+        matrices = {id(p) for part in (model.attention, model.experts) for p in part.parameters()}
+        rest = sum(p.nbytes for p in model.parameters() if id(p) not in matrices) / 2
         gathered, of_half = whole[1]["allgather_base"] - rest, half[1]["allgather_base"] - rest
         assert of_half == gathered / 2 > 0
         assert half[1]["reduce_scatter_base"] == whole[1]["reduce_scatter_base"]
@@ -235,3 +273,16 @@ def test_matrices_are_gathered_in_the_type_of_the_products(processes, tmp_path):
             found = got["gradients"][key]
             assert found.dtype == torch.float32
             assert (found - value).norm() < 0.02 * value.norm(), key
+
+
+def test_no_copy_of_a_banks_weights_is_kept_for_the_backward(processes, tmp_path):
+    """Gathered in bf16 they are kept as they are; gathered in float32 the casts would be kept."""
+    shared = ExpertConfig(count=4, width=96, top_k=2, shared_width=160)
+    config = toy(depth=3, experts=shared, sharing=Sharing(experts="1 + 1x2"))
+    start(processes, 2, write_copies, config, ("shard=2", "expert=2"), tmp_path)
+    for mesh in ("shard=2", "expert=2"):
+        found = torch.load(tmp_path / f"{mesh}.pt")
+        kept = found[torch.bfloat16]
+        assert "copies" not in kept, mesh
+        assert kept["own"] > 0, mesh
+        assert found[torch.float32]["copies"] > 0, mesh

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from plait.data.corpus import Corpus
+from plait.kernels import processor
 from plait.parallel import ParallelConfig, World, local
 from plait.storage import checkpoint
 from plait.training import Interrupted, train
@@ -62,8 +63,12 @@ def run_rank(rank, world, port, config, folder, stop_after=None, device="cpu"):
 
 
 def run_meshes(rank, world, port, runs):
-    """Be one of several processes and train each (configuration, folder, mesh, steps) in turn."""
+    """Be one of several processes and train each (configuration, folder, mesh, steps) in turn.
+
+    What asks for bf16 computes in it, slowly where the processor has no units for it.
+    """
     join(rank, world, port)
+    processor.multiplies_bf16 = lambda: True
     for config, folder, mesh, stop_after in runs:
         asked = count()
         with suppress(Interrupted):

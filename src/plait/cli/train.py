@@ -29,7 +29,8 @@ class Launch:
     threads: int | None = None
     """threads of torch; None: its own choice"""
     mesh: str | None = None
-    """several processes: "replicate=2 shard=4 expert=2" (docs/scale.md); None: shard over all"""
+    """several processes: "replicate=2 shard=4 expert=2 resident=1" (docs/scale.md); None: shard
+    over all"""
     checkpoints: str | None = None
     """address beneath which they are kept, such as s3://bucket/runs; None: in the run's folder"""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
@@ -53,7 +54,8 @@ def plan(
     Args:
         config: a recipe, or a YAML file of a model or of a run.
         model: what the options change.
-        mesh: also say what each process of "replicate=2 shard=8 expert=8" holds and receives.
+        mesh: also say what each process of "replicate=2 shard=8 expert=8" holds and receives;
+            resident=2 lets it hold two tied banks more, which then stay gathered between uses.
         sequences: with mesh: of the model's context, that a process takes at once.
         precision: with mesh: of the products.
         optimizer: with mesh: whose moments are held.

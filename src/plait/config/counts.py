@@ -146,6 +146,10 @@ class Bank:
     experts: int
     """how many these are"""
 
+    def whole(self, places: int) -> int:
+        """Count what a process holds of it when it is gathered, its experts parted over places."""
+        return self.size - self.parted + self.parted // places
+
 
 def matrix_banks(config: ModelConfig) -> list[Bank]:
     """Return the banks of attention and of experts."""

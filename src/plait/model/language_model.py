@@ -1,6 +1,5 @@
 """The language model: the walk over depth with a head, and the loss."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -172,18 +171,6 @@ class LanguageModel(Walk):
                 full = f"{path}.{name}"
                 owned.append(OwnedParameter(full, parameter, role, uses, stack))
         return owned
-
-    def units(self) -> list[list[nn.Module]]:
-        """Return what processes gather together: each depth's own matrices, then shared banks.
-
-        Matrices are those of attention and experts. What is left is small, or is used all along:
-        norms, routers, topologies, low-rank parts, embedding and head.
-        """
-        parts = [self.parts_at(depth) for depth in range(self.config.depth)]
-        pairs = [(p.attention, p.experts) for p in parts]
-        uses = Counter(bank for pair in pairs for bank in pair)
-        own = [[bank for bank in pair if uses[bank] == 1] for pair in pairs]
-        return [unit for unit in own if unit] + [[bank] for bank in uses if uses[bank] > 1]
 
     def expert_banks(self) -> list[ExpertBank]:
         """Return the banks of several experts."""

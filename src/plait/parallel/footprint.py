@@ -3,17 +3,14 @@
 `tests/parallel/test_footprint.py` holds the figures to those of real processes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from plait.config import ModelConfig
-from plait.config.counts import (
-    Bank,
-    backward_bytes_per_token,
-    count,
-    matrix_banks,
-)
+from plait.config.counts import Bank, backward_bytes_per_token, count, matrix_banks
 from plait.parallel.mesh import ParallelConfig
+from plait.parallel.residency import Residency
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,10 @@ class Footprint:
     optimizer: int
     """its share of the moments, in float32"""
     gathered: int
-    """what is whole at the worst moment: the rest, two units, and gradients still to be sent"""
+    """what is whole at the worst moment: the rest, two units, banks that stay between their uses,
+    and gradients still to be sent"""
+    staying: int
+    """of that what banks that stay add to the worst moment"""
     activations: int
     """what the forward keeps for the backward"""
     weights_received: int
@@ -76,23 +76,27 @@ def footprint(
     kept = backward_bytes_per_token(config, width)
     if checkpointing:
         kept = 4 * config.depth * config.width + kept // config.depth
-    gathers = [(_received(bank, shard, expert), len(bank.depths)) for bank in banks]
+    residency = Residency.plan(config, mesh)
+    received = {bank: _received(bank, shard, expert) for bank in banks}
     rows = config.experts.top_k * config.width * len(config.routed_depths)
     beside = sum(bank.size - bank.parted for bank in banks)
     in_rows = sum(bank.parted for bank in banks if bank.experts < expert * shard)
     alone = shard * expert == 1
+    whole = 0 if alone else _worst(residency.held, residency, expert, width)
+    needed = 0 if alone else _worst(residency.needed, residency, expert, width)
     return Footprint(
         weights=4 * share,
         gradients=4 * share,
         optimizer=4 * -(-moments // (shard * expert)),
-        gathered=0 if alone else 8 * rest + _whole(banks, expert, width),
+        gathered=0 if alone else 8 * rest + whole,
+        staying=whole - needed,
         activations=tokens * kept,
         weights_received=round(
             4 * rest * _part(shard * expert)
-            + width * sum(2 * uses * received for received, uses in gathers)
+            + width * sum(residency.gathers(bank) * received[bank] for bank in banks)
         ),
         gradients_received=round(
-            4 * (rest * _part(shard * expert) + sum(received for received, _ in gathers))
+            4 * (rest * _part(shard * expert) + sum(received.values()))
             + 4 * 2 * share * _part(replicate)
         ),
         updates_received=round(
@@ -118,16 +122,7 @@ def _received(bank: Bank, shard: int, expert: int) -> float:
     return bank.parted / expert * _part(shard) + beside * _part(shard * expert)
 
 
-def _whole(banks: list[Bank], expert: int, width: int) -> int:
-    """Bytes of whole matrices at the worst depth: its own, the next one's, and gradients.
-
-    The gradient of a bank that several depths use is whole from its last use to its first.
-    """
-    depth = 1 + max(max(bank.depths) for bank in banks)
-    held = {id(bank): bank.size - bank.parted + bank.parted // expert for bank in banks}
-    at = [sum(held[id(b)] for b in banks if place in b.depths) for place in range(depth)]
-    adding = [
-        sum(held[id(b)] for b in banks if min(b.depths) <= place <= max(b.depths))
-        for place in range(depth)
-    ]
-    return width * max(at[p] + (at[p - 1] if p else 0) + adding[p] for p in range(depth))
+def _worst(held: Sequence[frozenset[Bank]], residency: Residency, expert: int, width: int) -> int:
+    """Bytes of whole matrices at the worst place of a walk: banks, and gradients that add up."""
+    places = zip(held, residency.adding, strict=True)
+    return width * max(sum(bank.whole(expert) for bank in [*a, *b]) for a, b in places)

@@ -6,13 +6,13 @@
 
 A unit is what is gathered, and whose gradients are sent, in one go: the attention and the experts
 that a depth has for itself, each bank of them that several depths use, and the rest, which stays
-gathered for the whole step. A bank of several depths is gathered for each use, and its gradients
-add before they are sent.
+gathered for the whole step. A bank of several depths stays gathered between its uses where memory
+allows (`residency`), and its gradients add before they are sent.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -21,9 +21,25 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from plait.config import ModelConfig
+from plait.config.counts import Bank
 from plait.parallel.dispatch import experts_over_ranks
+from plait.parallel.residency import Residency, stay_between_uses
 from plait.parallel.shard import placement
 from plait.parallel.world import World
+
+
+class Matrices(Protocol):
+    """The parts of a depth that hold nearly all of its parameters."""
+
+    @property
+    def attention(self) -> nn.Module:
+        """Return the bank of attention."""
+        ...
+
+    @property
+    def experts(self) -> nn.Module:
+        """Return the bank of experts."""
+        ...
 
 
 class Divisible(Protocol):
@@ -36,8 +52,8 @@ class Divisible(Protocol):
         """Return the structure."""
         ...
 
-    def units(self) -> list[list[nn.Module]]:
-        """Return attention and experts of each depth alone, then each bank of several depths."""
+    def parts_at(self, depth: int) -> Matrices:
+        """Return the banks that this depth uses."""
         ...
 
     def expert_banks(self) -> Sequence[nn.Module]:
@@ -75,9 +91,10 @@ def parallelise(
     if world.meshes is not None:
         dense = _of_data(world.meshes.dense)
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
-        for unit in model.units():
+        residency = Residency.plan(model.config, world.layout)
+        for unit in dict.fromkeys(residency.units):
             # of a bank that was parted the rest goes with the depth: each process holds all of it
-            for modules in _beside(unit, banks):
+            for modules in _beside([_module(bank, model) for bank in unit], banks):
                 fully_shard(
                     modules, mesh=dense, mp_policy=policy, shard_placement_fn=_placement(dense)
                 )
@@ -85,6 +102,15 @@ def parallelise(
             _shard_experts(bank, world, policy)
         assert isinstance(model, nn.Module)
         fully_shard(model, mesh=dense)
+        stay_between_uses(
+            model,
+            {
+                module: stays
+                for bank, stays in residency.stays.items()
+                for module in _module(bank, model).modules()
+                if isinstance(module, FSDPModule) and any(stays)
+            },
+        )
 
 
 def require_divisible(config: ModelConfig, world: World) -> None:
@@ -129,6 +155,10 @@ def _shard_experts(bank: nn.Module, world: World, policy: MixedPrecisionPolicy) 
 
 def _placement(mesh: DeviceMesh) -> Callable[[nn.Parameter], Shard]:
     return partial(placement, processes=mesh.size(-1))
+
+
+def _module(bank: Bank, model: Divisible) -> nn.Module:
+    return cast(nn.Module, getattr(model.parts_at(bank.depths[0]), bank.kind))
 
 
 def _of_data(mesh: DeviceMesh) -> DeviceMesh:

@@ -53,6 +53,41 @@ def test_the_steps_equal_those_of_the_reference(tokens: int, experts: int, k: in
     torch.testing.assert_close(want, x_TD * weights_TK.sum(1, keepdim=True))
 
 
+@given(
+    st.integers(0, 40),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
+@settings(deadline=None)
+def test_gradients_are_those_of_plain_indexing(
+    tokens: int, experts: int, k: int, dtype: torch.dtype
+) -> None:
+    """Rows meet something nonlinear between the two steps, and weigh differently after them."""
+    given_x, ids_TK, given_weights = routed(tokens, experts, k)
+    order = sort_by_expert(ids_TK, experts)
+    found = []
+    for plain in (False, True):
+        x_TD = given_x.to(dtype, copy=True).requires_grad_()
+        weights_TK = given_weights.clone().requires_grad_()
+        sent = fast.dispatch(x_TD, ids_TK, weights_TK, experts)
+        rows_ND = x_TD[order.pairs_N // ids_TK.shape[1]] if plain else sent.rows_ND
+        rows_ND = rows_ND.sin() * torch.arange(1, len(rows_ND) + 1).to(dtype)[:, None].sqrt()
+        if plain:
+            rows_TKD = rows_ND[order.rows_TK]
+            y_TD = torch.bmm(weights_TK[:, None].to(dtype), rows_TKD).squeeze(1)
+        else:
+            y_TD = fast.combine(rows_ND, sent)
+        y_TD.float().square().sum().backward()
+        found.append((y_TD, x_TD.grad, weights_TK.grad))
+    (y, dx, dweights), (plain_y, plain_dx, plain_dweights) = found
+    assert torch.equal(y, plain_y)
+    assert torch.equal(dweights, plain_dweights)
+    if tokens:
+        error = (dx - plain_dx).abs().max() / plain_dx.abs().max()
+        assert error < (2**-7 if dtype == torch.bfloat16 else 1e-6)
+
+
 @pytest.mark.parametrize("dispatch", [reference.dispatch, fast.dispatch])
 def test_gradients_come_back_to_the_tokens(dispatch) -> None:
     x_TD, ids_TK, weights_TK = routed(30, experts=5, k=3)

@@ -50,7 +50,8 @@ def footprint_table(title: str, bytes_of: Footprint) -> Table:
         "weights, fp32": bytes_of.weights,
         "gradients, fp32": bytes_of.gradients,
         "optimizer, fp32": bytes_of.optimizer,
-        "gathered at once, and gradients not sent yet": bytes_of.gathered,
+        "gathered at once, and gradients not sent yet": bytes_of.gathered - bytes_of.staying,
+        "tied banks that stay gathered between uses": bytes_of.staying,
         "kept for the backward pass": bytes_of.activations,
     }
     received = {
