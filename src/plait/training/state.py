@@ -93,8 +93,10 @@ def accumulation(data: DataConfig, processes: int) -> int:
 class TrainState:
     """Model, optimizers, place in the data, random generators and counters of one run."""
 
-    def __init__(self, config: TrainConfig, corpus: Corpus, world: World) -> None:
-        self.config, self.corpus, self.world = config, corpus, world
+    def __init__(
+        self, config: TrainConfig, corpus: Corpus, world: World, compile: bool = False
+    ) -> None:
+        self.config, self.corpus, self.world, self.compile = config, corpus, world, compile
         self.counters = Counters()
         self.model = self._divided_model()
         self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
@@ -116,7 +118,7 @@ class TrainState:
         with torch.device("meta"):
             model = LanguageModel(config.model)
         dtype = compute_type(self.world.device.type, config.precision)
-        parallelise(model, self.world, config.activation_checkpointing, dtype)
+        parallelise(model, self.world, config.activation_checkpointing, dtype, self.compile)
         model.to_empty(device=self.world.device)
         if config.initial_weights is None:
             model.initialise(config.seed, held)
