@@ -319,7 +319,7 @@ def counted():
     found["breaks"] = sum(counters["graph_break"].values())
 
 
-def steps(config, world=None, count=4, **how):
+def steps(config, world=None, count=3, **how):
     """Losses before each of some steps of SGD, in fp32."""
     world = world or World(torch.device("cpu"))
     model = spread(config, world, **how)
@@ -343,4 +343,4 @@ def write_compiled(rank, cases, folder):
             compiled = steps(config, world, checkpointing=again, compile=True)
         if rank == 0:
             done = {"eager": eager, "compiled": compiled, "counted": found}
-            torch.save(done, folder / f"{name}, {mesh}, {again}.pt")
+            torch.save(done, folder / f"{name}, {mesh}.pt")

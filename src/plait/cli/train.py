@@ -30,6 +30,8 @@ class Launch:
     """threads of torch; None: its own choice"""
     mesh: str | None = None
     """several processes: "replicate=2 shard=4 expert=2" (docs/scale.md); None: shard over all"""
+    compile: bool = False
+    """steps by torch.compile, one graph a depth, for GPUs; it takes minutes first (docs/scale.md)"""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """further sinks for the metrics, such as tensorboard wandb"""
 
@@ -165,6 +167,7 @@ def train(
             device=launch.device,
             threads=launch.threads,
             parallel=parallel,
+            compile=launch.compile,
             track=launch.track,
         )
     console.print(evaluation_summary("held-out test split", result.domains))

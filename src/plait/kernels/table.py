@@ -118,35 +118,40 @@ def call(operation: str, device: torch.device, *arguments: Any) -> Tensor:
     return result
 
 
-def choose(operation: str, device: torch.device, *arguments: Any) -> Backend:
+def choose(
+    operation: str, device: torch.device, *arguments: Any, compiling: bool = False
+) -> Backend:
     """Return the first backend that runs on `device` and covers the arguments.
 
+    `compiling`, or inside torch.compile, it is the first that torch.compile makes one graph of.
     `PLAIT_KERNEL` names the one to begin with: those before it in `NAMES` are passed over.
 
     Raises:
         ValueError: there is no backend of the name in `PLAIT_KERNEL`.
         RuntimeError: it says "native", and the C++ cannot be compiled or run here.
     """
-    for backend in _candidates(operation, device):
+    for backend in _candidates(operation, device, compiling):
         if backend.covers(*arguments):
             return backend
     raise AssertionError(f"the last row of {operation} covers everything")
 
 
-def backend_name(operation: str, device: torch.device, *arguments: Any) -> str:
+def backend_name(
+    operation: str, device: torch.device, *arguments: Any, compiling: bool = False
+) -> str:
     """Return the name of the backend that computes an operation on `device`.
 
     It is the one that runs for these arguments, of which only types and sizes matter: they may lie
     on another device. Without arguments it is the one preferred there.
     """
     if arguments:
-        return choose(operation, device, *arguments).name
-    return _candidates(operation, device)[0].name
+        return choose(operation, device, *arguments, compiling=compiling).name
+    return _candidates(operation, device, compiling)[0].name
 
 
-def _candidates(operation: str, device: torch.device) -> tuple[Backend, ...]:
+def _candidates(operation: str, device: torch.device, compiling: bool) -> tuple[Backend, ...]:
     wanted = os.environ.get("PLAIT_KERNEL")
-    if torch.compiler.is_compiling():  # which looks through caches, and warns of them
+    if compiling or torch.compiler.is_compiling():  # which looks through caches, and warns of them
         return _rows(operation, device, wanted, TRACED)
     return _able(operation, device, wanted)
 

@@ -14,7 +14,7 @@ a depth's units are gathered before it.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -37,8 +37,14 @@ class Divisible(Protocol):
     """A model over depth that says of what it is made."""
 
     checkpointing: bool
-    one_depth: Callable[..., Any]
-    """computes a depth of its banks, (banks, …) → what it hands on"""
+
+    @property
+    def one_depth(self) -> Callable[..., Any]:
+        """Return what computes a depth, (banks, stream …) → what it hands on; another may be set.
+
+        It calls the banks, and knows a depth by them alone.
+        """
+        ...
 
     @property
     def config(self) -> ModelConfig:
@@ -85,8 +91,8 @@ def parallelise(
 
     if compile:
         for bank in banks:  # hosts tell each other how many rows come: a depth's only break
-            bank.forward = torch.compiler.disable(bank.forward)
-        model.one_depth = compiled(model.one_depth, whole=not banks)
+            bank.forward = torch.compiler.disable(bank.forward)  # type: ignore[no-untyped-call]
+        model.one_depth = compiled(model.one_depth, whole=not banks)  # type: ignore[misc]
 
     if world.meshes is not None:
         dense = _of_data(world.meshes.dense)
@@ -101,7 +107,7 @@ def parallelise(
             _shard_experts(bank, world, policy)
             units.append([bank])
         if compile:
-            model.one_depth = _gathered_before(model.one_depth, units)
+            model.one_depth = _gathered_before(model.one_depth, units)  # type: ignore[misc]
         assert isinstance(model, nn.Module)
         fully_shard(model, mesh=dense)
 
@@ -163,7 +169,7 @@ def _gathered_before(
         depth = partial(one_depth, banks, **how)
         for bank in filter(None, banks):
             for module in filter(gathering.__contains__, bank.modules()):
-                depth = partial(module.around, depth)
+                depth = partial(cast(Callable[..., Any], module.around), depth)
         return depth(*stream)
 
     return run

@@ -107,11 +107,12 @@ class Opaque:
 
     def rows(self, a_NI: Tensor, matrices_EIO: Tensor) -> Tensor:
         """See `Products`."""
-        return _rows(a_NI, matrices_EIO, self.ends_E)
+        return _rows(a_NI, matrices_EIO, self.ends_E)  # type: ignore[no-any-return]
 
     def weight_gradient(self, d_NO: Tensor, a_NI: Tensor, like_EOI: Tensor) -> Tensor:
         """See `Products`."""
-        return _weight_gradient(d_NO, a_NI, like_EOI, self.ends_E)
+        of = d_NO, a_NI, like_EOI, self.ends_E
+        return _weight_gradient(*of)  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op("plait::rows_by_expert", mutates_args=())
