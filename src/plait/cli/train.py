@@ -31,7 +31,7 @@ class Launch:
     mesh: str | None = None
     """several processes: "replicate=2 shard=4 expert=2" (docs/scale.md); None: shard over all"""
     compile: bool = False
-    """steps by torch.compile, one graph a depth, for GPUs; it takes minutes first (docs/scale.md)"""
+    """steps by torch.compile, a graph for each depth; for GPUs, minutes to begin (docs/scale.md)"""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """further sinks for the metrics, such as tensorboard wandb"""
 
