@@ -38,15 +38,19 @@ MODELS = {
         experts=replace(EXPERTS, width=7, shared_width=9, shared_gate=True),
         sharing=Sharing(experts="all"),
     ),
-    "routers": replace(BASE, sharing=Sharing(router="all", decision="all")),
+    "routers": replace(
+        BASE,
+        experts=replace(EXPERTS, dense_at=(1,), dense_width=64),
+        sharing=Sharing(router="all", decision="all"),
+    ),
     "outputs": replace(BASE, collaboration=CollaborationConfig()),
     "hidden": replace(BASE, collaboration=CollaborationConfig(messages="hidden")),
     "experts choose": replace(
         BASE, router=RouterConfig(choice="experts"), balance=BalanceConfig(switch=0.0)
     ),
 }
-KINDS = {"routers": 2}
-"""of depths that differ in what they do; else all are alike"""
+KINDS = {"routers": 3}
+"""of depths that differ in what they do: one that decides, a dense one, one that follows"""
 RECOMPUTED = ("own",)
 
 
@@ -84,8 +88,9 @@ def test_two_processes_gather_around_a_depth_and_parted_experts_break_it_once(pr
         assert found["counted"] == {"graphs": graphs, "breaks": breaks}, case
 
 
-def test_no_compiler_is_one_line(monkeypatch):
+def test_no_compiler_and_no_graph_are_one_line(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CC", raising=False)
     require_compiler(CPU)
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"finds none \(no-such-compiler\): install one, name it"):
@@ -93,6 +98,9 @@ def test_no_compiler_is_one_line(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match=r"finds none \(gcc or clang\).*in CC, or train without"):
         require_compiler(torch.device("cuda"))
+    monkeypatch.setenv("PLAIT_KERNEL", "chunked")
+    with pytest.raises(ValueError, match="leaves the experts to their reference"):
+        require_compiler(CPU)
 
 
 def run(corpus, **changes):

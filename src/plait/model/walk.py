@@ -11,7 +11,7 @@ from plait.config import ModelConfig
 from plait.model.attention import Attend, Attention, QueryKeyLora
 from plait.model.balance import bias_key
 from plait.model.collaboration import Collaboration, messages, reweight, routing_bias
-from plait.model.experts import expert_bank
+from plait.model.experts import FeedForward, expert_bank
 from plait.model.norms import norm
 from plait.model.router import LoadBias, common_part, router_bank
 from plait.model.routing import Routing, choose, choose_tokens
@@ -250,7 +250,7 @@ class Walk(nn.Module):
         attended = part.attention(h_BSD, attend, depth, lora)
         x_BSD = self._added(x_BSD, attended if before else part.attention_norm(attended))
         h_BSD = part.expert_norm(x_BSD) if before else x_BSD
-        if decision is None and part.router is None:
+        if isinstance(part.experts, FeedForward):
             y_BSD = part.experts(h_BSD)
             y_BSD = y_BSD if before else part.expert_norm(y_BSD)
             return Step(self._added(x_BSD, y_BSD), None, None, memory_TM)

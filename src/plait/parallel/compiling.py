@@ -8,16 +8,24 @@ from typing import Any
 
 import torch
 
+from plait import kernels
+
 STRUCTURES = 64
 """kinds of depths that are compiled for one model; each more is an error, and no slower way"""
 
 
 def require_compiler(device: torch.device) -> None:
-    """Refuse where torch.compile lacks what it writes code for.
+    """Refuse where torch.compile lacks what compiles its code, or gets what it has no graph of.
 
     Raises:
-        ValueError: there is no C++ compiler for a CPU, or no C compiler for Triton's launchers.
+        ValueError: there is no C++ compiler for a CPU, or no C compiler for Triton's launchers; or
+            `PLAIT_KERNEL` leaves the experts to their reference.
     """
+    if kernels.backend_name("experts", device, compiling=True) == "reference":
+        raise ValueError(
+            "PLAIT_KERNEL leaves the experts to their reference, of which torch.compile makes no "
+            "graph: unset it, or train without --compile"
+        )
     on_cpu = device.type == "cpu"
     usual = ("clang++" if sys.platform == "darwin" else "g++",) if on_cpu else ("gcc", "clang")
     variable = "CXX" if on_cpu else "CC"

@@ -93,6 +93,8 @@ def environment(
     Of what is compiled, `first_step` are the seconds of the first step; None: there was none.
     """
     on_cuda = world.device.type == "cuda"
+    # experts on other processes are called from the graph, and are no part of it
+    parted = (world.layout.expert or 1) > 1
     dtype = compute_type(world.device.type, config.precision)
     return {
         "plait": __version__,
@@ -105,7 +107,7 @@ def environment(
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
-        "kernel": kernel_name(config.model, world.device, dtype, compile),
+        "kernel": kernel_name(config.model, world.device, dtype, compile and not parted),
         "attention": attending.kernel_name(config.model, world.device, dtype, compile),
         **({"compile": True} if compile else {}),
         **({"first_step_seconds": round(first_step, 1)} if first_step is not None else {}),
