@@ -8,6 +8,7 @@ import shutil
 import warnings
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from plait.data.corpora import tiny
 from plait.parallel import require_compiler
 from plait.sharing import Sharing
 from plait.storage.metrics_file import read_rows
-from plait.training import train
+from plait.training import Interrupted, train
 
 CPU = torch.device("cpu")
 EXPERTS = ExpertConfig(count=4, width=32, top_k=3)
@@ -118,10 +119,12 @@ def losses(folder):
     return [row["loss"] for row in read_rows(folder / "metrics.jsonl") if "loss" in row]
 
 
-def test_a_run_says_that_it_compiles_and_scores_without(tmp_path, traced):
-    """Six steps and evaluations in batches of another size are one graph and no other."""
-    config, rows = run(tiny(tmp_path / "tiny")), []
+def test_a_run_goes_on_compiled_and_says_so_and_scores_without(tmp_path, traced):
+    """Four steps and evaluations in batches of another size are one graph and no other."""
+    config, rows, asked = run(tiny(tmp_path / "tiny")), [], count()
     eager = train(config, tmp_path / "eager", device="cpu")
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "run", device="cpu", stop=lambda: next(asked) == 2)
     with counted() as found:
         result = train(config, tmp_path / "run", device="cpu", compile=True, progress=rows.append)
     assert found == {"graphs": 1, "breaks": 0}
@@ -130,7 +133,7 @@ def test_a_run_says_that_it_compiles_and_scores_without(tmp_path, traced):
     assert result.environment["compile"] is True
     assert result.environment["kernel"] == "grouped"
     assert "compile" not in eager.environment
-    assert rows[0] == {"step": 0, "compiling": "cpu"}
+    assert rows[0] == {"step": 2, "compiling": "cpu"}
     assert result.environment["first_step_seconds"] == round(rows[1]["first_step_seconds"], 1) > 0
 
 

@@ -113,7 +113,7 @@ def train(
             return world.any(interruption.requested or (stop is not None and stop()))
 
         corpus = corpus or open_corpus(config.data.corpus)
-        run = _Run(config, corpus, folder, world, compile, asked, progress, track)
+        run = _Run(config, corpus, folder, world, asked, progress, track, compile)
         try:
             while run.state.counters.step < config.steps:
                 run.stop_if_asked()
@@ -132,12 +132,12 @@ class _Run:
         corpus: Corpus,
         folder: Path,
         world: World,
-        compile: bool,
         asked_to_stop: Callable[[], bool],
         progress: Callable[[Row], None] | None,
         track: Sequence[Tracker],
+        compile: bool = False,
     ) -> None:
-        self.config, self.folder, self.world = config, folder, world
+        self.config, self.folder, self.world, self.compile = config, folder, world, compile
         self.asked_to_stop = asked_to_stop
         if corpus.vocab_size > config.model.vocab_size:
             raise ValueError(
@@ -164,7 +164,6 @@ class _Run:
         self.save_due = False
         self.unread: deque[StepFigures] = deque()
         self.read_at = 0.0
-        self.compile = compile
         self.first_step: float | None = None
         """its seconds, where they are those of compiling"""
         if compile:
