@@ -30,6 +30,13 @@ from plait.storage.metrics_file import read_rows
 from plait.training import Interrupted, train
 
 CPU = torch.device("cpu")
+GPU = pytest.param(
+    "cuda",
+    marks=[
+        pytest.mark.cuda,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+    ],
+)
 EXPERTS = ExpertConfig(count=4, width=32, top_k=3)
 BASE = toy(depth=3, experts=EXPERTS)
 MODELS = {
@@ -138,11 +145,12 @@ def test_a_run_goes_on_compiled_and_says_so_and_scores_without(tmp_path, traced)
 
 
 @pytest.mark.slow
-def test_code_of_torchs_compiler_loses_what_eager_loses(tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_code_of_torchs_compiler_loses_what_eager_loses(device, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "code"))
     torch._dynamo.reset()
     config = run(tiny(tmp_path / "tiny"))
-    train(config, tmp_path / "eager", device="cpu")
-    train(config, tmp_path / "run", device="cpu", compile=True)
+    train(config, tmp_path / "eager", device=device)
+    train(config, tmp_path / "run", device=device, compile=True)
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "eager"), rel=1e-5)
-    assert list((tmp_path / "code").rglob("*.cpp"))
+    assert any((tmp_path / "code").iterdir())
