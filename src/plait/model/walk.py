@@ -11,7 +11,7 @@ from plait.config import ModelConfig
 from plait.model.attention import Attend, Attention, QueryKeyLora
 from plait.model.balance import bias_key
 from plait.model.collaboration import Collaboration, messages, reweight, routing_bias
-from plait.model.experts import FeedForward, expert_bank
+from plait.model.experts import expert_bank
 from plait.model.norms import norm
 from plait.model.router import LoadBias, common_part, router_bank
 from plait.model.routing import Routing, choose, choose_tokens
@@ -185,11 +185,12 @@ class Walk(nn.Module):
             if stages is not None:
                 stages.append(Stage(depth, x_BSD, dict(decided), memory_TM))
             key = self.structure.plans.decision.banks[depth]
+            routed = self.structure.experts_at(depth) > 1
             step = partial(
                 self._step,
                 depth=depth,
                 attend=attend,
-                decision=decided.get(key),
+                decision=decided.get(key) if routed else None,
                 decide=decide,
                 chosen=[],
             )
@@ -239,7 +240,7 @@ class Walk(nn.Module):
             memory_TM: of the router of the depth before.
             depth: for what looks at it: a cache, and `decide`.
             attend: how queries meet keys.
-            decision: of an earlier depth, where it is shared.
+            decision: of an earlier depth, where it is shared; without it and a router it is dense.
             decide: called before the experts; what it returns is used.
             again: what was chosen when this depth was first computed, kept now.
         """
@@ -250,7 +251,7 @@ class Walk(nn.Module):
         attended = part.attention(h_BSD, attend, depth, lora)
         x_BSD = self._added(x_BSD, attended if before else part.attention_norm(attended))
         h_BSD = part.expert_norm(x_BSD) if before else x_BSD
-        if isinstance(part.experts, FeedForward):
+        if decision is None and part.router is None:
             y_BSD = part.experts(h_BSD)
             y_BSD = y_BSD if before else part.expert_norm(y_BSD)
             return Step(self._added(x_BSD, y_BSD), None, None, memory_TM)
