@@ -196,9 +196,12 @@ def test_a_gradient_a_stride_and_a_compiler_need_what_cpp_does_not_offer(
     assert kernels.backend_name("experts", CPU, *strided) == "cpu"
     assert kernels.backend_name("total_norm", CPU, [torch.ones(6, 4).T]) == "reference"
     assert kernels.backend_name("total_norm", CPU, []) == "reference"
+    assert kernels.backend_name("experts", CPU, compiling=True) == "grouped"
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert kernels.backend_name("experts", CPU) == "cpu"
+    assert kernels.backend_name("experts", CPU) == "grouped"
     assert kernels.backend_name("rms_norm", CPU) == "reference"
+    monkeypatch.setenv("PLAIT_KERNEL", "reference")
+    assert kernels.backend_name("experts", CPU) == "reference"
 
 
 def test_an_unknown_kernel_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,8 @@ def test_it_is_what_a_forward_chooses(config, dtype, kernel, monkeypatch):
         monkeypatch.setenv("PLAIT_KERNEL", kernel)
     chosen, choose = [], table.choose
 
-    def watched(operation, *arguments):
-        backend = choose(operation, *arguments)
+    def watched(operation, *arguments, **how):
+        backend = choose(operation, *arguments, **how)
         chosen.extend([backend.name] if "experts" in operation else [])
         return backend
 

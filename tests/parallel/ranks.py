@@ -5,10 +5,11 @@ import os
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -74,11 +75,11 @@ def backward(model, rank=0, size=1):
     return loss.detach()
 
 
-def spread(config, world, checkpointing=False, dtype=torch.float32):
+def spread(config, world, checkpointing=False, dtype=torch.float32, compile=False):
     """A model of which no process ever held more than its share, as a run builds it."""
     with torch.device("meta"):
         model = LanguageModel(config)
-    parallelise(model, world, checkpointing, dtype)
+    parallelise(model, world, checkpointing, dtype, compile)
     model.to_empty(device="cpu")
     model.initialise(0, held)
     return model
@@ -429,3 +430,40 @@ def check_turns(rank, folder):
         pytest.fail("entered")
     assert entered == (["7 on 0", "seven on 0"] if rank == 0 else [])
     (folder / f"{rank}.txt").write_text("done")
+
+
+@contextmanager
+def counted():
+    """Count what torch.compile makes inside: graphs, and what broke them."""
+    counters.clear()
+    found = {}
+    yield found
+    found["graphs"] = counters["stats"]["unique_graphs"]
+    found["breaks"] = sum(counters["graph_break"].values())
+
+
+def steps(config, world=None, count=3, **how):
+    """Losses before each of some steps of SGD, in fp32."""
+    world = world or World(torch.device("cpu"))
+    model = spread(config, world, **how)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    losses = []
+    for _ in range(count):
+        losses.append(float(world.mean(backward(model, world.rank, world.size))))
+        optimizer.step()
+        optimizer.zero_grad()
+    return losses
+
+
+def write_compiled(rank, cases, folder):
+    """For each case (name, configuration, mesh, checkpointing): losses, and what was counted."""
+    torch.compile = partial(torch.compile, backend="aot_eager")
+    for name, config, mesh, again in cases:
+        world = world_of(mesh)
+        torch._dynamo.reset()
+        eager = steps(config, world, checkpointing=again)
+        with counted() as found:
+            compiled = steps(config, world, checkpointing=again, compile=True)
+        if rank == 0:
+            done = {"eager": eager, "compiled": compiled, "counted": found}
+            torch.save(done, folder / f"{name}, {mesh}.pt")

@@ -31,6 +31,8 @@ class Launch:
     mesh: str | None = None
     """several processes: "replicate=2 shard=4 expert=2 resident=1" (docs/scale.md); None: shard
     over all"""
+    compile: bool = False
+    """steps by torch.compile, a graph for each depth; for GPUs, minutes to begin (docs/scale.md)"""
     checkpoints: str | None = None
     """address beneath which they are kept, such as s3://bucket/runs; None: in the run's folder"""
     track: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
@@ -169,6 +171,7 @@ def train(
             device=launch.device,
             threads=launch.threads,
             parallel=parallel,
+            compile=launch.compile,
             track=launch.track,
             checkpoints=launch.checkpoints,
         )

@@ -47,6 +47,10 @@ NAMES = ("native", "cpu", "grouped", "chunked", "reference")
 """C++ · torch's operations as one node on a CPU · the same with torch's grouped product, for CUDA ·
 torch's operations on some tokens at a time · the obvious version; in order of preference"""
 
+TRACED = "grouped"
+"""the first of them that torch.compile makes one graph of: it knows no C++, and "cpu" looks at
+where each expert's rows are"""
+
 TABLE: dict[str, tuple[Backend, ...]] = {
     "experts": (
         # widths in multiples of 32, float32 and bfloat16
@@ -114,51 +118,62 @@ def call(operation: str, device: torch.device, *arguments: Any) -> Tensor:
     return result
 
 
-def choose(operation: str, device: torch.device, *arguments: Any) -> Backend:
+def choose(
+    operation: str, device: torch.device, *arguments: Any, compiling: bool = False
+) -> Backend:
     """Return the first backend that runs on `device` and covers the arguments.
 
+    `compiling`, or inside torch.compile, it is the first that torch.compile makes one graph of.
     `PLAIT_KERNEL` names the one to begin with: those before it in `NAMES` are passed over.
 
     Raises:
         ValueError: there is no backend of the name in `PLAIT_KERNEL`.
         RuntimeError: it says "native", and the C++ cannot be compiled or run here.
     """
-    for backend in _candidates(operation, device):
+    for backend in _candidates(operation, device, compiling):
         if backend.covers(*arguments):
             return backend
     raise AssertionError(f"the last row of {operation} covers everything")
 
 
-def backend_name(operation: str, device: torch.device, *arguments: Any) -> str:
+def backend_name(
+    operation: str, device: torch.device, *arguments: Any, compiling: bool = False
+) -> str:
     """Return the name of the backend that computes an operation on `device`.
 
     It is the one that runs for these arguments, of which only types and sizes matter: they may lie
     on another device. Without arguments it is the one preferred there.
     """
     if arguments:
-        return choose(operation, device, *arguments).name
-    return _candidates(operation, device)[0].name
+        return choose(operation, device, *arguments, compiling=compiling).name
+    return _candidates(operation, device, compiling)[0].name
 
 
-def _candidates(operation: str, device: torch.device) -> tuple[Backend, ...]:
-    wanted, compiling = os.environ.get("PLAIT_KERNEL"), torch.compiler.is_compiling()
-    return _able(operation, device, wanted, compiling)
+def _candidates(operation: str, device: torch.device, compiling: bool) -> tuple[Backend, ...]:
+    wanted = os.environ.get("PLAIT_KERNEL")
+    if compiling or torch.compiler.is_compiling():  # which looks through caches, and warns of them
+        return _rows(operation, device, wanted, TRACED)
+    return _able(operation, device, wanted)
 
 
 @cache  # decoding asks some sixty times a token
-def _able(
-    operation: str, device: torch.device, wanted: str | None, compiling: bool
+def _able(operation: str, device: torch.device, wanted: str | None) -> tuple[Backend, ...]:
+    rows = _rows(operation, device, wanted)
+    if rows[0].name == "native" and not _native_works(demanded=bool(wanted)):
+        rows = tuple(row for row in rows if row.name != "native")
+    return rows
+
+
+def _rows(
+    operation: str, device: torch.device, wanted: str | None, first: str = NAMES[0]
 ) -> tuple[Backend, ...]:
-    """Return the rows that may run, whatever the arguments are. torch.compile knows no C++."""
-    first = wanted or NAMES[0]
-    if first not in NAMES:
-        raise ValueError(f"no kernel is called {first!r}; choose one of {', '.join(NAMES)}")
-    allowed = NAMES[NAMES.index(first) :]
-    rows = [row for row in TABLE[operation] if row.name in allowed]
-    rows = [row for row in rows if row.device in (None, device.type)]
-    if rows[0].name == "native" and (compiling or not _native_works(demanded=bool(wanted))):
-        rows = [row for row in rows if row.name != "native"]
-    return tuple(rows)
+    """Return the rows that may run, whatever the arguments are: none before `wanted` or `first`."""
+    wanted = wanted or first
+    if wanted not in NAMES:
+        raise ValueError(f"no kernel is called {wanted!r}; choose one of {', '.join(NAMES)}")
+    allowed = NAMES[max(NAMES.index(wanted), NAMES.index(first)) :]
+    rows = (row for row in TABLE[operation] if row.name in allowed)
+    return tuple(row for row in rows if row.device in (None, device.type))
 
 
 def _native_works(demanded: bool) -> bool:

@@ -104,10 +104,13 @@ def attend(
     return y.transpose(1, 2)
 
 
-def kernel_name(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+def kernel_name(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, compiling: bool = False
+) -> str:
     """Name what computes this model's attention in training: "native", or torch's own kernel."""
     heads, kv_heads, width = config.heads
     how: dict[str, Any] = {"dtype": dtype, "device": device, "requires_grad": True}
     q, k, v = (torch.empty(1, config.context, n, width, **how) for n in (heads, kv_heads, kv_heads))
-    name = kernels.backend_name("causal_attention", device, q, k, v, None, None)
+    given = q, k, v, None, None
+    name = kernels.backend_name("causal_attention", device, *given, compiling=compiling)
     return torchs_kernel(q, k, v) if name == "reference" else name

@@ -96,17 +96,19 @@ class ExpertBank(nn.Module):
         return y_TD
 
 
-def kernel_name(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+def kernel_name(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, compiling: bool = False
+) -> str:
     """Name the kernel that computes this model's experts on `device`, with products in `dtype`."""
     c = config.collaboration
     if c is not None and c.strength and c.messages == "hidden" and c.control != "gate-scale":
-        return kernels.backend_name("mixing_experts", device)
+        return kernels.backend_name("mixing_experts", device, compiling=compiling)
     e, width = config.experts, config.width
     rows = {"swiglu": 2 * e.width, "gelu": e.width}[e.activation]
     x_TD, up_EXD = torch.empty(1, width, dtype=dtype), torch.empty(1, rows, width)
     down_EDF, one_TK = torch.empty(1, width, e.width), torch.zeros(1, 1, dtype=torch.int64)
     arguments = x_TD, one_TK, one_TK.float(), up_EXD, down_EDF, e.activation
-    return kernels.backend_name("experts", device, *arguments)
+    return kernels.backend_name("experts", device, *arguments, compiling=compiling)
 
 
 def expert_bank(config: ModelConfig, bank: int) -> ExpertBank | FeedForward:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -185,11 +185,12 @@ class Walk(nn.Module):
             if stages is not None:
                 stages.append(Stage(depth, x_BSD, dict(decided), memory_TM))
             key = self.structure.plans.decision.banks[depth]
+            routed = self.structure.experts_at(depth) > 1
             step = partial(
                 self._step,
                 depth=depth,
                 attend=attend,
-                decision=decided.get(key),
+                decision=decided.get(key) if routed else None,
                 decide=decide,
                 chosen=[],
             )
@@ -205,23 +206,52 @@ class Walk(nn.Module):
         memory_TM: Tensor | None,
         *,
         depth: int,
+        decision: Routing | None,
+        chosen: list[Tensor],
+        **how: Any,
+    ) -> Step:
+        """Run one depth. `chosen` keeps what was chosen, so that a recomputation reads it back."""
+        how |= {"depth": depth, "decision": decision, "again": chosen[0] if chosen else None}
+        done = self.one_depth(self.parts_at(depth), x_BSD, memory_TM, **how)
+        made = done.decision
+        if decision is None and made is not None and not chosen:
+            chosen.append(made.expert_ids_TK if made.tokens_N is None else made.tokens_N)
+        return done
+
+    def one_depth(
+        self,
+        part: Parts,
+        x_BSD: Tensor,
+        memory_TM: Tensor | None,
+        *,
+        depth: int,
         attend: Attend,
         decision: Routing | None,
         decide: Decide | None,
-        chosen: list[Tensor],
+        again: Tensor | None,
     ) -> Step:
-        """Run one depth. `chosen` keeps what was chosen, so that a recomputation reads it back.
+        """Compute what one depth does, of its banks. Equal structures are equal code to a compiler.
 
         Banks may lie on several devices: the stream goes where the last bank was.
+
+        Args:
+            part: the banks.
+            x_BSD: the stream.
+            memory_TM: of the router of the depth before.
+            depth: for what looks at it: a cache, and `decide`.
+            attend: how queries meet keys.
+            decision: of an earlier depth, where it is shared; without it and a router it is dense.
+            decide: called before the experts; what it returns is used.
+            again: what was chosen when this depth was first computed, kept now.
         """
-        part, config = self.parts_at(depth), self.structure
+        config = self.structure
         before = config.norm_place == "before"
         h_BSD = part.attention_norm(x_BSD) if before else x_BSD
         lora = part.lora(h_BSD) if part.lora is not None else None
         attended = part.attention(h_BSD, attend, depth, lora)
         x_BSD = self._added(x_BSD, attended if before else part.attention_norm(attended))
         h_BSD = part.expert_norm(x_BSD) if before else x_BSD
-        if config.experts_at(depth) == 1:
+        if decision is None and part.router is None:
             y_BSD = part.experts(h_BSD)
             y_BSD = y_BSD if before else part.expert_norm(y_BSD)
             return Step(self._added(x_BSD, y_BSD), None, None, memory_TM)
@@ -235,16 +265,11 @@ class Walk(nn.Module):
             if s_EE is not None and c is not None and c.routing_strength:
                 logits_TE = logits_TE + routing_bias(s_EE, c)
             bias_E = part.load_bias().to(device) if part.load_bias is not None else None
-            again, top_k = chosen[0] if chosen else None, config.experts.top_k
+            top_k = config.experts.top_k
             if config.router.choice == "experts":
-                sequences = len(x_BSD)
-                decision = choose_tokens(logits_TE, config.router, top_k, sequences, again)
+                decision = choose_tokens(logits_TE, config.router, top_k, len(x_BSD), again)
             else:
                 decision = choose(logits_TE, config.router, top_k, bias_E, again)
-            if not chosen:
-                chosen.append(
-                    decision.expert_ids_TK if decision.tokens_N is None else decision.tokens_N
-                )
         routing, mix_TKK = decision.to(device), None
         if c is not None and c.strength:
             if c.messages == "outputs":

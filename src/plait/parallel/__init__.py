@@ -1,5 +1,6 @@
 """Ranks and meshes, of which no other folder knows: who is there, and who holds what."""
 
+from plait.parallel.compiling import require_compiler
 from plait.parallel.mesh import ParallelConfig
 from plait.parallel.owners import by_mesh, by_owner, has_whole_matrices, owners, pieces
 from plait.parallel.parallelise import parallelise, reduce_gradients, require_divisible
@@ -20,6 +21,7 @@ __all__ = [
     "parallelise",
     "pieces",
     "reduce_gradients",
+    "require_compiler",
     "require_divisible",
     "squared_norm",
     "whole",

@@ -85,9 +85,16 @@ def topology_figures(model: LanguageModel, found: Tensor) -> dict[str, list[floa
     }
 
 
-def environment(world: World, config: TrainConfig) -> dict[str, Any]:
-    """What a run was computed with: versions, device, processes, threads, kernels."""
+def environment(
+    world: World, config: TrainConfig, compile: bool = False, first_step: float | None = None
+) -> dict[str, Any]:
+    """What a run was computed with: versions, device, processes, threads, kernels.
+
+    Of what is compiled, `first_step` are the seconds of the first step; None: there was none.
+    """
     on_cuda = world.device.type == "cuda"
+    # experts on other processes are called from the graph, and are no part of it
+    parted = (world.layout.expert or 1) > 1
     dtype = compute_type(world.device.type, config.precision)
     return {
         "plait": __version__,
@@ -100,6 +107,8 @@ def environment(world: World, config: TrainConfig) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "precision": "bf16" if dtype == torch.bfloat16 else "fp32",
-        "kernel": kernel_name(config.model, world.device, dtype),
-        "attention": attending.kernel_name(config.model, world.device, dtype),
+        "kernel": kernel_name(config.model, world.device, dtype, compile and not parted),
+        "attention": attending.kernel_name(config.model, world.device, dtype, compile),
+        **({"compile": True} if compile else {}),
+        **({"first_step_seconds": round(first_step, 1)} if first_step is not None else {}),
     }

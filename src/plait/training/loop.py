@@ -18,7 +18,7 @@ from plait.data.corpus import Corpus
 from plait.data.stream import require_sources
 from plait.evaluation.heldout import evaluate
 from plait.kernels import processor
-from plait.parallel import ParallelConfig, World, require_divisible
+from plait.parallel import ParallelConfig, World, require_compiler, require_divisible
 from plait.storage.checkpoint import Checkpoints
 from plait.storage.metrics_file import JsonLines, Row
 from plait.storage.places import Place, place_of
@@ -62,6 +62,7 @@ def train(
     device: str | None = None,
     threads: int | None = None,
     parallel: ParallelConfig | None = None,
+    compile: bool = False,
     track: Sequence[Tracker] = (),
     checkpoints: str | None = None,
 ) -> Result:
@@ -75,6 +76,7 @@ def train(
         device: as torch names it; by default CUDA where there is one, else the CPU.
         threads: of torch in this process; None leaves torch's own number.
         parallel: how several processes are laid out; None: all of them shard everything.
+        compile: each depth by torch.compile, in steps of training.
         track: sinks beside `metrics.jsonl`.
         checkpoints: address that fsspec knows, beneath which they are kept; None: in the folder, or
             where those of the run are already.
@@ -83,8 +85,8 @@ def train(
         Interrupted: on SIGINT, SIGTERM or `stop`, after a checkpoint was saved.
         Diverged: `skip_limit` steps in a row were not finite; the last checkpoint is good.
         CheckpointError: a checkpoint could not be written or read; earlier ones are intact.
-        ValueError: the folder belongs to another configuration, or the corpus or the layout of
-            processes does not fit.
+        ValueError: the folder belongs to another configuration, the corpus or the layout of
+            processes does not fit, or torch.compile has no compiler.
 
     """
     if threads is not None:
@@ -97,6 +99,8 @@ def train(
     # before the folder is claimed, so that a run that cannot begin leaves nothing behind
     require_divisible(config.model, world)
     accumulation(config.data, world.size)
+    if compile:
+        require_compiler(world.device)
     corpus = None if RunFolder(folder).finished else open_corpus(config.data.corpus)
     if corpus is not None:
         require_sources(corpus)
@@ -115,7 +119,7 @@ def train(
 
         corpus = corpus or open_corpus(config.data.corpus)
         place = world.broadcast(place_of(folder, checkpoints))
-        run = _Run(config, corpus, folder, world, asked, progress, track, place)
+        run = _Run(config, corpus, folder, world, asked, progress, track, place, compile)
         try:
             while run.state.counters.step < config.steps:
                 run.stop_if_asked()
@@ -138,8 +142,9 @@ class _Run:
         progress: Callable[[Row], None] | None,
         track: Sequence[Tracker],
         place: Place,
+        compile: bool = False,
     ) -> None:
-        self.config, self.folder, self.world = config, folder, world
+        self.config, self.folder, self.world, self.compile = config, folder, world, compile
         self.asked_to_stop = asked_to_stop
         if corpus.vocab_size > config.model.vocab_size:
             raise ValueError(
@@ -148,7 +153,7 @@ class _Run:
             )
         if world.is_main:
             keep_corpus_facts(corpus, folder)
-        self.state = TrainState(config, corpus, world)
+        self.state = TrainState(config, corpus, world, compile)
         keep = config.checkpoint.keep
         self.checkpoints = Checkpoints(folder / CHECKPOINTS, keep, world, place)
         with self.checkpoints.newest() as newest:
@@ -167,6 +172,10 @@ class _Run:
         self.save_due = False
         self.unread: deque[StepFigures] = deque()
         self.read_at = 0.0
+        self.first_step: float | None = None
+        """its seconds, where they are those of compiling"""
+        if compile:
+            self._show({"step": self.state.counters.step, "compiling": world.device.type})
 
     # ------------------------------------------------------------------ one step
 
@@ -213,6 +222,9 @@ class _Run:
         self.read_at = now
         counters.training_seconds += seconds
         counters.seconds = now - self.began
+        if self.compile and self.first_step is None:
+            self.first_step = seconds
+            self._show({"step": figures.step, "first_step_seconds": seconds})
         if not (figures.step % config.log_every == 0 or figures.step == config.steps or spike):
             return
         self._log(
@@ -258,6 +270,9 @@ class _Run:
     def _log(self, row: Row) -> None:
         for sink in self.sinks:
             sink.write(row)
+        self._show(row)
+
+    def _show(self, row: Row) -> None:
         if self.progress is not None and self.world.is_main:
             self.progress(row)
 
@@ -298,7 +313,7 @@ class _Run:
         with self.checkpoints.newest() as newest:
             if newest is None:
                 self.state.batches.close()
-                self.state = TrainState(self.config, self.state.corpus, self.world)
+                self.state = TrainState(self.config, self.state.corpus, self.world, self.compile)
             else:
                 self.state.restore(newest)
         back_to = self.state.counters.step
@@ -368,7 +383,7 @@ class _Run:
             seconds=counters.seconds,
             tokens_per_second=counters.tokens / max(counters.training_seconds, 1e-9),
             corpus_fingerprint=state.corpus.fingerprint,
-            environment=environment(self.world, self.config),
+            environment=environment(self.world, self.config, self.compile, self.first_step),
             recoveries=counters.recoveries,
             loss_spikes=counters.loss_spikes,
             floors=counted_floors(config, state.corpus) if self.world.is_main else None,

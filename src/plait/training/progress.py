@@ -65,6 +65,14 @@ class TrainingBar:
                 f"{row['step']:,}, and on past {row['recovery']['tokens_skipped']:,} tokens"
             )
             return
+        if "compiling" in row:
+            on_cpu = ", slower than without --compile: the C++ kernels are left out"
+            slower = on_cpu if row["compiling"] == "cpu" else ""
+            self._print(f"the first step compiles each kind of depth{slower}")
+            return
+        if "first_step_seconds" in row:
+            self._print(f"compiled: the first step took {row['first_step_seconds']:,.0f} seconds")
+            return
         status = _status(row)
         self.progress.update(self.task, completed=row["step"], status=status)
         twentieth = 20 * row["step"] // self.steps

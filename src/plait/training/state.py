@@ -93,10 +93,12 @@ def accumulation(data: DataConfig, processes: int) -> int:
 class TrainState:
     """Model, optimizers, place in the data, random generators and counters of one run."""
 
-    def __init__(self, config: TrainConfig, corpus: Corpus, world: World) -> None:
+    def __init__(
+        self, config: TrainConfig, corpus: Corpus, world: World, compile: bool = False
+    ) -> None:
         self.config, self.corpus, self.world = config, corpus, world
         self.counters = Counters()
-        self.model = self._divided_model()
+        self.model = self._divided_model(compile)
         self.optimizers = build_optimizers(self.model.parameters_by_role(), config.optimizer)
         # Kept, since FSDP shows other parameters under these names while a bank is gathered.
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -110,13 +112,13 @@ class TrainState:
         # Each rank drops out other units of its own tokens.
         torch.manual_seed(config.seed + world.rank)
 
-    def _divided_model(self) -> LanguageModel:
+    def _divided_model(self, compile: bool) -> LanguageModel:
         """Make a model of which this process never holds more than its share."""
         config = self.config
         with torch.device("meta"):
             model = LanguageModel(config.model)
         dtype = compute_type(self.world.device.type, config.precision)
-        parallelise(model, self.world, config.activation_checkpointing, dtype)
+        parallelise(model, self.world, config.activation_checkpointing, dtype, compile)
         model.to_empty(device=self.world.device)
         if config.initial_weights is None:
             model.initialise(config.seed, held)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from plait.kernels.activation import compute_dtype
 from plait.kernels.moe import one_node
-from plait.kernels.moe.products import Grouped, OneByOne
+from plait.kernels.moe.products import Grouped, OneByOne, Opaque
 from plait.kernels.moe.sorting import sort_by_expert
 
 ALIGNMENT = 8
@@ -32,7 +32,8 @@ def experts(
     order = sort_by_expert(expert_ids_TK, len(up_EXD))
     given = x_TD, weights_TK, up_EXD, down_EDF, mix_TKK, activation
     at_once = len(x_TD) > 0 and in_one_product(compute_dtype(x_TD), down_EDF)
-    return one_node.experts(*given, order, (Grouped if at_once else OneByOne).of(order))
+    one_by_one = Opaque if torch.compiler.is_compiling() else OneByOne
+    return one_node.experts(*given, order, (Grouped if at_once else one_by_one).of(order))
 
 
 def in_one_product(dtype: torch.dtype, down_EDF: Tensor) -> bool:

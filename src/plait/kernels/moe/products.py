@@ -1,6 +1,6 @@
 """Rows sorted by expert times the matrices of their experts: all in one product, or one for each.
 
-Either knows of rows and experts, not of tokens and gates.
+All ways know of rows and experts, not of tokens and gates.
 """
 
 from dataclasses import dataclass
@@ -66,7 +66,12 @@ class OneByOne:
     @classmethod
     def of(cls, order: Order) -> "OneByOne":
         """Ask the device for the bounds, once for forward and backward."""
-        return cls(list(pairwise([0, *order.ends_E.tolist()])))
+        return cls.between(order.ends_E)
+
+    @classmethod
+    def between(cls, ends_E: Tensor) -> "OneByOne":
+        """Ask the device for the bounds, of which these are the ends."""
+        return cls(list(pairwise([0, *ends_E.tolist()])))
 
     def rows(self, a_NI: Tensor, matrices_EIO: Tensor) -> Tensor:
         """See `Products`."""
@@ -87,3 +92,44 @@ class OneByOne:
             else:
                 gradient_OI.copy_(d_NO[first:end].T @ a_NI[first:end])
         return gradient_EOI
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """`OneByOne` for torch.compile, which takes each as one operation and looks at no bounds."""
+
+    ends_E: Tensor
+
+    @classmethod
+    def of(cls, order: Order) -> "Opaque":
+        """Take the ends as they lie on the device, which is asked for them in every product."""
+        return cls(order.ends_E)
+
+    def rows(self, a_NI: Tensor, matrices_EIO: Tensor) -> Tensor:
+        """See `Products`."""
+        return _rows(a_NI, matrices_EIO, self.ends_E)  # type: ignore[no-any-return]
+
+    def weight_gradient(self, d_NO: Tensor, a_NI: Tensor, like_EOI: Tensor) -> Tensor:
+        """See `Products`."""
+        of = d_NO, a_NI, like_EOI, self.ends_E
+        return _weight_gradient(*of)  # type: ignore[no-any-return]
+
+
+@torch.library.custom_op("plait::rows_by_expert", mutates_args=())
+def _rows(a_NI: Tensor, matrices_EIO: Tensor, ends_E: Tensor) -> Tensor:
+    return OneByOne.between(ends_E).rows(a_NI, matrices_EIO)
+
+
+@_rows.register_fake
+def _(a_NI: Tensor, matrices_EIO: Tensor, ends_E: Tensor) -> Tensor:
+    return a_NI.new_empty(a_NI.shape[0], matrices_EIO.shape[-1])
+
+
+@torch.library.custom_op("plait::weight_gradient_by_expert", mutates_args=())
+def _weight_gradient(d_NO: Tensor, a_NI: Tensor, like_EOI: Tensor, ends_E: Tensor) -> Tensor:
+    return OneByOne.between(ends_E).weight_gradient(d_NO, a_NI, like_EOI)
+
+
+@_weight_gradient.register_fake
+def _(d_NO: Tensor, a_NI: Tensor, like_EOI: Tensor, ends_E: Tensor) -> Tensor:
+    return torch.empty_like(like_EOI, memory_format=torch.contiguous_format)
