@@ -12,8 +12,9 @@ from itertools import count
 
 import pytest
 import torch
-from ranks import counted, start, steps, toy, write_compiled
+from ranks import counted, steps, toy, write_compiled
 
+from gloo import start
 from plait.config import (
     BalanceConfig,
     CollaborationConfig,

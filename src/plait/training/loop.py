@@ -142,7 +142,7 @@ class _Run:
         progress: Callable[[Row], None] | None,
         track: Sequence[Tracker],
         place: Place,
-        compile: bool = False,
+        compile: bool,
     ) -> None:
         self.config, self.folder, self.world, self.compile = config, folder, world, compile
         self.asked_to_stop = asked_to_stop
@@ -372,11 +372,7 @@ class _Run:
             tokens=counters.tokens,
             skipped_steps=counters.skipped_steps,
             evaluation={"split": held_out.split, "domains": held_out.to_dict()},
-            parameters={
-                "total": counts.total,
-                "stored": counts.stored,
-                "active": counts.active,
-            },
+            parameters={"total": counts.total, "stored": counts.stored, "active": counts.active},
             flops_per_token={"forward": counts.flops_forward, "training": counts.flops_training},
             gate_mass=held_out.meter.gate_mass(),
             load=held_out.meter.shares(),
