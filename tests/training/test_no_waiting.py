@@ -25,6 +25,7 @@ from plait.model.experts import kernel_name
 from plait.parallel import World
 from plait.sharing import Sharing
 from plait.storage.metrics_file import read_rows
+from plait.storage.places import place_of
 from plait.training import loop, step, train
 from plait.training.step import begin_step
 
@@ -118,7 +119,8 @@ STRUCTURES = {
 
 def begun(config, folder):
     corpus = Corpus.open(config.data.corpus)
-    return loop._Run(config, corpus, folder, World(torch.device("cpu")), lambda: False, None, ())
+    world, place = World(torch.device("cpu")), place_of(folder)
+    return loop._Run(config, corpus, folder, world, lambda: False, None, (), place, False)
 
 
 @pytest.mark.parametrize(
