@@ -286,7 +286,8 @@ def test_slurm_runs_an_array_queues_a_preempted_job_again_and_a_cancelled_one_is
         return str(json.loads((folders[variant] / "job.json").read_text())["job"])
 
     def interfere() -> None:
-        subprocess.run(["scancel", job("long"), "--signal", "USR2"], check=True)
+        # it may answer that a job cannot be altered now, which was told and is being queued again
+        subprocess.run(["scancel", job("long"), "--signal", "USR2"], check=False)
         subprocess.run(["scancel", job("lost")], check=True)
 
     threading.Thread(target=interfere, daemon=True).start()
