@@ -16,14 +16,16 @@ TRY_ANOTHER = "delete it and run the same command again, to go on from the one b
 
 
 @dataclass(frozen=True)
-class _File:
+class WrittenFile:
+    """A file of a checkpoint, as its manifest says."""
+
     bytes: int
     sha256: str
 
 
 @dataclass(frozen=True)
 class _Manifest:
-    files: dict[str, _File]
+    files: dict[str, WrittenFile]
 
 
 def fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def fingerprints(folder: Path, files: Iterable[Path]) -> dict[str, Any]:
     return {path.relative_to(folder).as_posix(): asdict(_fingerprint(path)) for path in files}
 
 
-def files_of(path: Path, state: bool = True) -> dict[str, _File]:
+def files_of(path: Path, state: bool = True) -> dict[str, WrittenFile]:
     """Read what the checkpoint at `path` consists of, or what of it is not `state/`.
 
     Raises:
@@ -70,5 +72,5 @@ def read_progress(path: Path) -> dict[str, Any]:
     return read_json(path / PROGRESS, TRY_ANOTHER)
 
 
-def _fingerprint(path: Path) -> _File:
-    return _File(path.stat().st_size, file_sha256(path))
+def _fingerprint(path: Path) -> WrittenFile:
+    return WrittenFile(path.stat().st_size, file_sha256(path))
