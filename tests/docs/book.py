@@ -3,29 +3,36 @@
 python tests/docs/book.py
 
 `results/CORPUS/GROUP/STUDY` are published studies (`plait study publish`), a group for each set of
-claims that were tested together.
+claims that were tested together; beside them lies the paper's page, as `plait reproduce` wrote it.
 """
 
+import json
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from plait import recipes
-from plait.report.figure import write_figures
-from plait.report.numbers import interval, signed
+from plait.report.figure import Figure, write_figures
+from plait.report.numbers import interval, quantity, signed
 from plait.report.palette import series
+from plait.report.paper.figures import drawn as drawn_as
 from plait.report.paper.paper_page import Shown, results_of, shown_claims
 from plait.report.study.differences import answer_figure
+from plait.storage.result import Result
 from plait.studies.answers import Answer, answers
-from plait.studies.claims import Claim
+from plait.studies.claims import Claim, Paper, PaperFigure
+from plait.studies.effects import EffectFinding, effects
 from plait.studies.results import StudyResults
+from plait.studies.tables import comparison_table
 
 ROOT = Path(__file__).parents[2]
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "results.md"
 PICTURES = ROOT / "docs" / "images" / "results"
 BEGIN, END = "<!-- from results/, by tests/docs/book.py -->", "<!-- end -->"
-PAPERS = ("expert-tying", "pathmoe", "ct-moe")
+LEAST = 5
+"""seeds that a verdict needs in the book"""
 
 
 @dataclass(frozen=True)
@@ -34,69 +41,166 @@ class Verdict:
 
     claim: Claim
     shown: Shown
-    corpus: str
-    group: str
+    paper: Paper
+    group: Path
     study: StudyResults
 
     @property
-    def answers(self) -> list[Answer]:
-        """Those of its own contrasts, then of its controls."""
-        named = {answer.name: answer for answer in answers(self.study)}
-        wanted = (*self.claim.contrasts, *self.claim.controls)
+    def corpus(self) -> str:
+        return self.group.parent.name
+
+    @property
+    def findings(self) -> list[Answer | EffectFinding]:
+        """Those that test it, then those of its controls."""
+        moved = effects(self.study)
+        found: list[Answer | EffectFinding] = [*answers(self.study)]
+        found += moved.findings if moved else ()
+        named = {one.name: one for one in found}
+        wanted = (*self.claim.contrasts, *self.claim.effects, *self.claim.controls)
         return [named[name] for name in wanted if name in named]
 
     @property
+    def seeds(self) -> int:
+        """The fewest behind a question that tests it."""
+        told = [one.difference.estimate.n for one in self.findings if one.difference]
+        return min(told) if told else min(len(self.study.of(arm)) for arm in self._arms)
+
+    @property
+    def _arms(self) -> set[str]:
+        return {arm for one in self.claim.paths for arm in (one.variant, one.against)}
+
+    @property
     def picture(self) -> Path:
-        return PICTURES / f"{self.corpus}-{self.group}.svg"
+        return PICTURES / f"{self.corpus}-{self.group.name}.svg"
+
+    @property
+    def figure(self) -> Figure:
+        """Every seed of every question that was asked together."""
+        if self.claim.effects:
+            asked = PaperFigure(number="", title="", study=self.study.name, shows="effects")
+            return drawn_as(asked, self.study)[0]
+        looks = series(self.study.finished_variants, self.study.baseline)
+        figure = answer_figure(answers(self.study), looks)
+        assert figure is not None
+        return figure
 
 
 def verdicts(results: Path = RESULTS) -> Iterator[Verdict]:
-    """Yield each claim whose contrasts all have runs, paper by paper."""
-    for name in PAPERS:
+    """Yield each claim that has runs with seeds enough, paper by paper."""
+    for name in recipes.PAPERS:
         for group in sorted(path for path in results.glob("*/*") if path.is_dir()):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # at K = 2 S cannot learn, which is what is tested
                 paper = recipes.paper(name, "nano")
                 found = results_of(paper, group)
                 shown = {one.name: one for one in shown_claims(paper, found, 0)}
+            about_paths = {claim.name for claim in paper.claims if claim.paths}
+            shown = {name: one for name, one in shown.items() if name not in about_paths}
+            shown |= _traced(paper, group)
             for claim in paper.claims:
                 study = found.get(claim.study)
-                asked = {answer.name for answer in answers(study)} if study else set()
-                if study and claim.contrasts and asked.issuperset(claim.contrasts):
-                    yield Verdict(claim, shown[claim.name], group.parent.name, group.name, study)
+                if study is None or claim.name not in shown or not _asked(claim, study):
+                    continue
+                verdict = Verdict(claim, shown[claim.name], paper, group, study)
+                if verdict.seeds >= LEAST:
+                    yield verdict
+
+
+def _asked(claim: Claim, study: StudyResults) -> bool:
+    asked = {answer.name for answer in answers(study)}
+    traced = {arm for one in claim.paths for arm in (one.variant, one.against)}
+    return (
+        asked.issuperset(claim.contrasts)
+        and traced <= set(study.finished_variants)
+        and (study.factorial is not None or not claim.effects)
+    )
+
+
+def _traced(paper: Paper, group: Path) -> dict[str, Shown]:
+    """Claims about paths as the paper's page has them: it had the weights, which are not kept."""
+    path = group / f"{paper.name}-{paper.scale}.json"
+    told = json.loads(path.read_text(encoding="utf-8"))["claims"] if path.exists() else ()
+    about = {claim.name for claim in paper.claims if claim.paths}
+    return {one["name"]: Shown(**one) for one in told if one["name"] in about and one["tested"]}
 
 
 def lines(results: Path = RESULTS) -> Iterator[str]:
-    """The table of verdicts, then each claim's sentences and picture."""
+    """The table of verdicts, then each claim's sentences and picture, then what was run."""
     found = list(verdicts(results))
     yield "| claim | text | verdict | differences, nats per token [95 % interval] | seeds |"
     yield "|---|---|---|---|---|"
     for one in found:
-        told = "<br>".join(map(_difference, one.answers))
-        seeds = max(len(answer.difference.by_seed) for answer in one.answers if answer.difference)
+        told = "<br>".join(map(_difference, one.findings)) or "of paths, below"
         said = f"**{one.claim.name}** {one.claim.statement}"
-        yield f"| {said} | {one.corpus} | **{one.shown.outcome}** | {told} | {seeds} |"
+        yield f"| {said} | {one.corpus} | **{one.shown.outcome}** | {told} | {one.seeds} |"
     drawn = set()
     for one in found:
         yield from ("", f"### {one.claim.name} on {one.corpus}: {one.shown.outcome}", "")
-        yield f"*{one.claim.statement}* (published: {one.claim.published})."
+        published = f" (published: {one.claim.published})" if one.claim.published else ""
+        yield f"*{one.claim.statement}*{published}."
         yield ""
-        yield from (f"- {sentence}" for sentence in (*one.shown.tested, *one.shown.controls))
-        if one.picture not in drawn:
+        yield from (f"- {sentence}" for sentence in one.shown.tested)
+        yield from (f"- beside it: {sentence}" for sentence in one.shown.controls)
+        if one.picture not in drawn and not one.claim.paths:
             drawn.add(one.picture)
             yield ""
             yield f"![{_described(one)}]({one.picture.relative_to(PAGE.parent).as_posix()})"
+    yield from _runs(found)
 
 
-def _difference(answer: Answer) -> str:
-    if answer.difference is None:
-        return f"{answer.name}: –"
-    estimate = answer.difference.estimate
-    return f"{answer.name}: {signed(estimate.value)} [{interval(estimate, sign=True)}]"
+def _difference(finding: Answer | EffectFinding) -> str:
+    if finding.difference is None:
+        return f"{finding.name}: –"
+    estimate = finding.difference.estimate
+    return f"{finding.name}: {signed(estimate.value)} [{interval(estimate, sign=True)}]"
 
 
 def _described(one: Verdict) -> str:
     return f"Differences of {one.study.name} on {one.corpus}: every seed, the mean, its interval"
+
+
+def _runs(found: Sequence[Verdict]) -> Iterator[str]:
+    """What was trained for them, and the command that does it again."""
+    together: dict[Path, list[Verdict]] = {}
+    for one in found:
+        together.setdefault(one.group, []).append(one)
+    yield from ("", "### What was run", "")
+    yield "| claims | text | parameters stored, active | tokens | runs | hours of one core |"
+    yield "|---|---|---|---|---|---|"
+    hours = 0.0
+    for group, ones in together.items():
+        names = ", ".join(one.claim.name for one in ones)
+        rows = comparison_table(ones[0].study)
+        finished = [Result.load_from(path.parent) for path in group.glob("*/*/result.json")]
+        took = math.fsum(result.seconds for result in finished if result) / 3600
+        hours += took
+        stored = _range([row.stored for row in rows])
+        active = _range([row.active for row in rows])
+        tokens = _range([row.tokens for row in rows])
+        row = (names, ones[0].corpus, f"{stored}, {active}", tokens, len(finished), f"{took:.1f}")
+        yield f"| {' | '.join(map(str, row))} |"
+    yield from ("", f"{hours:.0f} hours in all, runs that tune rates included.", "", "```sh")
+    for ones in together.values():
+        yield _command(ones)
+    yield "```"
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = quantity(min(counts)), quantity(max(counts))
+    return low if low == high else f"{low} – {high}"
+
+
+def _command(ones: Sequence[Verdict]) -> str:
+    study = ones[0].study
+    parts = ["plait reproduce", ones[0].paper.name, "--only", *(one.claim.name for one in ones)]
+    parts += ["--corpus", ones[0].corpus]
+    if study.tuning:
+        parts.append("--tune")
+    if study.looks:
+        parts.append(f"--until decided --max-seeds {study.looks[-1]}")
+    else:
+        parts.append(f"--seeds 0..{len(study.seeds) - 1}")
+    return " ".join(parts)
 
 
 def write() -> None:
@@ -106,11 +210,9 @@ def write() -> None:
     text = "\n".join((before + BEGIN, *lines(), END + after))
     PAGE.write_text(text, encoding="utf-8")
     for one in verdicts():
-        looks = series(one.study.finished_variants, one.study.baseline)
-        figure = answer_figure(answers(one.study), looks)
-        assert figure is not None
-        [drawn] = write_figures([figure], PICTURES, ["svg"])
-        drawn.rename(one.picture)
+        if not one.claim.paths:
+            [drawn] = write_figures([one.figure], PICTURES, ["svg"])
+            drawn.rename(one.picture)
 
 
 if __name__ == "__main__":

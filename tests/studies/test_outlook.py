@@ -88,3 +88,10 @@ def test_a_study_with_looks_says_when_itself(tmp_path: Path) -> None:
     assert ahead(study) is None
     [said] = headline(study, answers(study)).sentences
     assert "3 seeds, and the first look is at more." in said
+
+
+def test_after_its_last_look_more_seeds_are_named(tmp_path: Path) -> None:
+    study = study_of(tmp_path, [0.05, 0.01, 0.09])
+    found = ahead(study)
+    assert found is not None
+    assert ahead(replace(study, seeds=(0, 1, 2), looks=(3,))) == found

@@ -10,7 +10,7 @@ from plait.cli.studies import RUNS, begin
 
 
 def reproduce(
-    name: Literal["ct-moe", "pathmoe", "expert-tying"],
+    name: Literal["ct-moe", "pathmoe", "expert-tying", "combinations"],
     /,
     scale: Literal["nano", "tiny", "paper"] = "nano",
     only: tuple[str, ...] = (),
@@ -33,7 +33,7 @@ def reproduce(
     Claims share runs. Before it begins it says how long that takes and what it can resolve.
 
     Args:
-        name: the paper.
+        name: the paper; combinations: questions of ours that none of the three asks.
         scale: nano for two cores; tiny for one GPU; paper says what it would cost as published, and
             runs nothing.
         only: claims, such as P-1; the arms of the others are not run. None: all.

@@ -10,7 +10,15 @@ from plait.calling import called, parted
 from plait.config import ModelConfig, TrainConfig
 from plait.config.files import load_yaml
 from plait.reading import quoted, read_yaml
-from plait.recipes import architectures, ct_moe, expert_tying, nano, nano_studies, pathmoe
+from plait.recipes import (
+    architectures,
+    combinations,
+    ct_moe,
+    expert_tying,
+    nano,
+    nano_studies,
+    pathmoe,
+)
 from plait.studies.claims import Paper, Scale
 from plait.studies.study import Study
 
@@ -53,8 +61,9 @@ RECIPES: dict[str, Recipe] = {
 STUDIES: dict[str, Callable[[], Study]] = {
     "demo": nano_studies.demo_study,
     "nano": nano_studies.nano_study,
-    "nano-factorial": nano_studies.nano_factorial,
     "nano-ladder": nano_studies.nano_ladder,
+    "factorial-nano": combinations.factorial,
+    "worth-nano": combinations.worth,
     "ct-moe-k2-nano": partial(ct_moe.ablation, 2, "nano"),
     "ct-moe-k3-nano": partial(ct_moe.ablation, 3, "nano"),
     "pathmoe-nano": partial(pathmoe.study, "nano"),
@@ -76,6 +85,7 @@ PAPERS: dict[str, Callable[[Scale], Paper]] = {
     "ct-moe": ct_moe.paper,
     "pathmoe": pathmoe.paper,
     "expert-tying": expert_tying.paper,
+    "combinations": combinations.paper,
 }
 
 

@@ -30,11 +30,15 @@ def model(vocab_size: int = 2048) -> ModelConfig:
     )
 
 
-def dense_model(vocab_size: int = 2048) -> ModelConfig:
-    """Return the dense control of `nano`: as wide as its active experts together, no router."""
-    moe = model(vocab_size)
+def dense(moe: ModelConfig) -> ModelConfig:
+    """Return a model's dense control: as wide as the experts of a token together, no router."""
     width = moe.experts.width * moe.experts.top_k
     return replace(moe, experts=ExpertConfig(count=1, width=width, top_k=1))
+
+
+def dense_model(vocab_size: int = 2048) -> ModelConfig:
+    """Return the dense control of `nano`."""
+    return dense(model(vocab_size))
 
 
 def training(

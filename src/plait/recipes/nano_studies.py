@@ -1,4 +1,4 @@
-"""Studies of nano models: the demo, every structure, all combinations, and a ladder of sizes."""
+"""Studies of nano models: the demo, every structure, and a ladder of sizes."""
 
 from dataclasses import replace
 
@@ -6,8 +6,7 @@ from plait.config import ModelConfig
 from plait.recipes.ct_moe import GATE_SCALE, TOPOLOGY
 from plait.recipes.nano import dense_model, model, training
 from plait.sharing import Sharing
-from plait.studies.designs import factorial_study, ladder_study
-from plait.studies.factorial import Factorial
+from plait.studies.designs import ladder_study
 from plait.studies.ladder import Ladder
 from plait.studies.study import Study
 
@@ -64,24 +63,6 @@ def nano_study() -> Study:
         variants={name: training(variant) for name, variant in variants.items()},
         seeds=(0, 1, 2),
         description="Ten structures on the starter corpus, three seeds each: hours on two cores.",
-    )
-
-
-def nano_factorial() -> Study:
-    """All combinations of shared routers, tied experts and collaboration, with 3 seeds."""
-    factorial = Factorial(
-        {
-            "router": {"own": {}, "b4": {"model.sharing.router": "blocks(4)"}},
-            "experts": {"own": {}, "g4": {"model.sharing.experts": "groups(4, skip=2)"}},
-            "collaboration": {"none": {}, "topology": {"model.collaboration": TOPOLOGY}},
-        }
-    )
-    return factorial_study(
-        "nano-factorial",
-        training(model()),
-        factorial,
-        description="Routers shared over blocks of four × experts tied over groups of four × "
-        "collaboration: eight cells, whose effects and interactions are what is asked.",
     )
 
 

@@ -13,7 +13,7 @@ from plait.statistics import (
     paired_difference,
     sequential_test,
 )
-from plait.studies.contrasts import Contrast
+from plait.studies.contrasts import Contrast, Expected
 from plait.studies.results import StudyResults
 
 Verdict = Literal[
@@ -48,6 +48,12 @@ class Finding:
         """Whether it is better or worse."""
         return self.verdict in ("better", "worse")
 
+    def came_out(self, expected: Expected) -> bool | None:
+        """Whether it is as a claim says; None where nothing is decided."""
+        if not self.decided:
+            return None
+        return self.verdict == {"lower": "better", "equal": "equivalent"}[expected]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer(Finding):
@@ -69,9 +75,7 @@ class Answer(Finding):
     @property
     def as_expected(self) -> bool | None:
         """Whether its claim came true; None where it states none or nothing is decided."""
-        if self.contrast.expected is None or not self.decided:
-            return None
-        return self.verdict == {"lower": "better", "equal": "equivalent"}[self.contrast.expected]
+        return None if self.contrast.expected is None else self.came_out(self.contrast.expected)
 
 
 def answers(study: StudyResults) -> tuple[Answer, ...]:

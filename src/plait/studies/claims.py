@@ -1,13 +1,14 @@
 """What a paper claims, said so that studies can test it, and how a claim came out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from plait.reading import quoted
 from plait.statistics import Difference, holm, paired_difference
 from plait.studies.answers import LEAST_SEEDS, LEVEL, Answer
-from plait.studies.contrasts import Contrast
+from plait.studies.contrasts import Contrast, Expected
+from plait.studies.effects import EffectFinding
 from plait.studies.study import Study
 
 Scale = Literal["nano", "tiny", "paper"]
@@ -32,25 +33,28 @@ class PathContrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim, with the contrasts of one study that test it: of losses, or of paths.
+    """One claim, with what tests it of one study: contrasts of losses or of paths, or effects.
 
     All of them must come out as their `expected` says for it to be confirmed; one that comes
-    out decided otherwise refutes it. `controls` are contrasts that say what else could explain it.
+    out decided otherwise refutes it. `controls` are contrasts or effects that say what else could
+    explain it.
     """
 
     name: str
     statement: str
     published: str
-    """what the paper reports for it, in its own unit"""
+    """what the paper reports for it, in its own unit; empty: no paper makes it"""
     study: str = ""
     contrasts: tuple[str, ...] = ()
     controls: tuple[str, ...] = ()
     paths: tuple[PathContrast, ...] = ()
+    effects: Mapping[str, Expected] = field(default_factory=dict)
+    """of a factorial design, by their names (`plait.studies.factorial.effect_name`)"""
     untestable: str = ""
     """why no study of this scale tests it"""
 
     def __post_init__(self) -> None:
-        if bool(self.untestable) == bool(self.contrasts or self.paths):
+        if bool(self.untestable) == bool(self.contrasts or self.paths or self.effects):
             raise ValueError(
                 f"claim {self.name}: give the contrasts that test it, or say why none does"
             )
@@ -99,9 +103,17 @@ class Paper:
     def __post_init__(self) -> None:
         named = {study.name: study for study in self.studies}
         for claim in self.claims:
-            known = [c.name for c in named[claim.study].contrasts] if claim.study else []
+            study = named.get(claim.study)
+            design = study.factorial_design if study else None
+            effects = design.effects if design else ()
+            known = [c.name for c in study.contrasts] if study else []
+            for effect in claim.effects:
+                if effect not in effects:
+                    raise ValueError(
+                        f"claim {claim.name}: study {claim.study!r} has no effect {quoted(effect)}"
+                    )
             for contrast in (*claim.contrasts, *claim.controls):
-                if contrast not in known:
+                if contrast not in (*known, *effects):
                     raise ValueError(
                         f"claim {claim.name}: study {claim.study!r} has no contrast "
                         f"{quoted(contrast)}"
@@ -172,6 +184,8 @@ def _asking(study: Study, claims: Sequence[Claim]) -> Study:
     asked: list[Contrast | PathContrast] = [*contrasts]
     asked += [one for claim in claims for one in claim.paths]
     arms = {study.baseline} | {arm for one in asked for arm in (one.variant, one.against)}
+    if any(claim.effects for claim in claims):
+        arms = set(study.variants)
     kept = {name: config for name, config in study.variants.items() if name in arms}
     return replace(study, variants=kept, contrasts=contrasts)
 
@@ -219,15 +233,26 @@ def path_answers(
     )
 
 
-def outcome(claim: Claim, answers: Sequence[Answer], paths: Sequence[PathAnswer] = ()) -> Outcome:
+def outcome(
+    claim: Claim,
+    answers: Sequence[Answer],
+    paths: Sequence[PathAnswer] = (),
+    effects: Sequence[EffectFinding] = (),
+) -> Outcome:
     """Say how a claim came out, from the answers of its study; none where nothing has run."""
     if claim.untestable:
         return "not testable at this scale"
     found = {answer.name: answer.as_expected for answer in answers}
     about_paths = {answer.contrast: answer.as_expected for answer in paths}
+    moved = {
+        one.name: one.came_out(claim.effects[one.name])
+        for one in effects
+        if one.name in claim.effects
+    }
     tested = [
         *(found.get(name) for name in claim.contrasts),
         *(about_paths.get(contrast) for contrast in claim.paths),
+        *(moved.get(name) for name in claim.effects),
     ]
     if False in tested:
         return "refuted"

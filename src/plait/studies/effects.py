@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from plait.statistics import factorial_effects
 from plait.studies.answers import Finding, Question, findings, has_learned
+from plait.studies.factorial import effect_name
 from plait.studies.results import StudyResults
 
 
@@ -61,8 +62,3 @@ def effects(study: StudyResults) -> Effects | None:
         aliases=tuple(tuple(map(effect_name, group)) for group in found.aliases),
         seeds=found.seeds,
     )
-
-
-def effect_name(levels: tuple[str, ...]) -> str:
-    """Return how an effect is called."""
-    return " × ".join(levels)

@@ -39,6 +39,18 @@ class FactorialDesign:
             if not fits:
                 raise ValueError(f"cell {quoted(name)} is not one level of each factor")
 
+    @property
+    def effects(self) -> tuple[str, ...]:
+        """What its main effects and two-way interactions are called: "router=b4 × experts=g4"."""
+        moved = [[f"{name}={level}" for level in of[1:]] for name, of in self.factors.items()]
+        pairs = [pair for one, other in combinations(moved, 2) for pair in product(one, other)]
+        return (*(level for of in moved for level in of), *map(effect_name, pairs))
+
+
+def effect_name(levels: tuple[str, ...]) -> str:
+    """Return how the effect of a level, or the interaction of two, is called."""
+    return " × ".join(levels)
+
 
 @dataclass(frozen=True)
 class Factorial:

@@ -32,12 +32,12 @@ def outlook(study: StudyResults, answer: Answer) -> Outlook | None:
     them comes from the seeds there are: with few it is a guess. None as well in a study that is
     looked at before its last seed: its plan says when it is looked at next.
     """
-    if study.looks:
-        return None
     if answer.verdict not in ("undecided", "too few seeds") or answer.difference is None:
         return None
     differences = list(answer.difference.by_seed.values())
     have = len(differences)
+    if study.looks and have < study.looks[-1]:
+        return None
     sigma = deviation(differences).value if have > 1 else 0.0
     if sigma > 0:
         total = _fewest(answer.difference.estimate.value, sigma, answer.margin, have, study)

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from made_up_study import made_up_config, write_study
+from made_up_study import made_up_config, write_factorial, write_study
+from plait import recipes
 from plait.report.paper.figures import FIGURES
 from plait.report.paper.paper_page import write_paper
 from plait.studies.answers import answers
@@ -97,6 +98,38 @@ def test_a_claim_is_what_its_contrasts_say(root):
     found = answers(read_study(root / "made-up"))
     assert {claim.name: outcome(claim, found) for claim in CLAIMS} == OUTCOMES
     assert outcome(CLAIMS[0], ()) == "undecided"
+
+
+PAIRS = (
+    ("router=b4", "experts=g4"),
+    ("router=b4", "collaboration=topology"),
+    ("experts=g4", "collaboration=topology"),
+)
+
+
+@pytest.mark.parametrize(("moved", "expected"), [({}, "confirmed"), ({PAIRS[0]: 0.1}, "refuted")])
+def test_a_claim_about_effects_is_what_the_factorial_says(moved, expected, tmp_path):
+    write_factorial(tmp_path, {("router=b4",): -0.05, **moved}, noise=0.0005)
+    effects = {" × ".join(pair): "equal" for pair in PAIRS}
+    asked = Claim(
+        name="A-1", statement="", published="", study="crossed", effects=effects,
+        controls=("router=b4",),
+    )  # fmt: skip
+    crossed = replace(recipes.study("factorial-nano"), name="crossed")
+    paper = Paper(name="p", title="Ours", scale="nano", studies=(crossed,), claims=(asked,))
+    [shown] = write_paper(paper, tmp_path, tmp_path / "page.html", trace_tokens=0)
+    assert shown.outcome == expected
+    assert [said.partition(":")[0] for said in shown.tested] == list(effects)
+    assert shown.controls[0].startswith("router=b4: −0.05" if not moved else "router=b4: ")
+    assert "The paper:" not in (tmp_path / "page.html").read_text()
+    assert len(paper.of(["A-1"]).study("crossed").variants) == 8
+
+
+def test_a_claim_names_effects_that_its_study_has():
+    one = replace(recipes.paper("combinations", "nano").claims[0], effects={"router=b8": "equal"})
+    crossed = recipes.study("factorial-nano")
+    with pytest.raises(ValueError, match="claim A-1: study 'factorial-nano' has no effect"):
+        Paper(name="p", title="", scale="nano", studies=(crossed,), claims=(one,))
 
 
 def test_the_page_has_outcomes_numbers_and_escapes(paper, root):

@@ -11,6 +11,7 @@ from plait.report.palette import MUTED, SERIES, Series, series
 from plait.report.study.curves import perplexity_figures, training_curve
 from plait.report.study.differences import domain_figures, exploratory_figure
 from plait.report.study.dynamics_figures import MEASURES, dynamics_figure
+from plait.report.study.effects_section import effects_section
 from plait.report.study.topology_section import run_topologies, topology_sections
 from plait.studies.claims import PaperFigure
 from plait.studies.results import StudyResults
@@ -53,6 +54,11 @@ def _training(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
 
 def _topology(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
     return [figure for section in topology_sections(study) for figure in section.figures]
+
+
+def _effects(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
+    section = effects_section(study)
+    return [] if section is None else list(section.figures)
 
 
 def _ablation(study: StudyResults, looks: Sequence[Series]) -> list[Figure]:
@@ -155,6 +161,7 @@ FIGURES: Mapping[str, Draw] = {
     "topology": _topology,
     "spectrum": _spectrum,
     "ablation": _ablation,
+    "effects": _effects,
     "cost": _cost,
     **{measure.name: _dynamics(measure.name) for measure in MEASURES},
 }

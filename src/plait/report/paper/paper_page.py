@@ -1,6 +1,6 @@
 """A paper's page: each claim beside what came out, then its tables and figures as ours."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from plait.statistics import Estimate
 from plait.storage.model_folder import read_tokenizer
 from plait.studies.answers import Answer, answers
 from plait.studies.claims import Claim, Outcome, Paper, PaperTable, PathAnswer, outcome
+from plait.studies.effects import EffectFinding, effects
 from plait.studies.outlook import outlook
 from plait.studies.results import StudyResults, read_study
 from plait.studies.tables import Row, comparison_table
@@ -82,11 +83,13 @@ def shown_claims(
         device: that they run on.
     """
     asked = {name: answers(study) for name, study in results.items()}
+    moved = {name: found.findings for name, of in results.items() if (found := effects(of))}
     return [
         _shown(
             claim,
             results.get(claim.study),
             asked.get(claim.study, ()),
+            moved.get(claim.study, ()),
             answer_paths(claim.paths, results[claim.study], tokens, device)
             if claim.paths and tokens and claim.study in results
             else (),
@@ -99,12 +102,14 @@ def _shown(
     claim: Claim,
     study: StudyResults | None,
     found: tuple[Answer, ...],
+    moved: tuple[EffectFinding, ...],
     about_paths: tuple[PathAnswer, ...],
 ) -> Shown:
-    def sentences(names: tuple[str, ...]) -> tuple[str, ...]:
+    def sentences(names: Iterable[str]) -> tuple[str, ...]:
         if study is None:
             return ()
         said = {a.name: in_words(a, outlook(study, a)).sentence for a in found}
+        said |= {effect.name: in_words(effect).sentence for effect in moved}
         return tuple(said.get(name, f"{name}: not run.") for name in names)
 
     reason = claim.untestable
@@ -116,9 +121,13 @@ def _shown(
         name=claim.name,
         statement=claim.statement,
         published=claim.published,
-        outcome=outcome(claim, found, about_paths),
+        outcome=outcome(claim, found, about_paths, moved),
         reason=reason,
-        tested=(*sentences(claim.contrasts), *map(sentence, about_paths)),
+        tested=(
+            *sentences(claim.contrasts),
+            *sentences(claim.effects),
+            *map(sentence, about_paths),
+        ),
         controls=sentences(claim.controls),
     )
 
