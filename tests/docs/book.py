@@ -9,7 +9,7 @@ claims that were tested together; beside them lies the paper's page, as `plait r
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from plait.studies.answers import Answer, answers
 from plait.studies.claims import Claim, Paper, PaperFigure
 from plait.studies.effects import EffectFinding, effects
 from plait.studies.results import StudyResults
+from plait.studies.run_rows import differing_options
 from plait.studies.tables import comparison_table
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,11 @@ class Verdict:
     @property
     def corpus(self) -> str:
         return self.group.parent.name
+
+    @property
+    def size(self) -> str:
+        """Parameters that the baseline stores."""
+        return quantity(self.study.of(self.study.baseline)[0].result.parameters["stored"])
 
     @property
     def findings(self) -> list[Answer | EffectFinding]:
@@ -127,15 +133,17 @@ def _traced(paper: Paper, group: Path) -> dict[str, Shown]:
 def lines(results: Path = RESULTS) -> Iterator[str]:
     """The table of verdicts, then each claim's sentences and picture, then what was run."""
     found = list(verdicts(results))
-    yield "| claim | text | verdict | differences, nats per token [95 % interval] | seeds |"
-    yield "|---|---|---|---|---|"
+    yield "| claim | text | size | verdict | differences, nats per token [95 % interval] | seeds |"
+    yield "|---|---|---|---|---|---|"
     for one in found:
         told = "<br>".join(map(_difference, one.findings)) or "of paths, below"
         said = f"**{one.claim.name}** {one.claim.statement}"
-        yield f"| {said} | {one.corpus} | **{one.shown.outcome}** | {told} | {one.seeds} |"
+        place = f"{one.corpus} | {one.size}"
+        yield f"| {said} | {place} | **{one.shown.outcome}** | {told} | {one.seeds} |"
     drawn = set()
     for one in found:
-        yield from ("", f"### {one.claim.name} on {one.corpus}: {one.shown.outcome}", "")
+        at = f"{one.corpus}, {one.size}"
+        yield from ("", f"### {one.claim.name} on {at}: {one.shown.outcome}", "")
         published = f" (published: {one.claim.published})" if one.claim.published else ""
         yield f"*{one.claim.statement}*{published}."
         yield ""
@@ -165,7 +173,7 @@ def _runs(found: Sequence[Verdict]) -> Iterator[str]:
     for one in found:
         together.setdefault(one.group, []).append(one)
     yield from ("", "### What was run", "")
-    yield "| claims | text | parameters stored, active | tokens | runs | hours of one core |"
+    yield "| claims | text | parameters stored; active | tokens | runs | hours of one core |"
     yield "|---|---|---|---|---|---|"
     hours = 0.0
     for group, ones in together.items():
@@ -177,7 +185,7 @@ def _runs(found: Sequence[Verdict]) -> Iterator[str]:
         stored = _range([row.stored for row in rows])
         active = _range([row.active for row in rows])
         tokens = _range([row.tokens for row in rows])
-        row = (names, ones[0].corpus, f"{stored}, {active}", tokens, len(finished), f"{took:.1f}")
+        row = (names, ones[0].corpus, f"{stored}; {active}", tokens, len(finished), f"{took:.1f}")
         yield f"| {' | '.join(map(str, row))} |"
     yield from ("", f"{hours:.0f} hours in all, runs that tune rates included.", "", "```sh")
     for ones in together.values():
@@ -194,6 +202,8 @@ def _command(ones: Sequence[Verdict]) -> str:
     study = ones[0].study
     parts = ["plait reproduce", ones[0].paper.name, "--only", *(one.claim.name for one in ones)]
     parts += ["--corpus", ones[0].corpus]
+    if changes := _changes(ones[0]):
+        parts += ["--set", *(f"{name}={value}" for name, value in changes.items())]
     if study.tuning:
         parts.append("--tune")
     if study.looks:
@@ -201,6 +211,14 @@ def _command(ones: Sequence[Verdict]) -> str:
     else:
         parts.append(f"--seeds 0..{len(study.seeds) - 1}")
     return " ".join(parts)
+
+
+def _changes(one: Verdict) -> Mapping[str, object]:
+    """Options of the baseline that are not the recipe's: another size."""
+    stated = one.paper.study(one.claim.study).variants[one.study.baseline]
+    [ran, _] = differing_options([one.study.of(one.study.baseline)[0].config, stated])
+    chosen = ("data.corpus", "optimizer.learning_rate")
+    return {name: value for name, value in ran.items() if name not in chosen}
 
 
 def write() -> None:

@@ -31,7 +31,7 @@ def test_a_claim_is_judged_where_its_contrasts_have_run(results):
     assert (one.claim.name, one.corpus, one.shown.outcome) == ("T-1", "starter", "refuted")
     assert [answer.verdict for answer in one.findings] == ["equivalent", "worse"]
     page = "\n".join(book.lines(results))
-    assert "| starter | **refuted** |" in page
+    assert "| starter | 3.40 M | **refuted** |" in page
     assert "tied-g4 − plain: +0.020 [+0.020 to +0.020] | 5 |" in page
 
 
@@ -44,7 +44,10 @@ def test_a_claim_about_effects_is_drawn_as_effects(tmp_path):
     assert one.figure.name == "effects"
     page = "\n".join(book.lines(tmp_path))
     assert "router=b4: −0.05" in page
-    assert "plait reproduce combinations --only A-1 --corpus starter --seeds 0..4" in page
+    command = page.splitlines()[-2]
+    assert command.startswith("plait reproduce combinations --only A-1 --corpus starter --set ")
+    assert " model.depth=4 " in command
+    assert command.endswith(" --seeds 0..4")
 
 
 def test_a_claim_about_paths_is_as_the_papers_page_says(tmp_path):

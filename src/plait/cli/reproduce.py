@@ -24,6 +24,7 @@ def reproduce(
     max_seeds: int | None = None,
     tune: bool = False,
     corpus: str | None = None,
+    set: tuple[str, ...] = (),
     trace_tokens: int = 20_000,
     dry_run: bool = False,
     yes: bool = False,
@@ -47,6 +48,8 @@ def reproduce(
         max_seeds: with until: the most seeds.
         tune: first find each arm its own learning rate, at half, one and two times the baseline's.
         corpus: to train and score on, in place of the scale's; as large a vocabulary or smaller.
+        set: options of the training configuration for all arms, such as model.width=64: claims at
+            another size. Keep them in a folder of runs of their own.
         trace_tokens: held-out tokens traced for a figure that needs it; 0: without it.
         dry_run: say what would be done, and do nothing.
         yes: begin without asking, however long it takes.
@@ -68,7 +71,7 @@ def reproduce(
         studies = [
             restated(
                 one,
-                options=[f"data.corpus={corpus}"] if corpus is not None else (),
+                options=[*set, *([f"data.corpus={corpus}"] if corpus is not None else [])],
                 tokens=tokens,
                 seeds=seeds,
                 until_decided=until is not None,
