@@ -7,11 +7,11 @@ claims that were tested together; beside them lies the paper's page, as `plait r
 """
 
 import json
-import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from plait import recipes
 from plait.report.figure import Figure, write_figures
@@ -95,9 +95,8 @@ def verdicts(results: Path = RESULTS) -> Iterator[Verdict]:
     """Yield each claim that has runs with seeds enough, paper by paper."""
     for name in recipes.PAPERS:
         for group in sorted(path for path in results.glob("*/*") if path.is_dir()):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # at K = 2 S cannot learn, which is what is tested
-                paper = recipes.paper(name, "nano")
+            paper = _paper(name)
+            with warnings.catch_warnings(action="ignore"):  # the same, of what is read
                 found = results_of(paper, group)
                 shown = {one.name: one for one in shown_claims(paper, found, 0)}
             about_paths = {claim.name for claim in paper.claims if claim.paths}
@@ -154,6 +153,23 @@ def lines(results: Path = RESULTS) -> Iterator[str]:
             yield ""
             yield f"![{_described(one)}]({one.picture.relative_to(PAGE.parent).as_posix()})"
     yield from _runs(found)
+    yield from _not_run(found)
+
+
+def _not_run(found: Sequence[Verdict]) -> Iterator[str]:
+    """Every claim of the recipes that no verdict is about."""
+    judged = {(one.paper.name, one.claim.name) for one in found}
+    yield from ("", "### Not run", "")
+    for name in recipes.PAPERS:
+        for claim in _paper(name).claims:
+            if (name, claim.name) not in judged:
+                why = f" ({claim.untestable})" if claim.untestable else ""
+                yield f"- **{claim.name}** {claim.statement}{why}"
+
+
+def _paper(name: str) -> Paper:
+    with warnings.catch_warnings(action="ignore"):  # at K = 2 S cannot learn: that is tested
+        return recipes.paper(name, "nano")
 
 
 def _difference(finding: Answer | EffectFinding) -> str:
@@ -173,21 +189,24 @@ def _runs(found: Sequence[Verdict]) -> Iterator[str]:
     for one in found:
         together.setdefault(one.group, []).append(one)
     yield from ("", "### What was run", "")
-    yield "| claims | text | parameters stored; active | tokens | runs | hours of one core |"
+    yield "| claims | text | parameters stored; active | tokens | runs | hours of runs |"
     yield "|---|---|---|---|---|---|"
     hours = 0.0
     for group, ones in together.items():
         names = ", ".join(one.claim.name for one in ones)
         rows = comparison_table(ones[0].study)
         finished = [Result.load_from(path.parent) for path in group.glob("*/*/result.json")]
-        took = math.fsum(result.seconds for result in finished if result) / 3600
+        took = len(finished) * median(result.seconds for result in finished if result) / 3600
         hours += took
         stored = _range([row.stored for row in rows])
         active = _range([row.active for row in rows])
         tokens = _range([row.tokens for row in rows])
         row = (names, ones[0].corpus, f"{stored}; {active}", tokens, len(finished), f"{took:.1f}")
         yield f"| {' | '.join(map(str, row))} |"
-    yield from ("", f"{hours:.0f} hours in all, runs that tune rates included.", "", "```sh")
+    yield ""
+    yield f"{hours:.0f} hours in all (runs × the median of their times, tuning included),"
+    yield "two at a time on two cores that other work shared. Each again by:"
+    yield from ("", "```sh")
     for ones in together.values():
         yield _command(ones)
     yield "```"

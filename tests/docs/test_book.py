@@ -44,8 +44,8 @@ def test_a_claim_about_effects_is_drawn_as_effects(tmp_path):
     assert one.figure.name == "effects"
     page = "\n".join(book.lines(tmp_path))
     assert "router=b4: −0.05" in page
-    command = page.splitlines()[-2]
-    assert command.startswith("plait reproduce combinations --only A-1 --corpus starter --set ")
+    begins = "plait reproduce combinations --only A-1 --corpus starter --set "
+    [command] = [line for line in page.splitlines() if line.startswith(begins)]
     assert " model.depth=4 " in command
     assert command.endswith(" --seeds 0..4")
 
@@ -67,3 +67,11 @@ def test_no_verdict_from_fewer_than_five_seeds(tmp_path):
     offsets = {"plain": [0.0] * 4, "tied-g2": [0.0] * 4, "tied-g4": [0.1] * 4}
     write_study(tmp_path / "starter" / "T-1", offsets, name="tied-nano", contrasts=ASKED)
     assert not list(book.verdicts(tmp_path))
+
+
+def test_the_page_says_what_the_results_say():
+    text = book.PAGE.read_text(encoding="utf-8")
+    written = text.partition(book.BEGIN)[2].partition(book.END)[0]
+    assert written == "\n".join(("", *book.lines(), ""))
+    for one in book.verdicts():
+        assert one.claim.paths or one.picture.exists()
