@@ -220,6 +220,19 @@ def test_bash_completes_commands_options_and_names(plait, tmp_path):
         assert "--help" in asked.stdout.splitlines(), name
 
 
+def test_names_are_whole_where_a_terminal_is_narrow(plait, tmp_path):
+    narrow = os.environ | {"COLUMNS": "80"}
+    shutil.copytree(STUDY, tmp_path / "runs" / "a-study-whose-name-takes-its-place")
+    listed = plait("runs", cwd=tmp_path, env=narrow)
+    assert listed.returncode == 0, listed.stderr
+    for run in (tmp_path / "runs").glob("*/*-s0-*"):
+        assert f" {run.parent.name}/{run.name} " in listed.stdout
+    recipes_listed = plait("recipes", cwd=tmp_path, env=narrow).stdout
+    assert max(map(len, recipes_listed.splitlines())) <= 80
+    assert "shared: router blocks(4)" in recipes_listed
+    assert "…" not in recipes_listed
+
+
 def test_what_finished_runs_do_not_need_is_shown_and_removed_on_request(plait, tmp_path):
     shutil.copytree(STUDY, tmp_path / "runs" / "before-the-move")
     listed = plait("runs", cwd=tmp_path)

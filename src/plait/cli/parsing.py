@@ -7,11 +7,12 @@ import io
 import os
 import re
 import shutil
+import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, takewhile
-from typing import Any
+from typing import Any, TextIO
 
 import tyro
 
@@ -38,7 +39,10 @@ def parse(function: Callable[..., Any], words: list[str], prog: str) -> Callable
         with contextlib.suppress(UsageError):  # without a configuration, help shows no values
             shape = shape_of(function, _load(shape, _read(shape, rest, prog)))
         about = _wrapped(inspect.getdoc(function) or "")
-        tyro.cli(shape.function, args=["--help"], prog=prog, description=about, registry=REGISTRY)
+        with _tidied(2 + len(about.splitlines())):
+            tyro.cli(
+                shape.function, args=["--help"], prog=prog, description=about, registry=REGISTRY
+            )
     _check(words, shape.names)
     found = _read(shape, words, prog)
     for name, value in found.arguments.items():
@@ -121,6 +125,36 @@ def _wrapped(docstring: str) -> str:
     """Return the text above a docstring's arguments in lines, indented so that tyro keeps them."""
     wrapper = textwrap.TextWrapper(shutil.get_terminal_size().columns - 1, "", " ")
     return "\n\n".join(map(wrapper.fill, docstring.partition("\nArgs:")[0].split("\n\n")))
+
+
+class _Held(io.StringIO):
+    """Holds back what is written for another stream, as that one would show it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+@contextlib.contextmanager
+def _tidied(above: int) -> Iterator[None]:
+    """Wrap the usage of tyro's help; in the lines `above` options, drop what kept them apart."""
+    held = _Held(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(held):
+            yield
+    finally:
+        usage, *lines = held.getvalue().splitlines()
+        columns = shutil.get_terminal_size().columns
+        wrapper = textwrap.TextWrapper(columns, "", " " * 7, break_on_hyphens=False)
+        print(wrapper.fill(usage))
+        print(*map(str.lstrip, lines[: above - 1]), *lines[above - 1 :], sep="\n")
 
 
 @contextlib.contextmanager
