@@ -116,6 +116,8 @@ def test_match_writes_the_run_with_its_new_model_or_the_model(plait, tmp_path):
         (["study"], 2, "did you mean `plait study run`?"),
         (["train", "nano", "--data.corpus", "nowhere"], 1, "build one with `plait data build`"),
         (["runs"], 1, "runs: no such folder"),
+        (["plan", "nano", "--depth", "x"], 2, "--depth: not a whole number: 'x'"),
+        (["train", "nano", "--bogus", "3"], 2, "no option --bogus: --help lists all"),
         (["plan", "nano", "--depth", "99999999999999999999"], 2, "depth is 99999999999999999999"),
         (["generate", "a", "--prompt", "x", "--seed", "9" * 30], 2, "--seed is 9999"),
         (["explore", "a", "--port", "-9" + "9" * 30], 2, "--port is -999"),

@@ -98,7 +98,8 @@ def _check(words: list[str], names: dict[str, Option]) -> None:
                 )
         elif re.match(r"--[A-Za-z]", option):
             same_end = [name for name in names if name.endswith(f".{option[2:]}")]
-            near = same_end or difflib.get_close_matches(option, names, n=1)
+            bare = [name[2:] for name in names]  # dashes would make all of them alike
+            near = same_end or [f"--{it}" for it in difflib.get_close_matches(option[2:], bare, 1)]
             advice = f"did you mean {' or '.join(near[:3])}?" if near else "--help lists all"
             raise UsageError(f"no option {named(option)}: {advice}")
 
@@ -118,6 +119,9 @@ def _read(shape: Shape, words: list[str], prog: str) -> inspect.BoundArguments:
     body = dropwhile(lambda row: not row.strip("─-"), rows[1:])
     text = " ".join(takewhile(lambda row: row.strip("─-"), body))
     text = text.removeprefix("Error parsing ").partition(" Got errors:")[0]
+    text = text.replace(" (required)", "")
+    text = text.replace("invalid literal for int() with base 10:", "not a whole number:")
+    text = text.replace("could not convert string to float:", "not a number:")
     raise UsageError(text if len(text) <= 500 else f"{text[:500]}…")
 
 
