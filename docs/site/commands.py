@@ -72,6 +72,5 @@ def entry(action: argparse.Action) -> str:
         "" if isinstance(action, argparse.BooleanOptionalAction) else str(action.metavar or "")
     )
     names = ", ".join(f"{name} {metavar}".strip() for name in action.option_strings)
-    about = re.sub(r"\s*\(default: \)$", "", (action.help or "").strip())
-    about = re.sub(r"\((required|default: .*)\)$", r"*(\1)*", about)
+    about = re.sub(r"\((required|default: .*)\)$", r"*(\1)*", (action.help or "").strip())
     return f":::{{option}} {names or metavar}\n{about}\n:::"

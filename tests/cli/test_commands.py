@@ -116,6 +116,8 @@ def test_match_writes_the_run_with_its_new_model_or_the_model(plait, tmp_path):
         (["study"], 2, "did you mean `plait study run`?"),
         (["train", "nano", "--data.corpus", "nowhere"], 1, "build one with `plait data build`"),
         (["runs"], 1, "runs: no such folder"),
+        (["plan", "nano", "--depth", "x"], 2, "--depth: not a whole number: 'x'"),
+        (["train", "nano", "--bogus", "3"], 2, "no option --bogus: --help lists all"),
         (["plan", "nano", "--depth", "99999999999999999999"], 2, "depth is 99999999999999999999"),
         (["generate", "a", "--prompt", "x", "--seed", "9" * 30], 2, "--seed is 9999"),
         (["explore", "a", "--port", "-9" + "9" * 30], 2, "--port is -999"),
@@ -218,6 +220,19 @@ def test_bash_completes_commands_options_and_names(plait, tmp_path):
     for name in COMMANDS:
         asked = plait("--complete", *name.split(), "--hel", cwd=tmp_path)  # as the script does
         assert "--help" in asked.stdout.splitlines(), name
+
+
+def test_names_are_whole_where_a_terminal_is_narrow(plait, tmp_path):
+    narrow = os.environ | {"COLUMNS": "80"}
+    shutil.copytree(STUDY, tmp_path / "runs" / "a-study-whose-name-takes-its-place")
+    listed = plait("runs", cwd=tmp_path, env=narrow)
+    assert listed.returncode == 0, listed.stderr
+    for run in (tmp_path / "runs").glob("*/*-s0-*"):
+        assert f" {run.parent.name}/{run.name} " in listed.stdout
+    recipes_listed = plait("recipes", cwd=tmp_path, env=narrow).stdout
+    assert max(map(len, recipes_listed.splitlines())) <= 80
+    assert "shared: router blocks(4)" in recipes_listed
+    assert "…" not in recipes_listed
 
 
 def test_what_finished_runs_do_not_need_is_shown_and_removed_on_request(plait, tmp_path):

@@ -163,11 +163,20 @@ def test_help_shows_every_option_and_no_other(name, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         parse(COMMANDS[name].function(), [*words, "--help"], f"plait {name}")
     printed = capsys.readouterr().out
-    ours = [line for line in printed.splitlines() if not line.startswith("usage:")]
-    assert max(map(len, ours)) <= 80
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "(default: )" not in printed
+    about = printed.split("\n\n")[1]
+    assert not re.search("^ ", about, re.MULTILINE)
     lines = [line for line in printed.splitlines() if re.match(r"(│ |  )-", line)]
     shown = set(re.findall(r"--[a-z][a-z0-9.-]*", "\n".join(lines)))
     assert shown == {*shape_of(COMMANDS[name].function()).names, "--help"}
+
+
+def test_help_shows_what_an_argument_may_be(capsys):
+    for name, choices in (("completion", "bash,zsh"), ("reproduce", "ct-moe,pathmoe,expert-tying")):
+        with pytest.raises(SystemExit):
+            parse(COMMANDS[name].function(), ["--help"], f"plait {name}")
+        assert f"{{{choices}}}" in capsys.readouterr().out
 
 
 def test_help_has_units_defaults_and_parts_that_are_none(capsys, monkeypatch):

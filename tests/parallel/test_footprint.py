@@ -73,6 +73,12 @@ def test_bytes_received_are_those_that_processes_count(processes, tmp_path, rank
         assert said.tokens_received == pytest.approx(counted.get(ROWS, 0), rel=0.25), name
 
 
+def test_a_mesh_that_training_refuses_has_no_plan() -> None:
+    odd = toy(depth=1, experts=ExpertConfig(count=5, width=32))
+    with pytest.raises(ValueError, match="the 5 experts at depth 0 cannot be parted"):
+        footprint(odd, ParallelConfig(expert=2), 64)
+
+
 def test_shares_and_what_an_optimizer_keeps() -> None:
     config, mesh = MODELS["tied"], ParallelConfig(replicate=2, shard=2, expert=2)
     stored = count(config).stored

@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
             _fail("not enough memory: make the model, the batch or the sequences smaller")
         kind = type(error).__name__
         code = {"UsageError": 2, "Interrupted": INTERRUPTED}.get(kind, 1)
-        _fail(" ".join(str(error).split()) or kind, code)
+        _fail(" ".join(_said(error).split()) or kind, code)
 
 
 def missing_extra(module: str) -> str | None:
@@ -160,6 +160,14 @@ def _is_users(error: Exception) -> bool:
     kinds = ("Interrupted", "CheckpointError")
     known = isinstance(error, (ValueError, OSError)) or type(error).__name__ in kinds
     return known or _is_memory(error)
+
+
+def _said(error: Exception) -> str:
+    """What an error says; of the system's, the file (of two, what was written) and what ails it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        file = error.filename if error.filename2 is None else error.filename2
+        return f"{os.fsdecode(file)}: {error.strerror[:1].lower()}{error.strerror[1:]}"
+    return str(error)
 
 
 def _is_memory(error: Exception) -> bool:

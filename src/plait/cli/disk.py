@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from plait.cli.output import console, say
+from plait.cli.output import console, say, say_rows
 
 RUNS = Path("runs")
 
@@ -24,13 +24,13 @@ def list_runs(study: tuple[str, ...] = (), /, runs: Path = RUNS) -> None:
     """List the runs on the disk: study, state, loss, tokens, bytes.
 
     Args:
-        study: only these studies.
+        study: only these studies; none: all of them.
         runs: folder of all runs.
     """
     from plait.report.terminal.runs_table import runs_table
     from plait.storage.run_listing import found_runs
 
-    console.print(runs_table(found_runs(runs, study)))
+    say_rows(runs_table(found_runs(runs, study)))
 
 
 def verify(path: Path, /) -> int:
@@ -60,7 +60,7 @@ def clean(study: tuple[str, ...] = (), /, runs: Path = RUNS, yes: bool = False) 
     Shows what would be removed, and asks.
 
     Args:
-        study: only these studies.
+        study: only these studies; none: all of them.
         runs: folder of all runs.
         yes: do not ask.
     """

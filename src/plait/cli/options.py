@@ -68,12 +68,19 @@ def shape_of(function: Callable[..., Any], loaded: dict[str, Any] | None = None)
             options = _options(cast(type, cls), shape.configs[p.name], "--", shape.names)
             hint = cast(Any, Annotated[options, tyro.conf.arg(name="")])
             p = p.replace(annotation=hint, default=p.empty)
-        elif p.kind is p.POSITIONAL_ONLY:
-            several = " ..." if typing.get_origin(cls) is tuple else ""
-            metavar = tyro.conf.arg(metavar=p.name.upper() + several)
-            p = p.replace(annotation=cast(Any, Annotated[cls, metavar]))
         else:
-            _name(shape.names, f"--{p.name}", cls)
+            more: dict[str, Any] = {}
+            if p.default == ():
+                more["help_behavior_hint"] = "(default: none)"
+            if p.kind is not p.POSITIONAL_ONLY:
+                _name(shape.names, f"--{p.name}", cls)
+            elif typing.get_origin(cls) is not typing.Literal:  # tyro shows its choices
+                several = typing.get_origin(cls) is tuple
+                more["metavar"] = p.name.upper() + (" ..." if several else "")
+                if several and p.default is p.empty:
+                    more["help_behavior_hint"] = "(required)"
+            if more:
+                p = p.replace(annotation=cast(Any, Annotated[p.annotation, tyro.conf.arg(**more)]))
         parameters.append(p)
     signature = inspect.Signature(parameters)
     vars(arguments)["__signature__"] = signature

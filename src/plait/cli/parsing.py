@@ -7,11 +7,12 @@ import io
 import os
 import re
 import shutil
+import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import dropwhile, takewhile
-from typing import Any
+from typing import Any, TextIO
 
 import tyro
 
@@ -38,7 +39,10 @@ def parse(function: Callable[..., Any], words: list[str], prog: str) -> Callable
         with contextlib.suppress(UsageError):  # without a configuration, help shows no values
             shape = shape_of(function, _load(shape, _read(shape, rest, prog)))
         about = _wrapped(inspect.getdoc(function) or "")
-        tyro.cli(shape.function, args=["--help"], prog=prog, description=about, registry=REGISTRY)
+        with _tidied(2 + len(about.splitlines())):
+            tyro.cli(
+                shape.function, args=["--help"], prog=prog, description=about, registry=REGISTRY
+            )
     _check(words, shape.names)
     found = _read(shape, words, prog)
     for name, value in found.arguments.items():
@@ -94,7 +98,8 @@ def _check(words: list[str], names: dict[str, Option]) -> None:
                 )
         elif re.match(r"--[A-Za-z]", option):
             same_end = [name for name in names if name.endswith(f".{option[2:]}")]
-            near = same_end or difflib.get_close_matches(option, names, n=1)
+            bare = [name[2:] for name in names]  # dashes would make all of them alike
+            near = same_end or [f"--{it}" for it in difflib.get_close_matches(option[2:], bare, 1)]
             advice = f"did you mean {' or '.join(near[:3])}?" if near else "--help lists all"
             raise UsageError(f"no option {named(option)}: {advice}")
 
@@ -114,6 +119,9 @@ def _read(shape: Shape, words: list[str], prog: str) -> inspect.BoundArguments:
     body = dropwhile(lambda row: not row.strip("─-"), rows[1:])
     text = " ".join(takewhile(lambda row: row.strip("─-"), body))
     text = text.removeprefix("Error parsing ").partition(" Got errors:")[0]
+    text = text.replace(" (required)", "")
+    text = text.replace("invalid literal for int() with base 10:", "not a whole number:")
+    text = text.replace("could not convert string to float:", "not a number:")
     raise UsageError(text if len(text) <= 500 else f"{text[:500]}…")
 
 
@@ -121,6 +129,36 @@ def _wrapped(docstring: str) -> str:
     """Return the text above a docstring's arguments in lines, indented so that tyro keeps them."""
     wrapper = textwrap.TextWrapper(shutil.get_terminal_size().columns - 1, "", " ")
     return "\n\n".join(map(wrapper.fill, docstring.partition("\nArgs:")[0].split("\n\n")))
+
+
+class _Held(io.StringIO):
+    """Holds back what is written for another stream, as that one would show it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+
+@contextlib.contextmanager
+def _tidied(above: int) -> Iterator[None]:
+    """Wrap the usage of tyro's help; in the lines `above` options, drop what kept them apart."""
+    held = _Held(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(held):
+            yield
+    finally:
+        usage, *lines = held.getvalue().splitlines()
+        columns = shutil.get_terminal_size().columns
+        wrapper = textwrap.TextWrapper(columns, "", " " * 7, break_on_hyphens=False)
+        print(wrapper.fill(usage))
+        print(*map(str.lstrip, lines[: above - 1]), *lines[above - 1 :], sep="\n")
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def plan(
     layout = None if mesh is None else ParallelConfig.parse(mesh)
     if sequences < 1:
         raise ValueError(f"sequences is {sequences}: at least 1")
-    console.print(plan_summary(config, model))
+    found = None
     if layout is not None:
         found = footprint(
             model,
@@ -80,6 +80,8 @@ def plan(
             optimizer=optimizer,
             checkpointing=recompute,
         )
+    console.print(plan_summary(config, model))
+    if found is not None:
         title = f"{layout}; {precision}, {optimizer}, {sequences} × {model.context:,} tokens"
         console.print("", footprint_table(title, found))
 

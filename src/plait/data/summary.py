@@ -55,12 +55,12 @@ def inspect(path: str | Path, *, verify: bool = True) -> Summary:
     ]
     tokenizer = corpus.manifest["tokenizer"]
     weights = corpus.weights
-    shares = " : ".join(f"{domain} {weights[domain]:g}" for domain in weights) if weights else ""
+    shares = ", ".join(f"{domain} {weights[domain]:g}" for domain in weights) if weights else ""
     return Summary(
         path=corpus.path,
         name=corpus.name,
         fingerprint=corpus.fingerprint,
-        tokenizer=f"{tokenizer['vocab_size']:,} tokens ({tokenizer['fingerprint']})",
+        tokenizer=f"vocabulary of {tokenizer['vocab_size']:,} ({tokenizer['fingerprint']})",
         mixture=f"mixture {shares}" if weights else "mixture in proportion to size",
         streamed=corpus.streamed,
         rows=rows,

@@ -10,6 +10,7 @@ from typing import Literal
 from plait.config import ModelConfig
 from plait.config.counts import Bank, backward_bytes_per_token, count, matrix_banks
 from plait.parallel.mesh import ParallelConfig
+from plait.parallel.parallelise import require_divisible
 from plait.parallel.residency import Residency
 
 
@@ -64,7 +65,11 @@ def footprint(
         precision: of the products, in which matrices are gathered.
         optimizer: AdamW keeps two moments; muon one of matrices and experts.
         checkpointing: depths are recomputed in the backward pass.
+
+    Raises:
+        ValueError: training would refuse the mesh for this model.
     """
+    require_divisible(config, mesh)
     replicate, shard, expert = (size or 1 for size in (mesh.replicate, mesh.shard, mesh.expert))
     width = 2 if precision == "bf16" else 4
     banks, stored = matrix_banks(config), count(config).stored

@@ -31,6 +31,7 @@ from plait.config import ModelConfig
 from plait.config.counts import Bank
 from plait.parallel.compiling import compiled
 from plait.parallel.dispatch import experts_over_ranks
+from plait.parallel.mesh import ParallelConfig
 from plait.parallel.residency import Residency, stay_between_uses
 from plait.parallel.shard import placement
 from plait.parallel.world import World
@@ -99,7 +100,7 @@ def parallelise(
     """
     banks: Sequence[nn.Module] = ()
     if world.meshes is not None and world.layout.expert != 1:
-        require_divisible(model.config, world)
+        require_divisible(model.config, world.layout)
         banks = model.expert_banks()
         for bank in banks:
             _part_experts(bank, world.meshes.experts["expert"])
@@ -142,13 +143,13 @@ def parallelise(
             )
 
 
-def require_divisible(config: ModelConfig, world: World) -> None:
+def require_divisible(config: ModelConfig, mesh: ParallelConfig) -> None:
     """Refuse a mesh over which a model's experts cannot be parted.
 
     Raises:
         ValueError: their hidden vectors would have to meet, or `expert` does not divide them.
     """
-    places = world.layout.expert or 1
+    places = mesh.expert or 1
     c = config.collaboration
     hidden = c is not None and c.strength and c.messages == "hidden" and c.control != "gate-scale"
     if places > 1 and hidden:

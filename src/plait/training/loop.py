@@ -97,7 +97,7 @@ def train(
     if world.device.type == "cpu":
         processor.configure()
     # before the folder is claimed, so that a run that cannot begin leaves nothing behind
-    require_divisible(config.model, world)
+    require_divisible(config.model, world.layout)
     accumulation(config.data, world.size)
     if compile:
         require_compiler(world.device)

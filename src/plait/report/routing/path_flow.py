@@ -37,7 +37,6 @@ def _flow_figure(found: Analysis, number: int) -> Figure:
                     "low": top,
                     "high": top + share,
                     "middle": top + share / 2,
-                    "x": row,
                     "label": "other" if expert == OTHER else str(expert),
                     "large": share > 0.035,
                     "share": share,
@@ -111,8 +110,8 @@ def _flow_figure(found: Analysis, number: int) -> Figure:
     )
     names = (
         alt.Chart(chart_data([block for block in blocks if block["large"]]))
-        .mark_text(align="left", dx=6, fontSize=10, color=INK)
-        .encode(x="x:Q", y="middle:Q", text="label:N")
+        .mark_text(align="left", dx=3, fontSize=10, color=INK)
+        .encode(x="right:Q", y="middle:Q", text="label:N")
     )
     return Figure(
         f"flow-{number}",

@@ -41,16 +41,22 @@ def html_table(analyses: Sequence[Analysis]) -> Markup:
     """Return the summary table as HTML, everything in it escaped.
 
     A row for each metric, a column for each model: the value and under it its interval. Chance has
-    a column of its own, and stands in the cells where it differs between the models.
+    a column of its own where most metrics have one for all models, and stands in the cells where
+    it differs between them.
     """
-    heads = ["metric", "chance", *[found.info.model for found in analyses]]
+    metrics = readings(analyses)
+    chances = [{_chance(value) for value in values if value is not None} for _, values in metrics]
+    common = sum(len(chance) == 1 and "" not in chance for chance in chances)
+    own_column = common >= sum(len(chance) > 1 for chance in chances)
+    heads = ["metric", *["chance"] * own_column, *[found.info.model for found in analyses]]
     rows = Markup("")
-    for name, values in readings(analyses):
-        by_chance = {_chance(value) for value in values if value is not None}
-        same = by_chance.pop() if len(by_chance) == 1 else ""
-        cells = _joined("{}", [_cell(value, with_chance=not same) for value in values])
-        rows += Markup('<tr><th scope="row" class="name">{}</th><td>{}</td>{}</tr>').format(
-            name, same, cells
+    for (name, values), chance in zip(metrics, chances, strict=True):
+        aside = own_column and len(chance) == 1
+        cells = [_cell(value, with_chance=not aside) for value in values]
+        if own_column:
+            cells.insert(0, Markup("<td>{}</td>").format(chance.pop() if aside else ""))
+        rows += Markup('<tr><th scope="row" class="name">{}</th>{}</tr>').format(
+            name, _joined("{}", cells)
         )
     return Markup(
         '<div class="scroll" tabindex="0" role="region" aria-label="Routing metrics">'

@@ -41,7 +41,7 @@ def corpus_tables(corpus: Summary) -> Group:
     return Group(
         Text(f"{corpus.name}  {corpus.path}", style="bold"),
         *([Text(stream)] if corpus.streamed else []),
-        Text(f"fingerprint {corpus.fingerprint} · {corpus.tokenizer} · {corpus.mixture}"),
+        Text(f"fingerprint {corpus.fingerprint} · {corpus.mixture}\n{corpus.tokenizer}"),
         splits,
         sources,
         *(Panel(Text(text), title=domain) for domain, text in corpus.samples.items()),

@@ -13,24 +13,23 @@ from plait.studies.study import Study
 
 
 def recipes_table(runs: Mapping[str, TrainConfig]) -> Table:
-    """Return a row for each recipe: sizes of its model, what is shared, tokens it trains on."""
+    """Return a row for each recipe: sizes of its model, tokens; below a name what it shares."""
     table = Table(title="plait train RECIPE", box=None, header_style="dim")
     table.add_column("recipe", no_wrap=True)
     for column in ("depth × width", "experts", "stored", "active", "tokens"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("shared over depth")
     for name, run in runs.items():
         model = run.model
         sizes = count(model)
         experts = max(map(model.experts_at, range(model.depth)))
+        shared = _shared(model)
         table.add_row(
-            name,
+            Text(f"{name}\n  shared: {shared}" if shared else name),
             f"{model.depth} × {model.width}",
             f"{model.experts.top_k} of {experts}" if experts > 1 else "dense",
             quantity(sizes.stored),
             quantity(sizes.active),
             quantity(run.tokens),
-            Text(_shared(model)),
         )
     return table
 

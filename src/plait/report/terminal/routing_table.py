@@ -6,6 +6,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from plait.report.numbers import signed
 from plait.routing.analysis import Analysis
 from plait.routing.metrics.paths import mean_of
 from plait.routing.trace import TraceInfo
@@ -23,8 +24,9 @@ def routing_table(analyses: Sequence[Analysis]) -> Table:
     result.add_column("metric")
     for analysed in analyses:
         result.add_column(Text(analysed.info.model), justify="right")
+    joints = {1: (" ", " · "), 2: (" ", "\n")}.get(len(analyses), ("\n", "\n"))
     for name, values in readings(analyses):
-        result.add_row(name, *[Text("–" if value is None else _shown(value)) for value in values])
+        result.add_row(name, *[Text(_shown(value, *joints)) for value in values])
     return result
 
 
@@ -41,8 +43,9 @@ def readings(analyses: Sequence[Analysis]) -> list[tuple[str, list[Reading]]]:
 
 
 def reading_number(value: float) -> str:
-    """A figure with three digits."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """A figure with three digits and a real minus sign."""
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "−")
 
 
 def _rows(analysed: Analysis) -> list[tuple[str, Reading]]:
@@ -56,13 +59,13 @@ def _rows(analysed: Analysis) -> list[tuple[str, Reading]]:
         ("path entropy, Miller–Madow, nats", found.entropy.miller_madow),
     ]
     for width, window in found.windows.items():
-        rows.append((f"  windows of {width} depths, nats", window.miller_madow))
+        rows.append((f"path entropy, windows of {width} depths, nats", window.miller_madow))
     for n in (10, 100):
         if n in found.coverage.shares:
             rows.append((f"tokens on the {n} most frequent paths", found.coverage.shares[n]))
     rows += [
         ("consistency (Jaccard), neighbouring depths", found.consistency.adjacent),
-        ("  where labels are shared", found.consistency.within_shared),
+        ("consistency where labels are shared", found.consistency.within_shared),
         ("mutual information / entropy, label-free", found.information.adjacent),
         ("longest run of one expert, depths", found.engagement.longest if same else None),
         ("tokens with a run ≥ 4 depths", found.engagement.four if same else None),
@@ -84,7 +87,7 @@ def _rows(analysed: Analysis) -> list[tuple[str, Reading]]:
         by_depth = _mean([part.share for part in about.kind.by_depth])
         rows.append(("expert tells class of token, beyond chance", by_depth))
         for width, of_width in about.kind.windows.items():
-            rows.append((f"  windows of {width} depths", of_width.share))
+            rows.append((f"windows of {width} depths tell it, beyond chance", of_width.share))
         rows.append(("path tells class of token, beyond chance", about.kind.path.share))
         if about.place is not None:
             rows.append(("path tells where a word begins, beyond chance", about.place.path.share))
@@ -97,8 +100,8 @@ def _rows(analysed: Analysis) -> list[tuple[str, Reading]]:
     ablated = [p for p in found.robustness if p.kind == "random depth"]
     if ablated:
         worst = max(ablated, key=lambda p: p.rise)
-        each = f"worst {worst.rise:+.3f} (depth {worst.setting:g}), mean "
-        each += f"{np.mean([p.rise for p in ablated]):+.3f}"
+        mean = float(np.mean([p.rise for p in ablated]))
+        each = f"worst {signed(worst.rise)} (depth {worst.setting:g}), mean {signed(mean)}"
         rows.append(("rise of loss: one depth random, nats", each))
     for perturbed in found.robustness:
         if perturbed.kind == "random depth":
@@ -106,7 +109,7 @@ def _rows(analysed: Analysis) -> list[tuple[str, Reading]]:
         setting = "" if perturbed.setting is None else f" {perturbed.setting:g}"
         spread = "" if perturbed.spread is None else f" ± {perturbed.spread:.3f}"
         percent = 100 * (perturbed.perplexity_ratio - 1)
-        rise = f"{perturbed.rise:+.3f}{spread} ({percent:+.0f} % PPL)"
+        rise = f"{signed(perturbed.rise)}{spread} ({signed(percent, 0)} % PPL)"
         rows.append((f"rise of loss: {perturbed.kind}{setting}, nats", rise))
     return rows
 
@@ -122,11 +125,15 @@ def _mean(parts: Sequence[Estimate | None]) -> Estimate | None:
     return mean_of(known) if known else None
 
 
-def _shown(value: Estimate | str) -> str:
-    if isinstance(value, str):
-        return value
+def _shown(value: Reading, before_interval: str, before_chance: str) -> str:
+    """A cell; columns of several models are narrow, so each part has a line of its own there."""
+    if not isinstance(value, Estimate):
+        return "–" if value is None else value
     interval = ""
     if value.low is not None and value.high is not None:
-        interval = f" [{reading_number(value.low)}, {reading_number(value.high)}]"
-    by_chance = "" if value.chance is None else f" · chance {reading_number(value.chance)}"
+        low, high = reading_number(value.low), reading_number(value.high)
+        interval = f"{before_interval}[{low}, {high}]"
+    by_chance = ""
+    if value.chance is not None:
+        by_chance = f"{before_chance}chance {reading_number(value.chance)}"
     return f"{reading_number(value.value)}{interval}{by_chance}"

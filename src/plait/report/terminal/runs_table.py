@@ -14,9 +14,9 @@ _STYLES = {"finished": "green", "running": "cyan", "interrupted": "yellow", "dam
 def runs_table(runs: Sequence[FoundRun]) -> Table:
     """Return a row for each run: state, held-out loss, tokens, size, and its folder."""
     table = Table("state", box=None, header_style="dim")
-    for column in ("loss, nats/token", "tokens", "size"):
+    for column in ("loss,\nnats/token", "tokens", "size"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("study/run", overflow="fold")
+    table.add_column("study/run", no_wrap=True)
     for run in runs:
         tokens = quantity(run.tokens)
         if run.tokens < run.tokens_planned:
@@ -28,5 +28,7 @@ def runs_table(runs: Sequence[FoundRun]) -> Table:
             size(run.bytes),
             Text(f"{run.study}/{run.folder.name}"),
         )
-    table.add_row("", "", "", size(sum(run.bytes for run in runs)), f"{len(runs)} runs")
+    table.add_row(
+        "", "", "", size(sum(run.bytes for run in runs)), f"{len(runs)} run{'s' * (len(runs) != 1)}"
+    )
     return table
