@@ -19,6 +19,7 @@ from rich.console import Console
 from plait.config import DataConfig, ModelConfig, TrainConfig
 from plait.config.counts import count
 from plait.data.corpora import tiny
+from plait.storage.places import place_of
 from plait.storage.run_folder import RunFolder
 from plait.studies import launchers
 from plait.studies.devices import own_gpus, worker_command
@@ -155,7 +156,7 @@ def test_a_run_over_several_gpus_is_started_by_torchrun() -> None:
         "plait.studies.worker",
         "run",
     ]
-    over_nodes = worker_command(Path("run"), None, 1, ["--nnodes", "2"])
+    over_nodes = worker_command(Path("run"), torchrun=["--nnodes", "2"])
     assert over_nodes[3:7] == ["--nnodes", "2", "--nproc-per-node", "1"]
     assert "torch.distributed.run" not in worker_command(Path("run"), "cpu")
 
@@ -167,7 +168,7 @@ def test_jobs_have_gpus_of_their_own_and_a_failed_one_is_one_line(
     said = io.StringIO()
     console = Console(file=said, width=300)
     small = study(config, "a", "b", "broken")
-    outcome = launch(small, tmp_path, Cluster("local"), console, fake)
+    outcome = launch(small, tmp_path, Cluster("local"), console, command=fake)
     assert sorted(name.split("-")[0] for name in outcome.finished) == ["a", "b"]
     assert [name.split("-")[0] for name in outcome.failed] == ["broken"]
     [line] = [line for line in said.getvalue().splitlines() if "failed" in line]
@@ -175,8 +176,20 @@ def test_jobs_have_gpus_of_their_own_and_a_failed_one_is_one_line(
     gpus = [run.folder.joinpath("gpus").read_text() for run in planned_runs(small, tmp_path)]
     assert gpus[:2] == ["4", "5"]
     assert gpus[2] in ("4", "5")
-    again = launch(study(config, "a", "b"), tmp_path, Cluster("local"), console, fake)
+    again = launch(study(config, "a", "b"), tmp_path, Cluster("local"), console, command=fake)
     assert (len(again.skipped), again.finished, again.failed) == (2, [], [])
+
+
+def test_a_job_has_its_run_compiled(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen by what the run says where it cannot be."""
+    monkeypatch.setenv("PLAIT_KERNEL", "reference")
+    said = io.StringIO()
+    cluster, console = Cluster("local", device="cpu"), Console(file=said, width=300)
+    outcome = launch(study(config, "a"), tmp_path, cluster, console, compile=True)
+    assert len(outcome.failed) == 1
+    assert "or train without --compile" in said.getvalue()
 
 
 @pytest.mark.parametrize("told_first", [False, True])
@@ -197,7 +210,7 @@ def test_a_preempted_job_saves_and_is_started_again(
         os.kill(parent, signal.SIGUSR2)
 
     threading.Thread(target=preempt, daemon=True).start()
-    outcome = launch(long, tmp_path, Cluster("local"), Console(file=io.StringIO()), fake)
+    outcome = launch(long, tmp_path, Cluster("local"), Console(file=io.StringIO()), command=fake)
     assert outcome.finished == [planned.folder.name]
     assert (planned.folder / "saved").exists()
 
@@ -216,7 +229,7 @@ def test_an_interrupted_launcher_lets_local_jobs_save(config: TrainConfig, tmp_p
 
     threading.Thread(target=interrupt, daemon=True).start()
     said = io.StringIO()
-    outcome = launch(long, tmp_path, Cluster("local"), Console(file=said, width=200), fake)
+    outcome = launch(long, tmp_path, Cluster("local"), Console(file=said, width=200), command=fake)
     assert (outcome.interrupted, outcome.failed, outcome.finished) == (True, [], [])
     assert "the same command follows what is left" in said.getvalue()
     wait_for(lambda: not _runs(_number(planned.folder / "own")))
@@ -264,10 +277,13 @@ def test_a_run_over_two_processes_is_one_run_and_resumes_when_it_is_preempted(
 
     threading.Thread(target=preempt, daemon=True).start()
     cluster = Cluster(launcher, gpus_per_run=2, device="cpu")
-    outcome = launch(two, tmp_path, cluster, Console(file=io.StringIO()))
+    console, address = Console(file=io.StringIO()), f"file://{tmp_path}/away"
+    outcome = launch(two, tmp_path, cluster, console, checkpoints=address)
     assert outcome.finished == [planned.folder.name], (planned.folder / "log.txt").read_text()
     assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
     assert last_words(planned.folder / "log.txt").startswith("stopped after step")
+    assert place_of(planned.folder).names() == [f"step-{planned.config.steps}"]
+    assert str(place_of(planned.folder)) == f"{address}/small/{planned.folder.name}"
     assert not run.held
 
 
@@ -293,7 +309,7 @@ def test_slurm_runs_an_array_queues_a_preempted_job_again_and_a_cancelled_one_is
     threading.Thread(target=interfere, daemon=True).start()
     cluster = Cluster("slurm", device="cpu", hours=0.2)
     said = io.StringIO()
-    outcome = launch(small, tmp_path, cluster, Console(file=said, width=300), fake)
+    outcome = launch(small, tmp_path, cluster, Console(file=said, width=300), command=fake)
     assert sorted(name.split("-")[0] for name in outcome.finished) == ["a", "long"], said.getvalue()
     assert sorted(name.split("-")[0] for name in outcome.failed) == ["broken", "lost"]
     assert "lost-s0 failed: job " in said.getvalue()

@@ -268,18 +268,19 @@ import pickle, sys
 from pathlib import Path
 from plait.studies.runner import run
 study = pickle.loads(Path(sys.argv[1]).read_bytes())
-sys.exit(run(study, Path(sys.argv[2])).exit_code)
+sys.exit(run(study, Path(sys.argv[2]), checkpoints=(sys.argv[3:] or [None])[0]).exit_code)
 """
 
 
 @pytest.mark.slow
-def test_orphaned_and_interrupted_runs_save_and_resume(
+def test_orphaned_and_interrupted_runs_save_and_resume_at_an_address(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
     long = study(dataclasses.replace(config, tokens=50_000), "only")
     [planned] = planned_runs(long, tmp_path)
+    address = f"file://{tmp_path}/away"
 
     def steps() -> list[int]:
         path = planned.folder / "metrics.jsonl"
@@ -288,7 +289,9 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
         return [row["step"] for row in rows if "loss" in row]
 
     def checkpoints() -> set[str]:
-        return {path.name for path in planned.folder.glob("checkpoints/step-*")}
+        return {
+            path.parent.name for path in tmp_path.glob("away/small/only-*/step-*/manifest.json")
+        }
 
     def wait_for(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + 90
@@ -298,7 +301,7 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
 
     # The parent dies without a word: its worker notices, saves and stops.
     (tmp_path / "study.pickle").write_bytes(pickle.dumps(long))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path), address]
     parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     wait_for(steps)
     parent.kill()
@@ -312,15 +315,29 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
 
     said = io.StringIO()
     threading.Thread(target=interrupt_later, daemon=True).start()
-    outcome = run(long, tmp_path, console=Console(file=said, width=200))
+    outcome = run(long, tmp_path, checkpoints=address, console=Console(file=said, width=200))
     assert (outcome.interrupted, outcome.exit_code, outcome.failed) == (True, 1, [])
     assert "run study small again to go on from here" in said.getvalue()
     assert checkpoints() > saved
     assert not (planned.folder / "result.json").exists()
 
+    # it knows where they are
     results = run_study(long, tmp_path, console=Console(file=said, width=200))
     assert [run.folder for run in results.runs] == [planned.folder]
     assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
+    assert checkpoints() == {f"step-{planned.config.steps}"}
+    assert not list(planned.folder.glob("checkpoints/*"))
+
+
+def test_what_no_run_could_do_is_said_before_the_first(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAIT_KERNEL", "reference")
+    with pytest.raises(ValueError, match="PLAIT_KERNEL leaves the experts to their reference"):
+        run(study(config, "a"), tmp_path, device="cpu", compile=True)
+    with pytest.raises(ValueError, match=r"checkpoints at nowhere://x: Protocol not known"):
+        run_study(study(config, "a"), tmp_path, device="cpu", checkpoints="nowhere://x")
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.slow
