@@ -19,7 +19,6 @@ from plait.config import (
     ModelConfig,
     TrainConfig,
 )
-from plait.data.corpora import tiny
 from plait.kernels import table
 from plait.kernels.native import build
 from plait.sharing import Sharing
@@ -27,6 +26,7 @@ from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable, PathCont
 from plait.studies.contrasts import Contrast
 from plait.studies.rounds import Outcome
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 
 def command(*words):

@@ -21,6 +21,7 @@ from plait.studies.designs import ladder_study
 from plait.studies.ladder import Ladder
 from plait.studies.plan import PlannedRun, planned_runs, write_plan
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 ROOT = Path(__file__).parents[2]
 HUGGING_FACE = {
@@ -142,7 +143,7 @@ def make(folder: Path) -> None:
     work = folder / "work"
     work.mkdir()
     for name in ("starter", "starter-2k"):  # only their names are those of the real ones
-        corpus = corpora.tiny(corpora.default_path(name))
+        corpus = tiny(corpora.default_path(name))
     write_plan(small_study(recipes.study("demo")), work / "runs")
     for planned in runs():
         train(planned.config, work / planned.folder)
