@@ -18,7 +18,6 @@ from rich.console import Console
 
 from plait.config import DataConfig, ModelConfig, TrainConfig
 from plait.config.counts import count
-from plait.data.corpora import tiny
 from plait.storage.places import place_of
 from plait.storage.run_folder import RunFolder
 from plait.studies import launchers
@@ -27,6 +26,7 @@ from plait.studies.launchers import Cluster, launch, scripts
 from plait.studies.plan import planned_runs
 from plait.studies.rounds import last_words
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 pytest.importorskip("submitit")
 cloudpickle = pytest.importorskip("cloudpickle")
@@ -37,6 +37,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from plait.storage.result import Result
 folder = Path(sys.argv[1])
+(folder / "how").write_text(sys.argv[2])
 (folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 if folder.name.startswith("broken"):
     print("something before"); sys.exit("the reason, in one line")
@@ -61,8 +62,8 @@ Result(
 """
 
 
-def fake(folder: Path, torchrun: object = ()) -> list[str]:
-    return [sys.executable, "-c", FAKE_TRAINER, str(folder)]
+def fake(folder: Path, torchrun: object = (), **how: object) -> list[str]:
+    return [sys.executable, "-c", FAKE_TRAINER, str(folder), json.dumps(how)]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,9 @@ def test_jobs_have_gpus_of_their_own_and_a_failed_one_is_one_line(
     said = io.StringIO()
     console = Console(file=said, width=300)
     small = study(config, "a", "b", "broken")
-    outcome = launch(small, tmp_path, Cluster("local"), console, command=fake)
+    monkeypatch.setattr(launchers, "worker_command", fake)
+    how = {"compile": True, "checkpoints": "memory://x"}
+    outcome = launch(small, tmp_path, Cluster("local"), console, **how)  # type: ignore[arg-type]
     assert sorted(name.split("-")[0] for name in outcome.finished) == ["a", "b"]
     assert [name.split("-")[0] for name in outcome.failed] == ["broken"]
     [line] = [line for line in said.getvalue().splitlines() if "failed" in line]
@@ -176,20 +179,11 @@ def test_jobs_have_gpus_of_their_own_and_a_failed_one_is_one_line(
     gpus = [run.folder.joinpath("gpus").read_text() for run in planned_runs(small, tmp_path)]
     assert gpus[:2] == ["4", "5"]
     assert gpus[2] in ("4", "5")
+    for planned in planned_runs(small, tmp_path):
+        told = json.loads(planned.folder.joinpath("how").read_text())
+        assert told == {"device": None, "processes": 1, **how}
     again = launch(study(config, "a", "b"), tmp_path, Cluster("local"), console, command=fake)
     assert (len(again.skipped), again.finished, again.failed) == (2, [], [])
-
-
-def test_a_job_has_its_run_compiled(
-    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Seen by what the run says where it cannot be."""
-    monkeypatch.setenv("PLAIT_KERNEL", "reference")
-    said = io.StringIO()
-    cluster, console = Cluster("local", device="cpu"), Console(file=said, width=300)
-    outcome = launch(study(config, "a"), tmp_path, cluster, console, compile=True)
-    assert len(outcome.failed) == 1
-    assert "or train without --compile" in said.getvalue()
 
 
 @pytest.mark.parametrize("told_first", [False, True])

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import runpy
 import signal
 import subprocess
 import sys
@@ -27,15 +28,16 @@ from plait.config import (
     TrainConfig,
 )
 from plait.config.files import save_yaml
-from plait.data.corpora import tiny
 from plait.storage import lease
 from plait.storage.run_folder import RunFolder
 from plait.studies import runner
+from plait.studies.devices import worker_command
 from plait.studies.plan import planned_runs
 from plait.studies.results import read_study
 from plait.studies.rounds import Outcome, last_words
 from plait.studies.runner import run, run_study
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 FAKE_TRAINER = """
 import json, os, sys, time
@@ -268,8 +270,29 @@ import pickle, sys
 from pathlib import Path
 from plait.studies.runner import run
 study = pickle.loads(Path(sys.argv[1]).read_bytes())
+print("ready", flush=True)
+sys.stdin.readline()
 sys.exit(run(study, Path(sys.argv[2]), checkpoints=(sys.argv[3:] or [None])[0]).exit_code)
 """
+
+
+class Launcher:
+    """A process that has read all that a study takes, and waits to run it."""
+
+    def __init__(self, study: Study, root: Path, *address: str) -> None:
+        file = root / "study.pickle"
+        file.write_bytes(pickle.dumps(study))
+        command = [sys.executable, "-c", DRIVER, str(file), str(root), *address]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def begin(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
 
 @pytest.mark.slow
@@ -300,12 +323,11 @@ def test_orphaned_and_interrupted_runs_save_and_resume_at_an_address(
             time.sleep(0.02)
 
     # The parent dies without a word: its worker notices, saves and stops.
-    (tmp_path / "study.pickle").write_bytes(pickle.dumps(long))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path), address]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    parent = Launcher(long, tmp_path, address)
+    parent.begin()
     wait_for(steps)
-    parent.kill()
-    parent.wait()
+    parent.process.kill()
+    parent.process.communicate()
     wait_for(checkpoints)
     saved, before = checkpoints(), len(steps())
 
@@ -329,6 +351,24 @@ def test_orphaned_and_interrupted_runs_save_and_resume_at_an_address(
     assert not list(planned.folder.glob("checkpoints/*"))
 
 
+def test_a_worker_trains_as_its_command_says(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_yaml(config, tmp_path / "config.yaml")
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr("plait.training.train", lambda config, folder, **how: asked.append(how))
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # nobody holds its input
+    for how in (
+        {"device": "cpu", "compile": True, "checkpoints": "s3://bucket/-runs"},
+        {"device": None, "compile": False, "checkpoints": None},
+    ):
+        monkeypatch.setattr(sys, "argv", worker_command(tmp_path, **how)[2:])  # type: ignore[arg-type]
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("plait.studies.worker", run_name="__main__")
+        assert ended.value.code == 0
+        assert asked.pop() == how
+
+
 def test_what_no_run_could_do_is_said_before_the_first(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,18 +386,19 @@ def test_two_launchers_share_a_study_and_one_takes_up_what_the_other_leaves(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
-    shared = study(dataclasses.replace(config, tokens=200_000), "a", "b")
+    shared = study(dataclasses.replace(config, tokens=80_000), "a", "b")
     folders = [planned.folder for planned in planned_runs(shared, tmp_path)]
-    (tmp_path / "study.pickle").write_bytes(pickle.dumps(shared))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    launchers = Launcher(shared, tmp_path), Launcher(shared, tmp_path)
+    first, second = (launcher.process for launcher in launchers)
+    launchers[0].begin()
     while not RunFolder(folders[0]).held:
         assert first.poll() is None
         time.sleep(0.02)
-    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    launchers[1].begin()
     assert second.stdout is not None
     assert any("a-s0: another process trains it" in line for line in second.stdout)
     first.kill()  # its worker notices, saves and stops; the second then trains both
+    first.communicate()
     said, _ = second.communicate(timeout=240)
     assert second.returncode == 0, said
     assert "failed" not in said
