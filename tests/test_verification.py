@@ -16,7 +16,6 @@ from plait.config import (
     TrainConfig,
 )
 from plait.config.files import save_yaml
-from plait.data.corpora import tiny
 from plait.interop.exporting import export_model
 from plait.report.study.study_report import write_report
 from plait.storage.run_folder import RunFolder
@@ -26,6 +25,7 @@ from plait.studies.study import Study
 from plait.surgery.tying import tie
 from plait.training import train
 from plait.verification import verify
+from tiny_corpus import tiny
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import pytest
 
 from plait import __version__
-from plait.data.corpora import tiny
+from tiny_corpus import tiny
 
 ROOT = Path(__file__).parents[1]
 SMALL = [

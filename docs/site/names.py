@@ -12,7 +12,7 @@ ELSEWHERE = {"cli", "__main__"}
 
 def name_pages(only: Collection[str] = ()) -> dict[str, str]:
     """Return the page of each room, or of some, by its name, and `index`, which lists them."""
-    found = {module.name for module in pkgutil.iter_modules(plait.__path__)} - ELSEWHERE
+    found = room_names()
     if unknown := set(only) - found:
         raise ValueError(f"no folder of the package: {', '.join(sorted(unknown))}")
     rooms = [f"plait.{name}" for name in sorted(only or found)]
@@ -39,6 +39,11 @@ def name_pages(only: Collection[str] = ()) -> dict[str, str]:
     return pages
 
 
+def room_names() -> set[str]:
+    """Return the names of the folders, and of the modules that stand alone, that have a page."""
+    return {module.name for module in pkgutil.iter_modules(plait.__path__)} - ELSEWHERE
+
+
 def room_page(room: str) -> str:
     """Return the page of a folder, or of a module that stands alone."""
     module = importlib.import_module(room)
@@ -46,10 +51,16 @@ def room_page(room: str) -> str:
     if handed_out := getattr(module, "__all__", []):
         links = (f":py:obj:`~{home(module, name)}`" for name in handed_out)
         parts += [f"``from {room} import`` … " + " · ".join(links), ""]
-    for inner in pkgutil.walk_packages(getattr(module, "__path__", []), f"{room}."):
-        if not any(word.startswith("_") for word in inner.name.split(".")):
-            parts += [*heading(inner.name, "-"), *directive(inner.name)]
+    for inner in inner_modules(room):
+        parts += [*heading(inner, "-"), *directive(inner)]
     return "\n".join(parts)
+
+
+def inner_modules(room: str) -> list[str]:
+    """Return the full names of a folder's public modules; none where it is a module itself."""
+    path = getattr(importlib.import_module(room), "__path__", [])
+    found = [module.name for module in pkgutil.walk_packages(path, f"{room}.")]
+    return [name for name in found if not any(word.startswith("_") for word in name.split("."))]
 
 
 def home(module: object, name: str) -> str:

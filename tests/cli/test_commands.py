@@ -18,9 +18,9 @@ from plait.cli.commands import COMMANDS
 from plait.config import ModelConfig, TrainConfig
 from plait.config.counts import count
 from plait.config.files import load_yaml, save_yaml
-from plait.data import corpora
 from plait.data.tokenizer import Tokenizer
 from plait.sharing import Sharing
+from tiny_corpus import tiny
 
 STUDY = Path(__file__).parents[1] / "studies" / "before_the_move"
 
@@ -48,7 +48,7 @@ def plait(warm):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpus") / "tiny"
-    corpora.tiny(path)
+    tiny(path)
     return path
 
 
@@ -300,7 +300,7 @@ def test_eval_refuses_a_corpus_of_another_tokenizer(plait, tmp_path, corpus):
 
 
 def test_a_run_is_whole_where_its_corpus_is_not(plait, tmp_path):
-    corpora.tiny(tmp_path / "tiny")
+    tiny(tmp_path / "tiny")
     trained = plait("train", "nano", "--data.corpus", "tiny", *TINY, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     (folder,) = (tmp_path / "runs" / "single").iterdir()

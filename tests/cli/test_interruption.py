@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from plait.config.files import save_yaml
-from plait.data.corpora import tiny
 from plait.data.tokenizer import Tokenizer
 from plait.recipes import train_config
 from plait.studies.changes import changed
+from tiny_corpus import tiny
 
 STUDY = Path(__file__).parents[1] / "studies" / "before_the_move"
 

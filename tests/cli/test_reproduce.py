@@ -19,13 +19,14 @@ from plait.config import (
     ModelConfig,
     TrainConfig,
 )
-from plait.data.corpora import tiny
 from plait.kernels import table
 from plait.kernels.native import build
 from plait.sharing import Sharing
 from plait.studies.claims import Claim, Paper, PaperFigure, PaperTable, PathContrast
 from plait.studies.contrasts import Contrast
+from plait.studies.rounds import Outcome
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 
 def command(*words):
@@ -62,6 +63,30 @@ def test_a_study_that_is_done_says_how_to_read_it(words, code, told, monkeypatch
     assert ended.value.code == code
     printed = capsys.readouterr().out
     assert printed.endswith(f"{told}\n") if told else not printed
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["reproduce", "pathmoe"], ["study", "run", "s"], ["study", "run", "s", "--launcher", "local"]],
+)
+def test_how_runs_train_reaches_all_of_them(words, paper, tmp_path, monkeypatch):
+    asked = {}
+
+    def stopped(*given, **how):
+        asked.update(how)
+        return Outcome(interrupted=True)
+
+    monkeypatch.setattr(recipes, "study", lambda name: recipes.paper("pathmoe", "nano").studies[0])
+    monkeypatch.setattr("plait.studies.runner.run", stopped)
+    monkeypatch.setattr("plait.studies.launchers.launch", stopped)
+    for options, expected in (
+        (["--compile", "--checkpoints", "s3://bucket"], (True, "s3://bucket")),
+        ([], (False, None)),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--runs", str(tmp_path / "runs"), *options])
+        assert ended.value.code == INTERRUPTED
+        assert (asked["compile"], asked["checkpoints"]) == expected
 
 
 def test_ctrl_c_ends_it_with_130_and_no_page(paper, tmp_path):

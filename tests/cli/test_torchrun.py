@@ -9,8 +9,8 @@ from gloo import start
 from plait.cli import main
 from plait.cli.commands import COMMANDS, DIVIDED
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
-from plait.data.corpora import tiny
 from plait.storage.model_folder import save_model
+from tiny_corpus import tiny
 from toy_models import lively
 
 

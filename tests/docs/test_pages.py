@@ -57,6 +57,8 @@ INSTEAD = {
     "plait study run demo --launcher slurm --gpus-per-run 8 --nodes 2 --hours 12 --jobs 4 --slurm "
     "partition=long --dry-run": "plait study run small.py:demo --launcher slurm --gpus-per-run 8 "
     "--nodes 2 --hours 12 --jobs 4 --slurm partition=long --dry-run",
+    "plait study run demo --checkpoints s3://BUCKET/runs": "plait study run small.py:demo "
+    "--checkpoints away",
     "plait study run ties.py:ties": "plait study run small.py:ties",
     "plait study run crossed.py:crossed": "plait study run small.py:crossed",
     "plait study show crossed.py:crossed": "plait study show small.py:crossed",

@@ -6,6 +6,7 @@ python toys.py FOLDER   makes FOLDER/work, to run pages in; PLAIT_CACHE names th
 import json
 import os
 import random
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -141,8 +142,8 @@ def make(folder: Path) -> None:
 
     work = folder / "work"
     work.mkdir()
-    for name in ("starter", "starter-2k"):  # only their names are those of the real ones
-        corpus = corpora.tiny(corpora.default_path(name))
+    corpus = corpora.tiny(corpora.default_path("starter"))  # only the names are the real ones'
+    shutil.copytree(corpus.path, corpora.default_path("starter-2k"))
     write_plan(small_study(recipes.study("demo")), work / "runs")
     for planned in runs():
         train(planned.config, work / planned.folder)

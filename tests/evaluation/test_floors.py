@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from plait.data.corpora import tiny
 from plait.evaluation.floors import Counts, floors
+from tiny_corpus import tiny
 
 
 @pytest.fixture(scope="module")

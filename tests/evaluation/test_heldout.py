@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
 from plait.config.counts import forward_bytes_per_token
-from plait.data.corpora import tiny
 from plait.evaluation.heldout import BUDGET, evaluate, fitting_batch
 from plait.model import LanguageModel
+from tiny_corpus import tiny
 
 
 @pytest.fixture(scope="module")

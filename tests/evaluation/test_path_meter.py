@@ -15,11 +15,11 @@ from plait.config import (
     ModelConfig,
     RouterConfig,
 )
-from plait.data.corpora import tiny
 from plait.evaluation.heldout import evaluate
 from plait.evaluation.path_meter import PathMeter
 from plait.model import LanguageModel
 from plait.sharing import Sharing
+from tiny_corpus import tiny
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,11 @@ from plait.config import (
     ModelConfig,
     TrainConfig,
 )
-from plait.data.corpora import tiny
 from plait.explore import serve, server, write_static
 from plait.explore.server import LOOPBACK, MAX_BODY, _Guard
 from plait.explore.token_paths import MAX_BYTES
 from plait.training import train
+from tiny_corpus import tiny
 
 JSON = {"content-type": "application/json"}
 

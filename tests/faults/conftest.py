@@ -20,11 +20,11 @@ from plait.config import (
     TrainConfig,
 )
 from plait.config.files import save_yaml
-from plait.data.corpora import tiny
 from plait.report.study.study_report import write_report
 from plait.studies.plan import planned_runs, write_plan
 from plait.studies.study import Study
 from plait.training import train
+from tiny_corpus import tiny
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ from plait.cli.parsing import parse
 from plait.config import AttentionConfig, DataConfig, ExpertConfig, ModelConfig, TrainConfig
 from plait.config.files import load_yaml, save_yaml, to_dict
 from plait.data.batches import Batches
-from plait.data.corpora import tiny
 from plait.data.corpus import Corpus
 from plait.data.specification import Specification
 from plait.data.summary import inspect
@@ -49,6 +48,7 @@ from plait.storage.model_folder import load_model, read_tokenizer, save_model
 from plait.storage.run_listing import found_runs
 from plait.studies.results import read_study
 from plait.training.state import TrainState
+from tiny_corpus import tiny
 
 HERE = World(torch.device("cpu"))
 ended: Counter[tuple[str, str]] = Counter()

@@ -17,12 +17,12 @@ from plait.config import (
     RouterConfig,
 )
 from plait.data import tokenizer as data_tokenizer
-from plait.data.corpora import tiny
 from plait.interop.gguf import ARCHITECTURES, export_gguf
 from plait.interop.gguf_vocabulary import PRE_TOKENIZERS
 from plait.sharing import Sharing
 from plait.storage.model_folder import load_model, save_model
 from plait.surgery.tying import tie
+from tiny_corpus import tiny
 from toy_models import lively
 
 OLMOE = ModelConfig(

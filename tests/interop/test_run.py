@@ -16,12 +16,12 @@ from plait.config import (
     OptimizerConfig,
     TrainConfig,
 )
-from plait.data.corpora import tiny
 from plait.interop.exporting import export_model
 from plait.sharing import Sharing
 from plait.storage.model_folder import load_model, read_tokenizer
 from plait.surgery.tying import tie
 from plait.training import train
+from tiny_corpus import tiny
 
 
 def first_loss(run):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import KernelManager
 
-from plait.data.corpora import tiny
+from tiny_corpus import tiny
 
 STUDY = """
 from plait.config import *

@@ -24,11 +24,11 @@ from plait.config import (
     RouterConfig,
     TrainConfig,
 )
-from plait.data.corpora import tiny
 from plait.parallel import require_compiler
 from plait.sharing import Sharing
 from plait.storage.metrics_file import read_rows
 from plait.training import Interrupted, train
+from tiny_corpus import tiny
 
 CPU = torch.device("cpu")
 GPU = pytest.param(

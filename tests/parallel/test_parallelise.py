@@ -30,10 +30,10 @@ from plait.config import (
     ExpertConfig,
     RouterConfig,
 )
-from plait.data.corpora import tiny
 from plait.model import LanguageModel
 from plait.parallel import World, parallelise
 from plait.sharing import Sharing
+from tiny_corpus import tiny
 
 SHARED = ExpertConfig(count=4, width=32, top_k=3, shared_width=32, shared_gate=True)
 MODELS = {

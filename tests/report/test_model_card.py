@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
@@ -16,13 +17,13 @@ from plait.cli import main
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig, RouterConfig, TrainConfig
 from plait.config.counts import count
 from plait.config.files import from_dict
-from plait.data.corpora import tiny
 from plait.interop.exporting import export_model
 from plait.report.model_card import model_card
 from plait.report.numbers import quantity
 from plait.report.structure_figure import PER_LINE, structure_figure
 from plait.sharing import Sharing
 from plait.storage.model_folder import read_config, read_training, save_model
+from tiny_corpus import tiny
 from toy_models import lively
 
 SHARING = Sharing(router="blocks(2)", experts="groups(2, skip=1)")
@@ -50,13 +51,10 @@ def rows(card: str, title: str) -> list[list[str]]:
 
 def boxes(picture: str) -> list[tuple[str, int]]:
     """What stands in each box of a picture, and how many depths wide it is."""
-    root = ElementTree.fromstring(picture)
-    rectangles = [e for e in root if e.tag.endswith("rect")][1:]
-    middle = [e for e in root if e.get("text-anchor") == "middle" and e.get("class") is None]
-    return [
-        (str(text.text), round((float(str(box.get("width"))) + 4) / 44))
-        for box, text in zip(rectangles, middle, strict=True)
-    ]
+    elements = list(ElementTree.fromstring(picture))[1:]  # the ground is first
+    pairs = [(a, b) for a, b in pairwise(elements) if a.tag.endswith("rect")]
+    assert all(said.tag.endswith("text") for _, said in pairs)
+    return [(str(said.text), round(float(str(box.get("width"))) / 44)) for box, said in pairs]
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +168,7 @@ def test_a_deep_model_is_drawn_in_lines(tmp_path):
     deep = replace(QWEN, depth=PER_LINE + 2, sharing=Sharing(experts="all"))
     picture = structure_figure(deep)
     assert [box for box in boxes(picture) if box[1] > 1] == [("0", PER_LINE), ("0", 2)]
-    assert picture.count(">depth<") == 2
+    assert picture.count(">experts<") == 2
 
 
 def test_chat_templates_are_kept(tmp_path):

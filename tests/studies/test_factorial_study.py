@@ -25,7 +25,6 @@ from plait.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from plait.data.corpora import tiny
 from plait.report.study.design_words import study_headline
 from plait.report.study.study_report import write_report
 from plait.report.terminal.study_table import show
@@ -41,6 +40,7 @@ from plait.studies.runner import run
 from plait.studies.study import Study
 from plait.training import train
 from plait.verification import verify
+from tiny_corpus import tiny
 
 ROUTER = {"own": {}, "b2": {"model.sharing.router": "blocks(2)"}}
 EXPERTS = {"own": {}, "g2": {"model.sharing.experts": "groups(2)"}}
@@ -322,7 +322,7 @@ def test_killed_and_resumed_it_is_the_uninterrupted_one(
             vocab_size=512, depth=2, width=32, context=64, experts=ExpertConfig(count=4, width=32)
         ),
         data=DataConfig(corpus=str(corpus), sequence_length=64, batch=4),
-        tokens=60 * 256,
+        tokens=40 * 256,
         schedule=ScheduleConfig(warmup=1000),
         evaluation=EvaluationConfig(tokens=512, final_tokens=512),
         checkpoint=CheckpointConfig(every=10),
@@ -358,7 +358,7 @@ def test_killed_and_resumed_it_is_the_uninterrupted_one(
             [row["loss"] for row in RunFolder(planned.folder).metrics() if "loss" in row]
             for planned in (one, other)
         ]
-        assert len(losses[0]) == 60
+        assert len(losses[0]) == 40
         assert losses[0] == losses[1], one.name
     found = [effects(read_study(root / "crossed")) for root in (killed, whole)]
     assert found[0] == found[1]

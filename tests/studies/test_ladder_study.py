@@ -10,7 +10,6 @@ from rich.console import Console
 
 from made_up_study import made_up_config, write_ladder
 from plait.config import EvaluationConfig, ScheduleConfig
-from plait.data.corpora import tiny
 from plait.report.study.study_report import write_report
 from plait.report.terminal.study_table import show
 from plait.studies.answers import answers
@@ -23,6 +22,7 @@ from plait.studies.scaling import scaling
 from plait.studies.study import Study
 from plait.studies.tables import comparison_table
 from plait.verification import verify
+from tiny_corpus import tiny
 
 SIZES = {"s": {"model.width": 64}, "m": {}, "l": {"model.width": 256}}
 TOKENS = {"s": 1_000_000, "m": 2_000_000, "l": 4_000_000}

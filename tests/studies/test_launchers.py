@@ -18,7 +18,7 @@ from rich.console import Console
 
 from plait.config import DataConfig, ModelConfig, TrainConfig
 from plait.config.counts import count
-from plait.data.corpora import tiny
+from plait.storage.places import place_of
 from plait.storage.run_folder import RunFolder
 from plait.studies import launchers
 from plait.studies.devices import own_gpus, worker_command
@@ -26,6 +26,7 @@ from plait.studies.launchers import Cluster, launch, scripts
 from plait.studies.plan import planned_runs
 from plait.studies.rounds import last_words
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 pytest.importorskip("submitit")
 cloudpickle = pytest.importorskip("cloudpickle")
@@ -36,6 +37,7 @@ import os, signal, sys, threading, time
 from pathlib import Path
 from plait.storage.result import Result
 folder = Path(sys.argv[1])
+(folder / "how").write_text(sys.argv[2])
 (folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "none"))
 if folder.name.startswith("broken"):
     print("something before"); sys.exit("the reason, in one line")
@@ -60,8 +62,8 @@ Result(
 """
 
 
-def fake(folder: Path, torchrun: object = ()) -> list[str]:
-    return [sys.executable, "-c", FAKE_TRAINER, str(folder)]
+def fake(folder: Path, torchrun: object = (), **how: object) -> list[str]:
+    return [sys.executable, "-c", FAKE_TRAINER, str(folder), json.dumps(how)]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,7 @@ def test_a_run_over_several_gpus_is_started_by_torchrun() -> None:
         "plait.studies.worker",
         "run",
     ]
-    over_nodes = worker_command(Path("run"), None, 1, ["--nnodes", "2"])
+    over_nodes = worker_command(Path("run"), torchrun=["--nnodes", "2"])
     assert over_nodes[3:7] == ["--nnodes", "2", "--nproc-per-node", "1"]
     assert "torch.distributed.run" not in worker_command(Path("run"), "cpu")
 
@@ -167,7 +169,9 @@ def test_jobs_have_gpus_of_their_own_and_a_failed_one_is_one_line(
     said = io.StringIO()
     console = Console(file=said, width=300)
     small = study(config, "a", "b", "broken")
-    outcome = launch(small, tmp_path, Cluster("local"), console, fake)
+    monkeypatch.setattr(launchers, "worker_command", fake)
+    how = {"compile": True, "checkpoints": "memory://x"}
+    outcome = launch(small, tmp_path, Cluster("local"), console, **how)  # type: ignore[arg-type]
     assert sorted(name.split("-")[0] for name in outcome.finished) == ["a", "b"]
     assert [name.split("-")[0] for name in outcome.failed] == ["broken"]
     [line] = [line for line in said.getvalue().splitlines() if "failed" in line]
@@ -175,7 +179,10 @@ def test_jobs_have_gpus_of_their_own_and_a_failed_one_is_one_line(
     gpus = [run.folder.joinpath("gpus").read_text() for run in planned_runs(small, tmp_path)]
     assert gpus[:2] == ["4", "5"]
     assert gpus[2] in ("4", "5")
-    again = launch(study(config, "a", "b"), tmp_path, Cluster("local"), console, fake)
+    for planned in planned_runs(small, tmp_path):
+        told = json.loads(planned.folder.joinpath("how").read_text())
+        assert told == {"device": None, "processes": 1, **how}
+    again = launch(study(config, "a", "b"), tmp_path, Cluster("local"), console, command=fake)
     assert (len(again.skipped), again.finished, again.failed) == (2, [], [])
 
 
@@ -197,7 +204,7 @@ def test_a_preempted_job_saves_and_is_started_again(
         os.kill(parent, signal.SIGUSR2)
 
     threading.Thread(target=preempt, daemon=True).start()
-    outcome = launch(long, tmp_path, Cluster("local"), Console(file=io.StringIO()), fake)
+    outcome = launch(long, tmp_path, Cluster("local"), Console(file=io.StringIO()), command=fake)
     assert outcome.finished == [planned.folder.name]
     assert (planned.folder / "saved").exists()
 
@@ -216,7 +223,7 @@ def test_an_interrupted_launcher_lets_local_jobs_save(config: TrainConfig, tmp_p
 
     threading.Thread(target=interrupt, daemon=True).start()
     said = io.StringIO()
-    outcome = launch(long, tmp_path, Cluster("local"), Console(file=said, width=200), fake)
+    outcome = launch(long, tmp_path, Cluster("local"), Console(file=said, width=200), command=fake)
     assert (outcome.interrupted, outcome.failed, outcome.finished) == (True, [], [])
     assert "the same command follows what is left" in said.getvalue()
     wait_for(lambda: not _runs(_number(planned.folder / "own")))
@@ -264,10 +271,13 @@ def test_a_run_over_two_processes_is_one_run_and_resumes_when_it_is_preempted(
 
     threading.Thread(target=preempt, daemon=True).start()
     cluster = Cluster(launcher, gpus_per_run=2, device="cpu")
-    outcome = launch(two, tmp_path, cluster, Console(file=io.StringIO()))
+    console, address = Console(file=io.StringIO()), f"file://{tmp_path}/away"
+    outcome = launch(two, tmp_path, cluster, console, checkpoints=address)
     assert outcome.finished == [planned.folder.name], (planned.folder / "log.txt").read_text()
     assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
     assert last_words(planned.folder / "log.txt").startswith("stopped after step")
+    assert place_of(planned.folder).names() == [f"step-{planned.config.steps}"]
+    assert str(place_of(planned.folder)) == f"{address}/small/{planned.folder.name}"
     assert not run.held
 
 
@@ -293,7 +303,7 @@ def test_slurm_runs_an_array_queues_a_preempted_job_again_and_a_cancelled_one_is
     threading.Thread(target=interfere, daemon=True).start()
     cluster = Cluster("slurm", device="cpu", hours=0.2)
     said = io.StringIO()
-    outcome = launch(small, tmp_path, cluster, Console(file=said, width=300), fake)
+    outcome = launch(small, tmp_path, cluster, Console(file=said, width=300), command=fake)
     assert sorted(name.split("-")[0] for name in outcome.finished) == ["a", "long"], said.getvalue()
     assert sorted(name.split("-")[0] for name in outcome.failed) == ["broken", "lost"]
     assert "lost-s0 failed: job " in said.getvalue()

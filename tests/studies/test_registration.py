@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from made_up_study import made_up_config
-from plait.data.corpora import tiny
 from plait.studies.contrasts import Contrast
 from plait.studies.plan import planned_runs, write_plan
 from plait.studies.registration import PLAN
 from plait.studies.results import read_study
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 
 @pytest.fixture(scope="module")

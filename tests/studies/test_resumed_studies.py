@@ -13,12 +13,12 @@ import pytest
 from rich.console import Console
 
 from made_up_study import made_up_config
-from plait.data.corpora import tiny
 from plait.studies.answers import answers
 from plait.studies.results import StudyResults, read_study
 from plait.studies.runner import run
 from plait.studies.study import Study
 from plait.studies.tuning import Tuning
+from tiny_corpus import tiny
 
 TRAINER = """
 import hashlib, math, sys, time

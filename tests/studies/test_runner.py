@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import runpy
 import signal
 import subprocess
 import sys
@@ -27,15 +28,16 @@ from plait.config import (
     TrainConfig,
 )
 from plait.config.files import save_yaml
-from plait.data.corpora import tiny
 from plait.storage import lease
 from plait.storage.run_folder import RunFolder
 from plait.studies import runner
+from plait.studies.devices import worker_command
 from plait.studies.plan import planned_runs
 from plait.studies.results import read_study
 from plait.studies.rounds import Outcome, last_words
 from plait.studies.runner import run, run_study
 from plait.studies.study import Study
+from tiny_corpus import tiny
 
 FAKE_TRAINER = """
 import json, os, sys, time
@@ -268,18 +270,40 @@ import pickle, sys
 from pathlib import Path
 from plait.studies.runner import run
 study = pickle.loads(Path(sys.argv[1]).read_bytes())
-sys.exit(run(study, Path(sys.argv[2])).exit_code)
+print("ready", flush=True)
+sys.stdin.readline()
+sys.exit(run(study, Path(sys.argv[2]), checkpoints=(sys.argv[3:] or [None])[0]).exit_code)
 """
 
 
+class Launcher:
+    """A process that has read all that a study takes, and waits to run it."""
+
+    def __init__(self, study: Study, root: Path, *address: str) -> None:
+        file = root / "study.pickle"
+        file.write_bytes(pickle.dumps(study))
+        command = [sys.executable, "-c", DRIVER, str(file), str(root), *address]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def begin(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+
 @pytest.mark.slow
-def test_orphaned_and_interrupted_runs_save_and_resume(
+def test_orphaned_and_interrupted_runs_save_and_resume_at_an_address(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
     long = study(dataclasses.replace(config, tokens=50_000), "only")
     [planned] = planned_runs(long, tmp_path)
+    address = f"file://{tmp_path}/away"
 
     def steps() -> list[int]:
         path = planned.folder / "metrics.jsonl"
@@ -288,7 +312,9 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
         return [row["step"] for row in rows if "loss" in row]
 
     def checkpoints() -> set[str]:
-        return {path.name for path in planned.folder.glob("checkpoints/step-*")}
+        return {
+            path.parent.name for path in tmp_path.glob("away/small/only-*/step-*/manifest.json")
+        }
 
     def wait_for(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + 90
@@ -297,12 +323,11 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
             time.sleep(0.02)
 
     # The parent dies without a word: its worker notices, saves and stops.
-    (tmp_path / "study.pickle").write_bytes(pickle.dumps(long))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    parent = Launcher(long, tmp_path, address)
+    parent.begin()
     wait_for(steps)
-    parent.kill()
-    parent.wait()
+    parent.process.kill()
+    parent.process.communicate()
     wait_for(checkpoints)
     saved, before = checkpoints(), len(steps())
 
@@ -312,15 +337,47 @@ def test_orphaned_and_interrupted_runs_save_and_resume(
 
     said = io.StringIO()
     threading.Thread(target=interrupt_later, daemon=True).start()
-    outcome = run(long, tmp_path, console=Console(file=said, width=200))
+    outcome = run(long, tmp_path, checkpoints=address, console=Console(file=said, width=200))
     assert (outcome.interrupted, outcome.exit_code, outcome.failed) == (True, 1, [])
     assert "run study small again to go on from here" in said.getvalue()
     assert checkpoints() > saved
     assert not (planned.folder / "result.json").exists()
 
+    # it knows where they are
     results = run_study(long, tmp_path, console=Console(file=said, width=200))
     assert [run.folder for run in results.runs] == [planned.folder]
     assert steps() == list(range(1, planned.config.steps + 1))  # none lost, none done twice
+    assert checkpoints() == {f"step-{planned.config.steps}"}
+    assert not list(planned.folder.glob("checkpoints/*"))
+
+
+def test_a_worker_trains_as_its_command_says(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_yaml(config, tmp_path / "config.yaml")
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr("plait.training.train", lambda config, folder, **how: asked.append(how))
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # nobody holds its input
+    for how in (
+        {"device": "cpu", "compile": True, "checkpoints": "s3://bucket/-runs"},
+        {"device": None, "compile": False, "checkpoints": None},
+    ):
+        monkeypatch.setattr(sys, "argv", worker_command(tmp_path, **how)[2:])  # type: ignore[arg-type]
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module("plait.studies.worker", run_name="__main__")
+        assert ended.value.code == 0
+        assert asked.pop() == how
+
+
+def test_what_no_run_could_do_is_said_before_the_first(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAIT_KERNEL", "reference")
+    with pytest.raises(ValueError, match="PLAIT_KERNEL leaves the experts to their reference"):
+        run(study(config, "a"), tmp_path, device="cpu", compile=True)
+    with pytest.raises(ValueError, match=r"checkpoints at nowhere://x: Protocol not known"):
+        run_study(study(config, "a"), tmp_path, device="cpu", checkpoints="nowhere://x")
+    assert not (tmp_path / "small").exists()
 
 
 @pytest.mark.slow
@@ -329,18 +386,19 @@ def test_two_launchers_share_a_study_and_one_takes_up_what_the_other_leaves(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PLAIT_KERNEL", "reference")
-    shared = study(dataclasses.replace(config, tokens=200_000), "a", "b")
+    shared = study(dataclasses.replace(config, tokens=80_000), "a", "b")
     folders = [planned.folder for planned in planned_runs(shared, tmp_path)]
-    (tmp_path / "study.pickle").write_bytes(pickle.dumps(shared))
-    command = [sys.executable, "-c", DRIVER, str(tmp_path / "study.pickle"), str(tmp_path)]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    launchers = Launcher(shared, tmp_path), Launcher(shared, tmp_path)
+    first, second = (launcher.process for launcher in launchers)
+    launchers[0].begin()
     while not RunFolder(folders[0]).held:
         assert first.poll() is None
         time.sleep(0.02)
-    second = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    launchers[1].begin()
     assert second.stdout is not None
     assert any("a-s0: another process trains it" in line for line in second.stdout)
     first.kill()  # its worker notices, saves and stops; the second then trains both
+    first.communicate()
     said, _ = second.communicate(timeout=240)
     assert second.returncode == 0, said
     assert "failed" not in said

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from made_up_study import made_up_config, measures
-from plait.data.corpora import tiny
 from plait.report.palette import series
 from plait.report.study.tuning_section import tuning_section
 from plait.storage.result import Result
@@ -21,6 +20,7 @@ from plait.studies.results import read_study
 from plait.studies.stages import next_stage
 from plait.studies.study import Study
 from plait.studies.tuning import Tuning
+from tiny_corpus import tiny
 
 Loss = Callable[[PlannedRun], float]
 

@@ -18,9 +18,9 @@ from plait.config import (
     TrainConfig,
 )
 from plait.config.files import config_hash
-from plait.data.corpora import tiny
 from plait.sharing import Sharing
 from plait.training import train
+from tiny_corpus import tiny
 
 
 @pytest.fixture(scope="session")

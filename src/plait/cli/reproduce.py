@@ -18,6 +18,8 @@ def reproduce(
     out: Path | None = None,
     jobs: int | None = None,
     device: str | None = None,
+    compile: bool = False,
+    checkpoints: str | None = None,
     tokens: float | None = None,
     seeds: str | None = None,
     until: Literal["decided"] | None = None,
@@ -42,6 +44,8 @@ def reproduce(
         out: the page; by default PAPER-SCALE.html in the folder of all runs.
         jobs: as for study run.
         device: as torch names it; None: CUDA where there is one, else the CPU.
+        compile: as for plait train.
+        checkpoints: as for study run.
         tokens: of every run, in place of what the scale says.
         seeds: 0..5 (both ends included) or 0,1,2; None: those of the scale.
         until: decided: look at the seeds three times, and stop where every question is decided.
@@ -90,6 +94,8 @@ def reproduce(
             pilot=None,
             dry_run=dry_run,
             yes=yes,
+            compile=compile,
+            checkpoints=checkpoints,
             deviation=paper.deviation,
         )
         if code:

@@ -35,6 +35,8 @@ def study_run(
     nodes: int = 1,
     hours: float = 24.0,
     slurm: tuple[str, ...] = (),
+    compile: bool = False,
+    checkpoints: str | None = None,
     set: tuple[str, ...] = (),
     tokens: float | None = None,
     seeds: str | None = None,
@@ -62,6 +64,8 @@ def study_run(
         nodes: slurm: machines of a run, which share its GPUs alike.
         hours: time limit of a job; a run that takes longer is queued again and resumes.
         slurm: further options of sbatch, such as partition=long account=mine.
+        compile: steps by torch.compile, as for plait train.
+        checkpoints: address beneath which those of all runs are kept, as for plait train.
         set: options of the training configuration for all variants, such as data.batch=8.
         tokens: of every run; warm-up, decay and evaluations keep their share of it.
         seeds: 0..5 (both ends included) or 0,1,2; None: those it states.
@@ -96,6 +100,8 @@ def study_run(
         dry_run=dry_run,
         yes=yes,
         gpus_per_run=gpus_per_run,
+        compile=compile,
+        checkpoints=checkpoints,
         cluster=cluster,
     )
     if code == 0 and not dry_run:
@@ -115,6 +121,8 @@ def begin(
     yes: bool,
     deviation: float | None = None,
     gpus_per_run: int = 1,
+    compile: bool = False,
+    checkpoints: str | None = None,
     cluster: "Cluster | None" = None,
 ) -> int:
     """Say what a study takes and can resolve, then train what is not finished: its exit code.
@@ -151,10 +159,17 @@ def begin(
             "--seeds or --variants"
         )
     if cluster is not None:
-        outcome = launch(study, runs, cluster, console)
+        outcome = launch(study, runs, cluster, console, compile=compile, checkpoints=checkpoints)
     else:
         outcome = run(
-            study, runs, jobs=jobs_here, device=device, gpus_per_run=gpus_per_run, console=console
+            study,
+            runs,
+            jobs=jobs_here,
+            device=device,
+            gpus_per_run=gpus_per_run,
+            compile=compile,
+            checkpoints=checkpoints,
+            console=console,
         )
     return INTERRUPTED if outcome.interrupted else outcome.exit_code
 

@@ -55,7 +55,12 @@ def require_gpus(each: int, gpus: Sequence[str], device: str | None) -> None:
 
 
 def worker_command(
-    folder: Path, device: str | None = None, processes: int = 1, torchrun: Sequence[str] = ()
+    folder: Path,
+    device: str | None = None,
+    processes: int = 1,
+    compile: bool = False,
+    checkpoints: str | None = None,
+    torchrun: Sequence[str] = (),
 ) -> list[str]:
     """Return the command that trains one run folder.
 
@@ -63,9 +68,14 @@ def worker_command(
         folder: of the run.
         device: as torch names it; None: CUDA where there is one, else the CPU.
         processes: on this machine that share the run; torchrun starts more than one.
+        compile: each depth by torch.compile.
+        checkpoints: address beneath which they are kept; None: in the folder.
         torchrun: its further options, such as where the other machines meet.
     """
-    worker = ["-m", "plait.studies.worker", str(folder), *([] if device is None else [device])]
+    worker = ["-m", "plait.studies.worker", str(folder)]
+    worker += [] if device is None else [f"--device={device}"]
+    worker += ["--compile"] if compile else []
+    worker += [] if checkpoints is None else [f"--checkpoints={checkpoints}"]
     if processes == 1 and not torchrun:
         return [sys.executable, *worker]
     how = torchrun or ["--standalone"]

@@ -16,6 +16,7 @@ from plait.config.counts import count
 from plait.config.files import save_yaml
 from plait.reading import one_line, read_json
 from plait.storage.lease import HELD
+from plait.storage.places import Address
 from plait.storage.run_folder import CONFIG, LOG, RunFolder
 from plait.studies.devices import own_gpus, require_gpus, visible_gpus, worker_command
 from plait.studies.job import Job
@@ -83,6 +84,9 @@ def launch(
     root: Path,
     cluster: Cluster,
     console: Console | None = None,
+    *,
+    compile: bool = False,
+    checkpoints: str | None = None,
     command: Callable[..., list[str]] | None = None,
 ) -> Outcome:
     """Train every run of the study that is not finished yet, each as a job; see `runner.run`.
@@ -92,7 +96,15 @@ def launch(
     """
     root = root.absolute()
     console = console or Console()
-    command = command or partial(worker_command, device=cluster.device, processes=cluster.processes)
+    if checkpoints is not None:
+        Address(checkpoints, root)
+    command = command or partial(
+        worker_command,
+        device=cluster.device,
+        processes=cluster.processes,
+        compile=compile,
+        checkpoints=checkpoints,
+    )
     job = partial(Job, command=command, processes=cluster.processes, nodes=cluster.nodes)
     places = _places(cluster)
     outcome = Outcome()

@@ -27,9 +27,10 @@ from rich.progress import (
 from plait.config.files import save_yaml
 from plait.data import corpora
 from plait.notebook.bars import progress
-from plait.parallel import default_device
+from plait.parallel import default_device, require_compiler
 from plait.storage.lease import HELD
 from plait.storage.metrics_file import NewRows
+from plait.storage.places import Address
 from plait.storage.run_folder import CONFIG, LOG, METRICS, RunFolder
 from plait.studies.devices import (
     ask_to_stop,
@@ -56,6 +57,8 @@ def run_study(
     *,
     jobs: int | None = None,
     device: str | None = None,
+    compile: bool = False,
+    checkpoints: str | None = None,
     console: Console | None = None,
 ) -> StudyResults:
     """Train every run of the study that is not finished yet, and return what all have measured.
@@ -69,6 +72,9 @@ def run_study(
         runs: the folder of all studies.
         jobs: processes at a time; None: a few steps tell what is fastest here, where that pays.
         device: as torch names it; None: CUDA where there is one, else the CPU.
+        compile: each depth by torch.compile, in steps of training.
+        checkpoints: address that fsspec knows, beneath which those of all runs are kept; None: in
+            their folders, or where those of a run are already.
         console: where progress is drawn.
 
     Raises:
@@ -84,7 +90,15 @@ def run_study(
                 corpora.ensure(corpus, bars)
     if jobs is None:
         jobs = forecast(study, root, cpu=default_device(device).type == "cpu").jobs
-    outcome = run(study, root, jobs=jobs, device=device, console=console)
+    outcome = run(
+        study,
+        root,
+        jobs=jobs,
+        device=device,
+        compile=compile,
+        checkpoints=checkpoints,
+        console=console,
+    )
     if outcome.interrupted:
         raise KeyboardInterrupt
     if outcome.failed:
@@ -102,6 +116,8 @@ def run(
     jobs: int = 1,
     device: str | None = None,
     gpus_per_run: int = 1,
+    compile: bool = False,
+    checkpoints: str | None = None,
     console: Console | None = None,
     command: Callable[[Path], list[str]] | None = None,
 ) -> Outcome:
@@ -113,6 +129,8 @@ def run(
         jobs: runs at a time; the processor's threads, and GPUs, are divided among them.
         device: as torch names it; None: CUDA where there is one, else the CPU.
         gpus_per_run: a process for each; on the CPU just processes.
+        compile: as for `run_study`.
+        checkpoints: as for `run_study`.
         console: where progress is drawn.
         command: from a run folder to the command that trains it; None: ours.
 
@@ -125,7 +143,17 @@ def run(
     console = console or Console()
     gpus = visible_gpus(device)
     require_gpus(gpus_per_run, gpus, device)
-    command = command or partial(worker_command, device=device, processes=gpus_per_run)
+    if compile:
+        require_compiler(default_device(device))
+    if checkpoints is not None:
+        Address(checkpoints, root)  # what fsspec does not know is said once, and not by every run
+    command = command or partial(
+        worker_command,
+        device=device,
+        processes=gpus_per_run,
+        compile=compile,
+        checkpoints=checkpoints,
+    )
     places = [
         _Place(
             gpus_per_run,

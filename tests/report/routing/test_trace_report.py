@@ -12,7 +12,6 @@ from rich.console import Console
 from made_up_models import trained_run
 from plait.config import AttentionConfig, CollaborationConfig, ExpertConfig, ModelConfig
 from plait.data import Corpus
-from plait.data.corpora import tiny
 from plait.interop.exporting import export_model
 from plait.report.routing.trace_report import run_trace
 from plait.routing import Passage, read_trace, trace_model
@@ -20,6 +19,7 @@ from plait.routing.metrics.consistency import consistency
 from plait.sharing import Sharing
 from plait.statistics import Resampler
 from plait.storage.model_folder import load_model
+from tiny_corpus import tiny
 
 
 @pytest.fixture(scope="module")

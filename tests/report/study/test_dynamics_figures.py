@@ -19,7 +19,6 @@ from plait.config import (
     ModelConfig,
     TrainConfig,
 )
-from plait.data.corpora import tiny
 from plait.report.figure import Figure, Section
 from plait.report.palette import series
 from plait.report.study.dynamics_figures import MEASURES, dynamics_section, smoothed
@@ -27,6 +26,7 @@ from plait.report.study.study_report import write_report
 from plait.storage.metrics_file import read_rows
 from plait.studies.results import read_study
 from plait.training import train
+from tiny_corpus import tiny
 
 NAMES = {f"dynamics-{measure.name.replace('_', '-')}" for measure in MEASURES}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from made_up_models import trained_run
 from plait.config import AttentionConfig, ExpertConfig, ModelConfig
-from plait.data.corpora import tiny
 from plait.report.study.routing_section import study_section
 from plait.report.study.study_report import write_report
 from plait.sharing import Sharing
+from tiny_corpus import tiny
 
 
 def test_section_of_two_variants_without_the_dense_one(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def say_forecast(
                 if expected.assumed
                 else f" ({expected.runs_per_hour:.0f} runs an hour, {jobs} at a time)"
             )
-        console.print(Text(f"{said}, {size(expected.bytes)} of disk when done"), soft_wrap=True)
+        console.print(
+            Text(f"{said}, {size(expected.bytes)} of checkpoints when done"), soft_wrap=True
+        )
     folder = root / (pilot or study.name)
     if pilot is not None or (folder / STUDY).is_file():
         found = resolutions(read_study(folder), study.questions, len(study.seeds))
