@@ -29,7 +29,7 @@ class Decoder:
         self.angles: tuple[Tensor | None, Tensor | None] = None, None
 
     def logits_after(self, tokens: list[int]) -> Tensor:
-        """Read further tokens, at least one; return what follows them (V), not yet probabilities."""
+        """Read further tokens, at least one; return the logits (V) of what follows them."""
         if self.stack is None or len(tokens) > 1 or not self.cache.lengths:
             device = self.model.embedding.weight.device
             tokens_1S = torch.tensor([tokens], device=device)
