@@ -77,8 +77,7 @@ def covers(stack: Stack, head_width: int) -> bool:
 def logits_after(
     token: int,
     stack: Stack,
-    cos_Rd: Tensor | None,
-    sin_Rd: Tensor | None,
+    angles_Rd: tuple[Tensor, Tensor],
     keys_1GRd: Sequence[Tensor],
     values_1GRd: Sequence[Tensor],
     held: int,
@@ -88,8 +87,7 @@ def logits_after(
     Args:
         token: its id.
         stack: what it passes through.
-        cos_Rd: of the angles of all places that there is room for; None: nothing is turned.
-        sin_Rd: their sines.
+        angles_Rd: cosines and sines of all places that there is room for.
         keys_1GRd: of each depth, extended in place.
         values_1GRd: of each depth, too.
         held: tokens that are there.
@@ -101,7 +99,8 @@ def logits_after(
         [part for depth in s.depths for part in depth],
         s.final_norm_D,
         s.head_VD,
-        *(cos_Rd, sin_Rd, keys_1GRd, values_1GRd, held),
+        *angles_Rd,
+        *(keys_1GRd, values_1GRd, held),
         *(s.eps, s.activation == "swiglu", s.top_k, s.sigmoid, s.renormalise, s.scale),
     )
     return logits_V

@@ -3,7 +3,7 @@
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait import kernels
 from plait.config import ModelConfig
@@ -13,7 +13,6 @@ from plait.model.attention import Attention
 from plait.model.experts import ExpertBank, FeedForward
 from plait.model.language_model import LanguageModel
 from plait.model.rotary import rotary
-from plait.model.router import LinearRouter, RandomFixedRouter
 
 
 class Decoder:
@@ -26,7 +25,7 @@ class Decoder:
     def __init__(self, model: LanguageModel):
         self.model, self.cache = model, KVCache()
         self.stack = whole_stack(model)
-        self.angles: tuple[Tensor | None, Tensor | None] = None, None
+        self.angles: tuple[Tensor, Tensor] | None = None
 
     def logits_after(self, tokens: list[int]) -> Tensor:
         """Read further tokens, at least one; return the logits (V) of what follows them."""
@@ -36,14 +35,16 @@ class Decoder:
             logits_11V = self.model(tokens_1S, cache=self.cache, logits_to_keep=1).logits
             return cast(Tensor, logits_11V)[0, -1]
         held = self.cache.get_seq_length()
-        buffers = [self.cache.room(depth, 1) for depth in range(self.model.config.depth)]
-        keys, values = ([both[i] for both in buffers] for i in range(2))
-        a, room = self.model.config.attention, keys[0].shape[2]
-        if self.angles[0] is None or len(self.angles[0]) < room:
-            cos, sin = rotary(torch.arange(room)[None], self.model.config.heads[2], a)
+        c, keys, values = self.model.config, [], []
+        for depth in range(c.depth):
+            key, value, _ = self.cache.room(depth, 1)
+            keys.append(key)
+            values.append(value)
+        room = keys[0].shape[2]
+        if self.angles is None or len(self.angles[0]) < room:
+            cos, sin = rotary(torch.arange(room)[None], c.heads[2], c.attention)
             self.angles = cos[0], sin[0]
-        given = keys, values, held
-        return whole_token.logits_after(tokens[0], self.stack, *self.angles, *given)
+        return whole_token.logits_after(tokens[0], self.stack, self.angles, keys, values, held)
 
 
 def whole_stack(model: LanguageModel) -> whole_token.Stack | None:
@@ -54,35 +55,37 @@ def whole_stack(model: LanguageModel) -> whole_token.Stack | None:
     depths = []
     for depth in range(c.depth):
         part = model.parts_at(depth)
-        experts, router = part.experts, part.router
+        a, experts, router = cast(Attention, part.attention), part.experts, part.router
         if isinstance(experts, ExpertBank):
             if experts.compute is not kernels.experts or experts._is_expert_parallel:
                 return None
-            if not isinstance(router, LinearRouter | RandomFixedRouter):
-                return None
-            up_EXD, down_EDF = experts.up, experts.down
+            bank: tuple[Tensor, Tensor] = experts.up, experts.down
         else:
             dense = cast(FeedForward, experts)
-            up_EXD, down_EDF = dense.up[None], dense.down[None]
-        a = cast(Attention, part.attention)
+            bank = dense.up[None], dense.down[None]
+        normed = a.qk_norm != "none"
         depths.append(
             whole_token.Depth(
-                cast(Tensor, part.attention_norm.weight),
-                *(p.weight for p in (a.q_proj, a.k_proj, a.v_proj, a.o_proj)),
-                *((a.q_norm.weight, a.k_norm.weight) if a.qk_norm != "none" else (None, None)),
-                cast(Tensor, part.expert_norm.weight),
-                None if router is None else cast(Tensor, router.weight),
-                None if part.load_bias is None else part.load_bias.bias_E,
-                up_EXD,
-                down_EDF,
+                attention_norm_D=_weight(part.attention_norm),
+                query_ND=a.q_proj.weight,
+                key_ND=a.k_proj.weight,
+                value_ND=a.v_proj.weight,
+                output_DN=a.o_proj.weight,
+                query_norm=a.q_norm.weight if normed else None,
+                key_norm=a.k_norm.weight if normed else None,
+                expert_norm_D=_weight(part.expert_norm),
+                router_ED=None if router is None else _weight(router),
+                bias_E=None if part.load_bias is None else part.load_bias.bias_E,
+                up_EXD=bank[0],
+                down_EDF=bank[1],
             )
         )
-    r, weight = c.router, model.embedding.weight
+    r, embedding = c.router, model.embedding
     stack = whole_token.Stack(
-        embedding_VD=weight,
+        embedding_VD=embedding.weight,
         depths=tuple(depths),
-        final_norm_D=cast(Tensor, model.final_norm.weight),
-        head_VD=weight if model.head is None else model.head.weight,
+        final_norm_D=_weight(model.final_norm),
+        head_VD=_weight(embedding if model.head is None else model.head),
         eps=c.norm_eps,
         activation=c.experts.activation,
         top_k=c.experts.top_k,
@@ -102,9 +105,13 @@ def _plain(c: ModelConfig) -> bool:
         and (a.position, a.clip_qkv, a.scale, a.lora_rank) == ("rope", None, None, 0)
         and not (a.qkv_bias or a.output_bias or c.experts.shared_width)
         and (r.choice, r.groups) == ("tokens", 1)
-        and r.kind in ("linear", "random-fixed")
+        and r.kind in ("linear", "random-fixed")  # both a matrix
         and c.plans.decision.count == c.depth
     )
+
+
+def _weight(module: nn.Module) -> Tensor:
+    return cast(Tensor, module.weight)
 
 
 def _watched(model: LanguageModel) -> bool:

@@ -24,9 +24,9 @@ void share(int64_t count, int64_t bytes, Work work) {
   });
 }
 
-// Rows whose sums registers hold. On plain vectors that is few, and then rows are read almost one
-// after another, which the processor foresees by itself.
-constexpr int64_t kAtOnce = kLanesOnly ? 2 : kLane;
+// Rows that are read at once. On plain vectors it is one: a processor foresees by itself what is
+// read in order, and two rows in turn took a quarter longer.
+constexpr int64_t kAtOnce = kLanesOnly ? 1 : kLane;
 
 // The dot products of x (K) with sixteen rows (16 × K) that follow each other.
 template <typename W, typename T>
@@ -249,8 +249,8 @@ class Crew {
     int64_t threads = at::get_num_threads();
     at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t) {
       if (begin == 0) {
+        Ended ended{over_};
         lead();
-        over_.store(true, std::memory_order_release);
       }
       for (int64_t tries = 0; !over_.load(std::memory_order_acquire); ++tries) {
         if (take()) tries = 0;
@@ -274,6 +274,12 @@ class Crew {
     }
     return false;
   }
+
+  // However the leader ends, the others do too.
+  struct Ended {
+    std::atomic<bool>& over;
+    ~Ended() { over.store(true, std::memory_order_release); }
+  };
 
   static void rest(int64_t tries) {
     if (tries > 1000) std::this_thread::yield();
@@ -330,7 +336,7 @@ void choose(float* logits, const W* bias, int64_t E, Gating how, int64_t* ids, f
   scale_row(gates, factor, how.top_k);
 }
 
-// What one depth is made of, in the order of `plait.kernels.one_step.Depth`.
+// What one depth is made of, in the order of `plait.kernels.whole_token.Depth`.
 enum Part { kAttentionNorm, kQuery, kKey, kValue, kOutput, kQueryNorm, kKeyNorm, kExpertNorm,
             kRouter, kBias, kUp, kDown, kParts };
 
@@ -342,8 +348,8 @@ enum Part { kAttentionNorm, kQuery, kKey, kValue, kOutput, kQueryNorm, kKeyNorm,
 at::Tensor decode_token(int64_t token, const at::Tensor& embedding,
                         const c10::List<std::optional<at::Tensor>>& parts,
                         const at::Tensor& final_norm, const at::Tensor& head,
-                        const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
-                        at::TensorList keys, at::TensorList values, int64_t held, double eps,
+                        const at::Tensor& cos, const at::Tensor& sin, at::TensorList keys,
+                        at::TensorList values, int64_t held, double eps,
                         bool swiglu, int64_t top_k, bool sigmoid, bool renormalise, double scale) {
   int64_t depths = int64_t(keys.size()), D = embedding.size(1), V = head.size(0);
   TORCH_CHECK(int64_t(parts.size()) == depths * kParts, "parts are missing");
@@ -353,6 +359,7 @@ at::Tensor decode_token(int64_t token, const at::Tensor& embedding,
     using W = decltype(type);
     int64_t G = keys[0].size(1), room = keys[0].size(2), d = keys[0].size(3);
     TORCH_CHECK(held < room && room % kLane == 0, "no room for a key");
+    TORCH_CHECK(held < cos.size(0) && held < sin.size(0), "angles are missing");
     auto sized = [&](int64_t depth, Part part, int64_t dimension) {
       std::optional<at::Tensor> found = parts.get(size_t(depth * kParts + part));
       return found ? found->size(dimension) : 0;
@@ -371,10 +378,10 @@ at::Tensor decode_token(int64_t token, const at::Tensor& embedding,
     float *x = scratch<float>(5, D), *h = scratch<float>(6, D), *q = scratch<float>(7, qkv),
           *attended = scratch<float>(8, queries), *scores = scratch<float>(9, E),
           *gates = scratch<float>(10, used), *a = scratch<float>(11, used * F),
-          *out = logits.mutable_data_ptr<float>();
+          *o = scratch<float>(13, used * D),          *out = logits.mutable_data_ptr<float>();
     int64_t* ids = scratch<int64_t>(12, used);
-    const float* at_cos = cos ? cos->const_data_ptr<float>() + held * d : nullptr;
-    const float* at_sin = sin ? sin->const_data_ptr<float>() + held * d : nullptr;
+    const float *at_cos = cos.const_data_ptr<float>() + held * d,
+                *at_sin = sin.const_data_ptr<float>() + held * d;
     constexpr int64_t each = kLane * int64_t(sizeof(W));  // bytes of a column of sixteen rows
     Crew crew;
     crew.run([&] {
@@ -430,14 +437,12 @@ at::Tensor decode_token(int64_t token, const at::Tensor& embedding,
           Floats z = dots16(w, h, D), other = swiglu ? dots16(w + inner * D, h, D) : Floats{};
           store16(a + i * inner + row, gates[i] * activated(swiglu, z, other));
         });
-        crew.share(D / kLane, each * inner * chosen, [&](int64_t block) {
-          float* to = x + block * kLane;
-          Floats sum{};
-          for (int64_t i = 0; i < chosen; ++i) {
-            sum += dots16(part[kDown] + (ids[i] * D + block * kLane) * inner, a + i * inner, inner);
-          }
-          store16(to, load16(to) + sum);
+        crew.share(chosen * D / kLane, each * inner, [&](int64_t block) {
+          int64_t i = block / (D / kLane), row = block % (D / kLane) * kLane;
+          const W* w = part[kDown] + (ids[i] * D + row) * inner;
+          store16(o + i * D + row, dots16(w, a + i * inner, inner));
         });
+        for (int64_t i = 0; i < chosen; ++i) add_row(x, o + i * D, D);
       }
       norm(x, final_norm.const_data_ptr<W>(), float(eps), D, h);
       const W* w = head.const_data_ptr<W>();
@@ -461,7 +466,7 @@ TORCH_LIBRARY_FRAGMENT(plait, m) {
       "Tensor(b!) values, int held) -> Tensor");
   m.def(
       "decode_token(int token, Tensor embedding, Tensor?[] parts, Tensor final_norm, Tensor head, "
-      "Tensor? cos, Tensor? sin, Tensor(a!)[] keys, Tensor(b!)[] values, int held, float eps, "
+      "Tensor cos, Tensor sin, Tensor(a!)[] keys, Tensor(b!)[] values, int held, float eps, "
       "bool swiglu, int top_k, bool sigmoid, bool renormalise, float scale) -> Tensor");
 }
 
