@@ -378,7 +378,7 @@ at::Tensor decode_token(int64_t token, const at::Tensor& embedding,
     float *x = scratch<float>(5, D), *h = scratch<float>(6, D), *q = scratch<float>(7, qkv),
           *attended = scratch<float>(8, queries), *scores = scratch<float>(9, E),
           *gates = scratch<float>(10, used), *a = scratch<float>(11, used * F),
-          *o = scratch<float>(13, used * D),          *out = logits.mutable_data_ptr<float>();
+          *o = scratch<float>(13, used * D), *out = logits.mutable_data_ptr<float>();
     int64_t* ids = scratch<int64_t>(12, used);
     const float *at_cos = cos.const_data_ptr<float>() + held * d,
                 *at_sin = sin.const_data_ptr<float>() + held * d;
