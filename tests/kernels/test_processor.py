@@ -1,5 +1,6 @@
 """The processor's settings keep full float32 accuracy, whatever the processor is."""
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,3 +104,31 @@ def test_what_a_processor_has_is_read_off_its_flags(
     assert compute_type("cpu", "bf16") == (torch.bfloat16 if bf16 else torch.float32)
     assert compute_type("cpu", "fp32") == torch.float32
     assert compute_type("cuda", "bf16") == torch.bfloat16
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="there are no large pages here"
+)
+def test_large_pages_are_asked_for_within_a_tensor_alone() -> None:
+    page = processor.LARGE_PAGE
+    mapped = mmap.mmap(-1, 3 * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    small, large = torch.empty(1000), torch.frombuffer(mapped, dtype=torch.uint8)[1:]
+    processor.use_large_pages([small, large])
+    first = -(-large.data_ptr() // page) * page
+    assert _asked(first)
+    assert _asked(first + page - 1)
+    assert not _asked(large.data_ptr())
+    assert large.fill_(1).sum() == len(large)
+
+
+def _asked(address: int) -> bool:
+    """Whether large pages were asked for where an address lies."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *rest = line.split()
+        if not name.endswith(":"):
+            begin, end = (int(place, 16) for place in name.split("-"))
+            inside = begin <= address < end
+        elif inside and name == "VmFlags:":
+            return "hg" in rest
+    raise AssertionError("the address is nowhere")

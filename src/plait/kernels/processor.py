@@ -6,8 +6,9 @@ import hashlib
 import logging
 import os
 import platform
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,6 +27,7 @@ ROUNDS = 40
 """of timing: half a second, spent once for a processor"""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+MADV_HUGEPAGE, LARGE_PAGE = 14, 2**21
 
 # Linux gives a process the tiles of matrix units (AMX) on request: arch_prctl and its arguments
 ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
@@ -219,3 +221,20 @@ def keep_freed_memory(keep: bool) -> bool:
         return obeyed
     except (OSError, AttributeError):
         return False
+
+
+def use_large_pages(tensors: Iterable[torch.Tensor]) -> None:
+    """Ask Linux to hold tensors that nothing was written to yet in pages of 2 MiB, not 4 KiB.
+
+    Decoding reads them from memory as fast as that goes, and with small pages a sixth of the time
+    is spent on finding out where they lie. Other systems are asked for nothing.
+    """
+    if sys.platform != "linux":
+        return
+    advise = ctypes.CDLL(None).madvise
+    for tensor in tensors:
+        begin = tensor.data_ptr()
+        end = (begin + tensor.nbytes) // LARGE_PAGE * LARGE_PAGE
+        begin = -(-begin // LARGE_PAGE) * LARGE_PAGE
+        if tensor.is_cpu and begin < end:
+            advise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), MADV_HUGEPAGE)

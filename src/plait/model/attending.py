@@ -42,22 +42,29 @@ class KVCache:
 
     def extend(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor, int]:
         """Make room for (B, H, S, d) keys and values; return the buffers and where to write."""
+        if layer_idx not in self.buffers:
+            self.buffers[layer_idx] = keys[:, :, :0], values[:, :, :0]
+        return self.room(layer_idx, keys.shape[2])
+
+    def room(self, layer_idx: int, tokens: int) -> tuple[Tensor, Tensor, int]:
+        """Make room for more tokens at a depth that has some; return as `extend` does."""
         held = self.lengths.get(layer_idx, 0)
-        end = self.lengths[layer_idx] = held + keys.shape[2]
-        if held == 0 or end > self.buffers[layer_idx][0].shape[2]:
+        end = self.lengths[layer_idx] = held + tokens
+        keys, values = self.buffers[layer_idx]
+        if end > keys.shape[2]:
             room = max(64, (2 * end + 15) // 16 * 16)
-            grown = []
-            for index, new in enumerate((keys, values)):
-                buffer = new.new_empty(*new.shape[:2], room, new.shape[3])
-                if held:
-                    buffer[:, :, :held] = self.buffers[layer_idx][index][:, :, :held]
-                grown.append(buffer)
-            self.buffers[layer_idx] = (grown[0], grown[1])
+            self.buffers[layer_idx] = _grown(keys, held, room), _grown(values, held, room)
         return *self.buffers[layer_idx], held
 
     def get_seq_length(self) -> int:
         """Return the number of tokens held."""
         return self.lengths.get(0, 0)
+
+
+def _grown(buffer: Tensor, held: int, room: int) -> Tensor:
+    grown = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
+    grown[:, :, :held] = buffer[:, :, :held]
+    return grown
 
 
 @dataclass(frozen=True)

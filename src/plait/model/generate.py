@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from plait.model.attending import KVCache
+from plait.model.decoding import Decoder
 from plait.model.language_model import LanguageModel
 
 
@@ -41,16 +41,14 @@ def generate(
         raise ValueError("temperature must be a number from 0 on, and top_k 1 or more")
     device = model.embedding.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    cache = KVCache()
-    tokens = torch.tensor([prompt], device=device)
+    decoder, tokens = Decoder(model), prompt
     for _ in range(max_new_tokens):
-        logits = model(tokens, cache=cache, logits_to_keep=1).logits
-        assert logits is not None
-        token = _sample(logits[0, -1].float(), temperature, top_k, generator)
+        logits_V = decoder.logits_after(tokens).float()
+        token = _sample(logits_V, temperature, top_k, generator)
         if token == end_of_text:
             return
         yield token
-        tokens = torch.tensor([[token]], device=device)
+        tokens = [token]
 
 
 def _sample(

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plait import kernels
 from plait.config import ModelConfig
+from plait.kernels.processor import use_large_pages
 from plait.model.attending import Cache, Positions, attend
 from plait.model.experts import ExpertBank
 from plait.model.parameters import (
@@ -58,6 +59,7 @@ class LanguageModel(Walk):
         if not config.tied_head:
             self.head = linear(config.width, config.vocab_size, "head")
         if self.embedding.weight.device.type != "meta":
+            use_large_pages(self.parameters())
             self.initialise(seed)
 
     def initialise(self, seed: int, held: Held = as_it_is) -> None:

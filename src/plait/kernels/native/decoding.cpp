@@ -1,9 +1,11 @@
 // Decoding: few rows at a time and no gradients. Weights are read once, as they lie: packing them
 // would cost more than the products. What is small stays on one thread.
+#include <ATen/core/List.h>
 #include <torch/library.h>
 
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 #include "products.h"
 
@@ -22,16 +24,26 @@ void share(int64_t count, int64_t bytes, Work work) {
   });
 }
 
+// Rows that are read at once. On plain vectors it is one: a processor foresees by itself what is
+// read in order, and two rows in turn took a quarter longer.
+constexpr int64_t kAtOnce = kLanesOnly ? 1 : kLane;
+
 // The dot products of x (K) with sixteen rows (16 × K) that follow each other.
 template <typename W, typename T>
 [[gnu::always_inline]] inline Floats dots16(const W* rows, const T* x, int64_t K) {
   Floats sums[kLane] = {};
-  for (int64_t k = 0; k < K; k += 16) {
-    Floats factor = load16(x + k);
-    for (int64_t i = 0; i < kLane; ++i) {
-      __builtin_prefetch(rows + (kLane + i) * K + k);
-      sums[i] += load16(rows + i * K + k) * factor;
+  for (int64_t first = 0; first < kLane; first += kAtOnce) {
+    Floats part[kAtOnce] = {};
+    for (int64_t k = 0; k < K; k += 16) {
+      Floats factor = load16(x + k);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kAtOnce; ++i) {
+        if (!kLanesOnly) __builtin_prefetch(rows + (kLane + i) * K + k);
+        part[i] += load16(rows + (first + i) * K + k) * factor;
+      }
     }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kAtOnce; ++i) sums[first + i] = part[i];
   }
   Units lanes[kLane];
   for (int64_t i = 0; i < kLane; ++i) lanes[i] = bits(sums[i]);
@@ -50,8 +62,8 @@ Floats activated(bool swiglu, Floats x, Floats up) {
 }
 
 // to = factor · from, turned by the angles of its position if there are some.
-template <typename T>
-void turned(const T* from, const float* cos, const float* sin, int64_t d, float factor, T* to) {
+template <typename From, typename To>
+void turned(const From* from, const float* cos, const float* sin, int64_t d, float factor, To* to) {
   if (!cos) {
     for (int64_t i = 0; i < d; i += 16) store16(to + i, factor * load16(from + i));
     return;
@@ -65,8 +77,8 @@ void turned(const T* from, const float* cos, const float* sin, int64_t d, float 
 }
 
 // One query over `held` keys and values (held × d): softmax(q kᵀ) v. Room for keys is in sixteens.
-template <typename T>
-void attend(const T* q, const T* keys, const T* values, int64_t held, int64_t d, T* out) {
+template <typename T, typename Held>
+void attend(const T* q, const Held* keys, const Held* values, int64_t held, int64_t d, T* out) {
   int64_t padded = round_up(held, kLane);
   float* scores = scratch<float>(0, padded);
   for (int64_t j = 0; j < padded; j += kLane) store16(scores + j, dots16(keys + j * d, q, d));
@@ -82,6 +94,20 @@ void attend(const T* q, const T* keys, const T* values, int64_t held, int64_t d,
     Floats sum{};
     for (int64_t j = 0; j < held; ++j) sum += scores[j] * load16(values + j * d + i);
     store16(out + i, sum * share);
+  }
+}
+
+// Appends the key and the value (d) of one head, turned by their angles, to the `held` that are
+// there, and writes what its queries (count × d) see in them. They are turned in slot 3 of scratch.
+template <typename T, typename Held>
+void attend_group(const T* queries, int64_t count, const T* key, const T* value, const float* cos,
+                  const float* sin, Held* keys, Held* values, int64_t held, int64_t d, T* out) {
+  turned(key, cos, sin, d, 1.0f, keys + held * d);
+  copy_row(values + held * d, value, d);
+  T* query = scratch<T>(3, d);
+  for (int64_t head = 0; head < count; ++head) {
+    turned(queries + head * d, cos, sin, d, 1 / std::sqrt(float(d)), query);
+    attend(query, keys, values, held + 1, d, out + head * d);
   }
 }
 
@@ -186,17 +212,246 @@ at::Tensor attend_one(const at::Tensor& q, const at::Tensor& k, const at::Tensor
     share(B * G, held * d * 2 * int64_t(sizeof(T)) + 1, [&](int64_t i) {
       const float* at_cos = angle_cos ? angle_cos + i / G * step : nullptr;
       const float* at_sin = angle_sin ? angle_sin + i / G * step : nullptr;
-      T *own_keys = all_keys + i * room * d, *own_values = all_values + i * room * d;
-      turned(key + i * d, at_cos, at_sin, d, 1.0f, own_keys + held * d);
-      copy_row(own_values + held * d, value + i * d, d);
-      T* query = scratch<T>(3, d);
-      for (int64_t head = i * (H / G); head < (i + 1) * (H / G); ++head) {
-        turned(queries + head * d, at_cos, at_sin, d, 1 / std::sqrt(float(d)), query);
-        attend(query, own_keys, own_values, held + 1, d, out + head * d);
-      }
+      int64_t first = i * (H / G) * d, own = i * room * d;
+      attend_group(queries + first, H / G, key + i * d, value + i * d, at_cos, at_sin,
+                   all_keys + own, all_values + own, held, d, out + first);
     });
   });
   return y;
+}
+
+namespace {
+
+// The threads of one token. One of them leads and does in order what is small; what it shares is
+// done by those that are awake, and none is waited for that has not begun: on a busy machine some
+// sleep.
+class Crew {
+ public:
+  // Calls work(i) for i below `count`, each of which reads `bytes`.
+  template <typename Work>
+  void share(int64_t count, int64_t bytes, const Work& work) {
+    int64_t each = std::max<int64_t>(1, kTask / bytes), tasks = (count + each - 1) / each;
+    auto task = [&](int64_t n) {
+      for (int64_t i = n * each; i < std::min(count, (n + 1) * each); ++i) work(i);
+    };
+    work_ = &task;
+    call_ = [](const void* of, int64_t n) { (*static_cast<const decltype(task)*>(of))(n); };
+    unfinished_.store(tasks, std::memory_order_relaxed);
+    open_.store(tasks, std::memory_order_release);
+    while (take()) {
+    }
+    for (int64_t tries = 0; unfinished_.load(std::memory_order_acquire); ++tries) rest(tries);
+  }
+
+  // Runs lead(), with the other threads at its call.
+  template <typename Lead>
+  void run(const Lead& lead) {
+    int64_t threads = at::get_num_threads();
+    at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t) {
+      if (begin == 0) {
+        Ended ended{over_};
+        lead();
+      }
+      for (int64_t tries = 0; !over_.load(std::memory_order_acquire); ++tries) {
+        if (take()) tries = 0;
+        rest(tries);
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kTask = 64 << 10;
+
+  // A task that is taken keeps the leader waiting, so what it is called with stays.
+  bool take() {
+    int64_t left = open_.load(std::memory_order_acquire);
+    while (left > 0) {
+      if (open_.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel)) {
+        call_(work_, left - 1);
+        unfinished_.fetch_sub(1, std::memory_order_release);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  // However the leader ends, the others do too.
+  struct Ended {
+    std::atomic<bool>& over;
+    ~Ended() { over.store(true, std::memory_order_release); }
+  };
+
+  static void rest(int64_t tries) {
+    if (tries > 1000) std::this_thread::yield();
+  }
+
+  const void* work_ = nullptr;
+  void (*call_)(const void*, int64_t) = nullptr;
+  alignas(64) std::atomic<int64_t> open_{0};
+  alignas(64) std::atomic<int64_t> unfinished_{0};
+  alignas(64) std::atomic<bool> over_{false};
+};
+
+// y = x / root mean square, times weight; D a multiple of 16.
+template <typename W>
+void norm(const float* x, const W* weight, float eps, int64_t D, float* y) {
+  Floats squares{};
+  for (int64_t i = 0; i < D; i += 16) squares += load16(x + i) * load16(x + i);
+  float factor = 1.0f / std::sqrt(sum_of(squares) / float(D) + eps);
+  for (int64_t i = 0; i < D; i += 16) store16(y + i, load16(x + i) * factor * load16(weight + i));
+}
+
+template <typename W>
+float dot(const W* row, const float* x, int64_t K) {
+  Floats sum{};
+  for (int64_t k = 0; k < K; k += 16) sum += load16(row + k) * load16(x + k);
+  return sum_of(sum);
+}
+
+struct Gating {
+  int64_t top_k;
+  bool sigmoid, renormalise;
+  float scale;
+};
+
+// As `plait.model.routing.choose`, for one token: logits (E) become scores, `ids` and `gates` the
+// best of them. `bias` (E) counts for choosing alone.
+template <typename W>
+void choose(float* logits, const W* bias, int64_t E, Gating how, int64_t* ids, float* gates) {
+  float most = *std::max_element(logits, logits + E), sum = 0;
+  for (int64_t e = 0; e < E; ++e) {
+    logits[e] = how.sigmoid ? 1 / (1 + std::exp(-logits[e])) : std::exp(logits[e] - most);
+    sum += logits[e];
+  }
+  if (!how.sigmoid) scale_row(logits, 1 / sum, E);
+  float* rank = scratch<float>(4, E);
+  for (int64_t e = 0; e < E; ++e) rank[e] = logits[e] + (bias ? load(bias[e]) : 0);
+  float kept = 0;
+  for (int64_t i = 0; i < how.top_k; ++i) {
+    ids[i] = std::max_element(rank, rank + E) - rank;
+    kept += gates[i] = logits[ids[i]];
+    rank[ids[i]] = -INFINITY;
+  }
+  float factor = how.renormalise ? how.scale / std::max(kept, 1e-20f) : how.scale;
+  scale_row(gates, factor, how.top_k);
+}
+
+// What one depth is made of, in the order of `plait.kernels.whole_token.Depth`.
+enum Part { kAttentionNorm, kQuery, kKey, kValue, kOutput, kQueryNorm, kKeyNorm, kExpertNorm,
+            kRouter, kBias, kUp, kDown, kParts };
+
+}  // namespace
+
+// The logits (V) after one more token of one sequence, whose keys and values are appended to the
+// `held` in the buffers (1, G, room, d) of each depth. `parts` has kParts tensors for each depth,
+// some of which may be absent; cos and sin (room, d) are the angles of all places.
+at::Tensor decode_token(int64_t token, const at::Tensor& embedding,
+                        const c10::List<std::optional<at::Tensor>>& parts,
+                        const at::Tensor& final_norm, const at::Tensor& head,
+                        const at::Tensor& cos, const at::Tensor& sin, at::TensorList keys,
+                        at::TensorList values, int64_t held, double eps,
+                        bool swiglu, int64_t top_k, bool sigmoid, bool renormalise, double scale) {
+  int64_t depths = int64_t(keys.size()), D = embedding.size(1), V = head.size(0);
+  TORCH_CHECK(int64_t(parts.size()) == depths * kParts, "parts are missing");
+  TORCH_CHECK_INDEX(token >= 0 && token < embedding.size(0), "token ", token);
+  auto logits = at::empty({V}, embedding.options().dtype(at::kFloat));
+  with_type(embedding, [&](auto type) {
+    using W = decltype(type);
+    int64_t G = keys[0].size(1), room = keys[0].size(2), d = keys[0].size(3);
+    TORCH_CHECK(held < room && room % kLane == 0, "no room for a key");
+    TORCH_CHECK(held < cos.size(0) && held < sin.size(0), "angles are missing");
+    auto sized = [&](int64_t depth, Part part, int64_t dimension) {
+      std::optional<at::Tensor> found = parts.get(size_t(depth * kParts + part));
+      return found ? found->size(dimension) : 0;
+    };
+    std::vector<const W*> weights(parts.size());
+    for (size_t i = 0; i < parts.size(); ++i) {
+      std::optional<at::Tensor> part = parts.get(i);
+      if (part) weights[i] = part->const_data_ptr<W>();
+    }
+    int64_t queries = sized(0, kQuery, 0), E = 1, F = 0;
+    for (int64_t l = 0; l < depths; ++l) {
+      E = std::max(E, sized(l, kUp, 0));
+      F = std::max(F, sized(l, kDown, 2));
+    }
+    int64_t qkv = queries + 2 * G * d, used = std::max<int64_t>(1, top_k);
+    float *x = scratch<float>(5, D), *h = scratch<float>(6, D), *q = scratch<float>(7, qkv),
+          *attended = scratch<float>(8, queries), *scores = scratch<float>(9, E),
+          *gates = scratch<float>(10, used), *a = scratch<float>(11, used * F),
+          *o = scratch<float>(13, used * D), *out = logits.mutable_data_ptr<float>();
+    int64_t* ids = scratch<int64_t>(12, used);
+    const float *at_cos = cos.const_data_ptr<float>() + held * d,
+                *at_sin = sin.const_data_ptr<float>() + held * d;
+    constexpr int64_t each = kLane * int64_t(sizeof(W));  // bytes of a column of sixteen rows
+    Crew crew;
+    crew.run([&] {
+      copy_row(x, embedding.const_data_ptr<W>() + token * D, D);
+      for (int64_t l = 0; l < depths; ++l) {
+        const W* const* part = weights.data() + l * kParts;
+        norm(x, part[kAttentionNorm], float(eps), D, h);
+        crew.share(qkv / kLane, each * D, [&](int64_t block) {
+          int64_t row = block * kLane, key = row - queries, value = key - G * d;
+          const W* w = key < 0     ? part[kQuery] + row * D
+                       : value < 0 ? part[kKey] + key * D
+                                   : part[kValue] + value * D;
+          store16(q + row, dots16(w, h, D));
+        });
+        float *k = q + queries, *v = k + G * d;
+        if (part[kQueryNorm]) {
+          int64_t whole = sized(l, kQueryNorm, 0), of_keys = sized(l, kKeyNorm, 0);
+          for (int64_t i = 0; i < queries; i += whole) {
+            norm(q + i, part[kQueryNorm], float(eps), whole, q + i);
+          }
+          for (int64_t i = 0; i < G * d; i += of_keys) {
+            norm(k + i, part[kKeyNorm], float(eps), of_keys, k + i);
+          }
+        }
+        W *all_keys = keys[size_t(l)].template mutable_data_ptr<W>(),
+          *all_values = values[size_t(l)].template mutable_data_ptr<W>();
+        int64_t heads = queries / d / G;
+        crew.share(G, 2 * (held + 1) * d * int64_t(sizeof(W)), [&](int64_t g) {
+          attend_group(q + g * heads * d, heads, k + g * d, v + g * d, at_cos, at_sin,
+                       all_keys + g * room * d, all_values + g * room * d, held, d,
+                       attended + g * heads * d);
+        });
+        crew.share(D / kLane, each * queries, [&](int64_t block) {
+          float* to = x + block * kLane;
+          const W* w = part[kOutput] + block * kLane * queries;
+          store16(to, load16(to) + dots16(w, attended, queries));
+        });
+
+        norm(x, part[kExpertNorm], float(eps), D, h);
+        int64_t experts = sized(l, kUp, 0), X = sized(l, kUp, 1), inner = sized(l, kDown, 2);
+        int64_t chosen = 1;
+        ids[0] = 0, gates[0] = 1;
+        if (part[kRouter]) {
+          crew.share(experts, D * int64_t(sizeof(W)),
+                     [&](int64_t e) { scores[e] = dot(part[kRouter] + e * D, h, D); });
+          chosen = top_k;
+          choose(scores, part[kBias], experts, {top_k, sigmoid, renormalise, float(scale)}, ids,
+                 gates);
+        }
+        crew.share(chosen * inner / kLane, each * D * X / inner, [&](int64_t block) {
+          int64_t i = block / (inner / kLane), row = block % (inner / kLane) * kLane;
+          const W* w = part[kUp] + (ids[i] * X + row) * D;
+          Floats z = dots16(w, h, D), other = swiglu ? dots16(w + inner * D, h, D) : Floats{};
+          store16(a + i * inner + row, gates[i] * activated(swiglu, z, other));
+        });
+        crew.share(chosen * D / kLane, each * inner, [&](int64_t block) {
+          int64_t i = block / (D / kLane), row = block % (D / kLane) * kLane;
+          const W* w = part[kDown] + (ids[i] * D + row) * inner;
+          store16(o + i * D + row, dots16(w, a + i * inner, inner));
+        });
+        for (int64_t i = 0; i < chosen; ++i) add_row(x, o + i * D, D);
+      }
+      norm(x, final_norm.const_data_ptr<W>(), float(eps), D, h);
+      const W* w = head.const_data_ptr<W>();
+      crew.share(V / kLane, each * D, [&](int64_t block) {
+        store16(out + block * kLane, dots16(w + block * kLane * D, h, D));
+      });
+    });
+  });
+  return logits;
 }
 
 }  // namespace plait
@@ -209,10 +464,15 @@ TORCH_LIBRARY_FRAGMENT(plait, m) {
   m.def(
       "attend_one(Tensor q, Tensor k, Tensor v, Tensor? cos, Tensor? sin, Tensor(a!) keys, "
       "Tensor(b!) values, int held) -> Tensor");
+  m.def(
+      "decode_token(int token, Tensor embedding, Tensor?[] parts, Tensor final_norm, Tensor head, "
+      "Tensor cos, Tensor sin, Tensor(a!)[] keys, Tensor(b!)[] values, int held, float eps, "
+      "bool swiglu, int top_k, bool sigmoid, bool renormalise, float scale) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(plait, CPU, m) {
   m.impl("few_rows_linear", &plait::few_rows_linear);
   m.impl("few_rows_experts", &plait::few_rows_experts);
   m.impl("attend_one", &plait::attend_one);
+  m.impl("decode_token", &plait::decode_token);
 }
