@@ -64,12 +64,6 @@ INSTEAD = {
     "plait study show crossed.py:crossed": "plait study show small.py:crossed",
     "plait study run rungs.py:rungs": "plait study run small.py:rungs",
     "plait study show rungs.py:rungs": "plait study show small.py:rungs",
-    "plait reproduce pathmoe --dry-run": "plait reproduce pathmoe --scale paper",
-    "plait reproduce ct-moe --dry-run": "plait reproduce ct-moe --scale paper",
-    "plait reproduce pathmoe --only P-2": "plait reproduce pathmoe --only P-2 --scale paper",
-    "plait reproduce expert-tying --only T-1 --tune --until decided --max-seeds 15": (
-        "plait reproduce expert-tying --only T-1 --tune --scale paper"
-    ),
     "plait train CONFIG.yaml --checkpoints s3://BUCKET/runs": "plait train run.yaml --study away "
     "--checkpoints away",
     "plait bench --shapes A B --precision fp32 bf16 --json bench.json": "plait bench --shapes tiny "
@@ -93,6 +87,7 @@ SMALLER = {
     "study report": {"--routing-tokens": "1000"},
     "eval": {"--tokens": "512"},
     "generate": {"--tokens": "5"},
+    "reproduce": {"--scale": "paper"},
 }
 """a command: options that it gets, unless the page gives them"""
 
