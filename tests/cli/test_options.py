@@ -173,7 +173,10 @@ def test_help_shows_every_option_and_no_other(name, capsys, monkeypatch):
 
 
 def test_help_shows_what_an_argument_may_be(capsys):
-    for name, choices in (("completion", "bash,zsh"), ("reproduce", "ct-moe,pathmoe,expert-tying")):
+    for name, choices in (
+        ("completion", "bash,zsh"),
+        ("reproduce", "ct-moe,pathmoe,expert-tying,combinations"),
+    ):
         with pytest.raises(SystemExit):
             parse(COMMANDS[name].function(), ["--help"], f"plait {name}")
         assert f"{{{choices}}}" in capsys.readouterr().out
