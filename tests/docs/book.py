@@ -157,9 +157,9 @@ def lines(results: Path = RESULTS) -> Iterator[str]:
 
 
 def _not_run(found: Sequence[Verdict]) -> Iterator[str]:
-    """Every claim of the recipes that no verdict is about."""
+    """Every claim of the recipes that no verdict is about: not run, or with seeds too few."""
     judged = {(one.paper.name, one.claim.name) for one in found}
-    yield from ("", "### Not run", "")
+    yield from ("", "### No verdict yet", "")
     for name in recipes.PAPERS:
         for claim in _paper(name).claims:
             if (name, claim.name) not in judged:
