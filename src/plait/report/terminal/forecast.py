@@ -26,7 +26,8 @@ def say_forecast(
 ) -> None:
     """Print runs, hours and bytes, and the power where the deviation is known.
 
-    It is told by a pilot; without one `assumed` is taken, in nats per token.
+    It is told by a pilot; without one `assumed` is taken, in nats per token, of a paired difference:
+    of a factorial design, which asks for effects, it says nothing.
 
     Raises:
         FileNotFoundError: there is no pilot of that name.
@@ -50,7 +51,7 @@ def say_forecast(
         if pilot is not None or any(one.deviation is not None for one in found):
             show(found, f"study {folder.name}", console)
             return
-    if assumed is not None and len(study.seeds) > 1:
+    if assumed is not None and study.questions and len(study.seeds) > 1:
         console.print(Text(_at_deviation(study, assumed)), soft_wrap=True)
 
 
