@@ -1,11 +1,13 @@
 """The three papers' arms, claims and grids: whole, countable, and each one usable everywhere."""
 
+import io
 import warnings
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 import plait.interop  # noqa: F401
@@ -18,9 +20,11 @@ from plait.optim.groups import build_optimizers
 from plait.recipes import expert_tying
 from plait.report.paper.figures import FIGURES
 from plait.report.paper.paper_page import TRACED
+from plait.report.terminal.forecast import say_forecast
 from plait.routing.record import Passage, trace_model
 from plait.routing.watching import watch
 from plait.storage.model_folder import load_model, save_model
+from plait.studies.forecast import Forecast
 
 SCALES = ("nano", "tiny", "paper")
 VOCABULARY, LENGTH = 64, 16
@@ -120,6 +124,18 @@ def test_every_claim_has_its_contrasts_and_every_study_its_runs(name, scale):
     for study in found.studies:
         tested = [c for c in study.contrasts if c.name in asked.get(study.name, ())]
         assert all(contrast.expected is not None for contrast in tested)
+
+
+@pytest.mark.parametrize("name", recipes.PAPERS)
+def test_every_study_can_be_foretold(name, tmp_path):
+    asked = paper(name, "nano")
+    expected = Forecast(runs=1, tokens=1, bytes=1, throughput=None)
+    for study in asked.studies:
+        console = Console(file=io.StringIO(), width=500)
+        say_forecast(study, expected, tmp_path, None, 1, console, assumed=asked.deviation)
+        said = console.file.getvalue()
+        assert said.startswith(f"study {study.name}: 1 runs")
+        assert ("seeds detect" in said) == bool(study.questions)
 
 
 @pytest.mark.parametrize("scale", ["nano", "paper"])

@@ -26,8 +26,8 @@ def say_forecast(
 ) -> None:
     """Print runs, hours and bytes, and the power where the deviation is known.
 
-    It is told by a pilot; without one `assumed` is taken, in nats per token, of a paired difference:
-    of a factorial design, which asks for effects, it says nothing.
+    It is told by a pilot; without one `assumed` is taken, in nats per token of a paired difference,
+    which says nothing of a factorial design's effects.
 
     Raises:
         FileNotFoundError: there is no pilot of that name.
