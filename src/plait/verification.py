@@ -69,7 +69,8 @@ def verify(path: Path) -> Iterator[Check]:
             for check in _study(study.parent):
                 yield Check(f"{study.parent.relative_to(path)}: {check.what}", check.problem)
     else:
-        raise FileNotFoundError(f"{path}: neither a corpus, run, study, model nor export")
+        what = "neither a corpus, run, study, model nor export" if path.exists() else "not there"
+        raise FileNotFoundError(f"{path}: {what}")
 
 
 def _study(path: Path) -> Iterator[Check]:

@@ -124,7 +124,9 @@ def test_match_writes_the_run_with_its_new_model_or_the_model(plait, tmp_path):
         (["plan", "missing.yaml"], 1, "no configuration file at missing.yaml"),
         (["data", "build", "starte"], 1, "no corpus named 'starte'"),
         (["study", "run", "dem"], 1, "no study is called 'dem'"),
+        (["study", "run", "mine.py"], 1, "mine.py: name the function in it"),
         (["study", "report", "demo"], 1, "demo"),
+        (["verify", "nowhere"], 1, "nowhere: not there"),
         (["generate", "nowhere", "--prompt", "x"], 1, "nowhere"),
     ],
 )
@@ -135,6 +137,22 @@ def test_a_mistake_is_one_line_without_a_traceback(plait, tmp_path, arguments, c
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
     assert not any(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_dry_run_does_nothing(plait, tmp_path):
+    environment = os.environ | {"PLAIT_CACHE": str(tmp_path / "cache"), "PLAIT_KERNEL": "reference"}
+    done = plait("study", "run", "nano", "--dry-run", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "the corpus starter-2k would be built first" in done.stdout
+    assert "study nano: 30 runs" in done.stdout
+    assert not any(tmp_path.iterdir())
+
+
+def test_power_knows_a_study_by_its_folder(plait, tmp_path):
+    shutil.copytree(STUDY, tmp_path / "runs" / STUDY.name)
+    done = plait("study", "power", STUDY.name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "tied − plain: study before-the-move has no two pairs to judge by" in done.stdout
 
 
 def test_bad_usage_is_2(plait, tmp_path):

@@ -12,12 +12,12 @@ def list_recipes() -> None:
     import warnings
 
     from plait import recipes
-    from plait.report.terminal.recipe_tables import recipes_table, studies_table
+    from plait.report.terminal.recipe_tables import recipes_table, studies_list
 
     with warnings.catch_warnings(action="ignore"):  # what a paper states is listed all the same
         console.print(recipes_table({n: recipes.train_config(n) for n in recipes.RECIPES}))
         console.print()
-        console.print(studies_table({n: recipes.study(n) for n in recipes.STUDIES}))
+        console.print(studies_list({n: recipes.study(n) for n in recipes.STUDIES}))
 
 
 def list_runs(study: tuple[str, ...] = (), /, runs: Path = RUNS) -> None:

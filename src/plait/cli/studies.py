@@ -17,11 +17,11 @@ RUNS = Path("runs")
 
 def study_list() -> None:
     """List the studies that have a name: their variants, seeds and tokens."""
-    from plait.report.terminal.recipe_tables import studies_table
+    from plait.report.terminal.recipe_tables import studies_list
 
     with warnings.catch_warnings(action="ignore"):  # what a paper states is listed all the same
         studies = {name: recipes.study(name) for name in recipes.STUDIES}
-    console.print(studies_table(studies))
+    console.print(studies_list(studies))
 
 
 def study_run(
@@ -134,6 +134,7 @@ def begin(
 
     from plait import kernels
     from plait.cli.data import ensure_corpus
+    from plait.data import corpora
     from plait.parallel import default_device
     from plait.report.terminal.forecast import say_forecast
     from plait.studies.devices import visible_gpus
@@ -141,9 +142,14 @@ def begin(
     from plait.studies.launchers import launch, scripts
     from plait.studies.runner import run
 
+    there = True
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
-        ensure_corpus(corpus)
-    cpu = cluster is None and default_device(device).type == "cpu"
+        if not dry_run:
+            ensure_corpus(corpus)
+        elif corpora.is_missing(corpus):
+            there = False
+            say(f"the corpus {corpus} would be built first; how fast runs are is tried after it")
+    cpu = there and cluster is None and default_device(device).type == "cpu"
     if cpu:  # a compiler's minute is seen here; in the log of a run it would not be
         kernels.backend_name("experts", torch.device("cpu"))
     expected = forecast(study, runs, cpu=cpu)
@@ -210,7 +216,7 @@ def study_power(
     """Say what a study can resolve: deviation, smallest effect, seeds and minutes per question.
 
     Args:
-        name: a study's name, or FILE.py:FUNCTION.
+        name: a study's name, FILE.py:FUNCTION, or the name of a study in the folder of runs.
         runs: folder of all runs.
         pilot: name of the study whose finished runs tell the deviation; None: this one's own.
         seeds: that the study will have; None: those it states.
@@ -218,11 +224,16 @@ def study_power(
     """
     from plait.report.terminal.power_table import show
     from plait.studies.planning import resolutions
-    from plait.studies.results import read_study
+    from plait.studies.results import STUDY, read_study
 
-    study = recipes.study(name)
-    found = read_study(runs / (pilot or study.name))
-    asked = resolutions(found, study.questions, seeds or len(study.seeds), effect)
+    if name not in recipes.STUDIES and (runs / name / STUDY).is_file():
+        there = read_study(runs / name)
+        planned, questions, states = name, there.contrasts, len(there.seeds)
+    else:
+        study = recipes.study(name)
+        planned, questions, states = study.name, study.questions, len(study.seeds)
+    found = read_study(runs / (pilot or planned))
+    asked = resolutions(found, questions, seeds or states, effect)
     show(asked, f"study {found.name}", console)
 
 

@@ -122,6 +122,8 @@ def study(name: str) -> Study:
     """Return the study of this name, or the one that `FILE.py:FUNCTION` returns."""
     if name in STUDIES:
         return STUDIES[name]()
+    if name.endswith(".py"):
+        raise ValueError(f"{name}: name the function in it that returns the study, {name}:FUNCTION")
     parts = parted(name)
     if parts is None:
         raise _unknown("study", name, STUDIES, "or FILE.py:FUNCTION")

@@ -40,7 +40,7 @@ def say_forecast(
             said += (
                 " (at 100 GFLOP/s, which is assumed)"
                 if expected.assumed
-                else f" ({expected.runs_per_hour:.0f} runs an hour, {jobs} at a time)"
+                else f" ({_rate(expected.runs_per_hour)}, {jobs} at a time)"
             )
         console.print(
             Text(f"{said}, {size(expected.bytes)} of checkpoints when done"), soft_wrap=True
@@ -68,6 +68,12 @@ def _at_deviation(study: Study, deviation: float) -> str:
         f"{needed or f'over {MOST_SEEDS}'} seeds (80 % power, {len(asked)} "
         f"question{'s' if len(asked) > 1 else ''})."
     )
+
+
+def _rate(runs_per_hour: float) -> str:
+    if runs_per_hour < 1.5:
+        return f"{24 * runs_per_hour:.2g} runs a day"
+    return f"{runs_per_hour:.0f} runs an hour"
 
 
 def _time(seconds: float) -> str:

@@ -22,9 +22,9 @@ def show(found: Sequence[Resolution], pilot: str, console: Console) -> None:
         for title in (
             "\nquestion",
             "σ of the difference\nnats/token",
-            f"{known[0].seeds} seeds\ndetect",
-            f"seeds for a difference\nof {_same(known, 'effect')}",
-            f"seeds for equality\nwithin {_same(known, 'margin')}",
+            f"{known[0].seeds} seeds detect\nnats/token",
+            f"seeds for a difference\nof {_same(known, 'effect')} nats",
+            f"seeds for equality\nwithin {_same(known, 'margin')} nats",
             "minutes\na seed",
         ):
             table.add_column(title, justify="left" if "question" in title else "right")
@@ -65,7 +65,7 @@ def show(found: Sequence[Resolution], pilot: str, console: Console) -> None:
 
 def _same(found: Sequence[Resolution], what: str) -> str:
     values = {getattr(one, what) for one in found}
-    return f"{values.pop():g}" if len(values) == 1 else "its margin"
+    return f"{values.pop():g}" if len(values) == 1 else "its margin,"
 
 
 def _seeds(needed: Seeds | None) -> str:

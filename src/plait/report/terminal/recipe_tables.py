@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -34,19 +36,16 @@ def recipes_table(runs: Mapping[str, TrainConfig]) -> Table:
     return table
 
 
-def studies_table(studies: Mapping[str, Study]) -> Table:
-    """Return a row for each study: variants, seeds, tokens of a run, what it is about."""
-    table = Table(title="plait study run STUDY", box=None, header_style="dim")
-    table.add_column("study", no_wrap=True)
-    for column in ("variants", "seeds", "tokens/run"):
-        table.add_column(column, justify="right")
-    table.add_column("about")
+def studies_list(studies: Mapping[str, Study]) -> Group:
+    """Return for each study variants, seeds and tokens of a run; below it what it is about."""
+    lines: list[RenderableType] = [Text("plait study run STUDY", style="italic")]
     for name, study in studies.items():
-        run = study.variants[study.baseline]
-        variants = str(len(study.variants))
-        about = Text(study.description or ", ".join(study.variants))
-        table.add_row(name, variants, str(len(study.seeds)), quantity(run.tokens), about)
-    return table
+        tokens = quantity(study.variants[study.baseline].tokens)
+        counts = f"{len(study.variants)} variants × {len(study.seeds)} seeds × {tokens} tokens"
+        lines.append(Text.assemble((f"{name:<26}", "bold"), "  ", counts))
+        about = study.description or ", ".join(study.variants)
+        lines.append(Padding(Text(about, style="dim"), (0, 0, 0, 2)))
+    return Group(*lines)
 
 
 def _shared(model: ModelConfig) -> str:
