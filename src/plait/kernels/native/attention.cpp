@@ -13,6 +13,8 @@ namespace plait {
 namespace {
 
 constexpr int64_t kQueries = 64;
+// Queries in one product: what none of them sees is not computed.
+constexpr int64_t kStrip = kLanesOnly ? 16 : kQueries;
 constexpr float kMasked = -1e30f;
 
 struct Shape {
@@ -68,10 +70,13 @@ void read_queries(const Shape& s, int64_t b, int64_t head, int64_t first, int64_
   }
 }
 
-// exp(scores − most) of the first `end` columns; the lanes after them are zero.
-[[gnu::always_inline]] inline Floats weights16(const float* scores, int64_t i, int64_t end,
-                                               float most) {
-  return first16(exp16(load16(scores + i) - most), end - i);
+// The scores of a query up to itself, sixteen at a time: take(i, scores), what comes after it masked.
+template <typename Take>
+[[gnu::always_inline]] inline void seen_scores(const float* scores, int64_t end, Take take) {
+  int64_t last = (end - 1) / 16 * 16;
+  for (int64_t i = 0; i < last; i += 16) take(i, load16(scores + i));
+  Floats masked = spread(kMasked);
+  take(last, where(lanes16() < int32_t(end - last), load16(scores + last), masked));
 }
 
 template <typename T>
@@ -91,33 +96,55 @@ void forward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, const
   pack<T>([&](int64_t i) { return v + s.row(b, i, g, s.G); }, s.S, d, packed_values);
   for (int64_t head = g * s.H / s.G; head < (g + 1) * s.H / s.G; ++head) {
     for (int64_t first = 0; first < s.S; first += kQueries) {
-      int64_t rows = std::min(kQueries, s.S - first), seen = std::min(first + kQueries, padded);
+      int64_t rows = std::min(kQueries, s.S - first);
       read_queries(s, b, head, first, rows, q, queries, scoring);
-      product<T>(kQueries, seen, d, scoring, packed_keys, scores, stride, false);
       float total[kQueries];
-      for (int64_t r = 0; r < rows; ++r) {
-        float* row = scores + r * stride;
-        // whole vectors: what lies between the diagonal and the next multiple of 16 is masked
-        int64_t end = first + r + 1, whole = round_up(end, 16);
-        std::fill(row + end, row + whole, kMasked);
-        float most = largest(row, whole);
-        Floats sums{};
-        for (int64_t i = 0; i < whole; i += 16) {
-          Floats e = weights16(row, i, end, most);
-          sums += e;
-          weights.put(r, i, e);
+      for (int64_t strip = 0; strip < rows; strip += kStrip) {
+        int64_t seen = std::min(first + strip + kStrip, padded);
+        int64_t last = std::min(strip + kStrip, rows);
+        product<T>(kStrip, seen, d, scoring.from(strip), packed_keys, scores + strip * stride,
+                   stride, false);
+        for (int64_t r = strip; r < last; ++r) {
+          const float* row = scores + r * stride;
+          int64_t end = first + r + 1;
+          Floats mosts = spread(kMasked), sums{};
+          seen_scores(row, end, [&](int64_t, Floats x) { mosts = most_of(x, mosts); });
+          float most = most_in(mosts);
+          seen_scores(row, end, [&](int64_t i, Floats x) {
+            Floats e = first16(exp16(x - most), end - i);
+            sums += e;
+            weights.put(r, i, e);
+          });
+          weights.clear(r, round_up(end, 16), seen);
+          total[r] = sum_of(sums);
+          lse[(b * s.H + head) * s.S + first + r] = most + std::log(total[r]);
         }
-        weights.clear(r, whole, seen);
-        total[r] = sum_of(sums);
-        lse[(b * s.H + head) * s.S + first + r] = most + std::log(total[r]);
+        product<T>(round_up(last - strip, 16), d, seen, weights.from(strip), packed_values,
+                   summed + strip * d, d, false, padded);
       }
-      product<T>(round_up(rows, 16), d, seen, weights, packed_values, summed, d, false, padded);
       for (int64_t r = 0; r < rows; ++r) {
         T* to = out + s.row(b, first + r, head, s.H);
         float share = 1 / total[r];
         for (int64_t i = 0; i < d; i += 16) store16(to + i, load16(summed + r * d + i) * share);
       }
     }
+  }
+}
+
+// sums (padded × d) += leftᵀ · packed: what a block of queries from `first` on gives each key.
+template <typename T>
+void add_to_keys(const Shape& s, int64_t first, int64_t rows, Rows<T> left, const Packed<T>* packed,
+                 float* sums) {
+  int64_t seen = std::min(first + kQueries, s.padded()), depth = round_up(rows, kGranule);
+  auto columns = Columns<T>::of(left, rows, seen, 12, kQueries);  // a slot that backward leaves free
+  if constexpr (kLanesOnly) {  // no query before a key sees it
+    for (int64_t key = 0; key < std::min(seen, first + rows); key += kStrip) {
+      int64_t before = std::max<int64_t>(0, key - first);
+      product<T>(kStrip, s.d, rows - before, columns.from(key).after(before),
+                 packed + before * kPanel, sums + key * s.d, s.d, true, depth);
+    }
+  } else {
+    product<T>(seen, s.d, depth, columns, packed, sums, s.d, true);
   }
 }
 
@@ -137,10 +164,10 @@ void backward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, cons
   float* dweights = scratch<float>(9, kQueries * stride);
   auto weights = Rows<T>::in_scratch(10, kQueries, padded);
   auto dscores = Rows<T>::in_scratch(11, kQueries, padded);
-  auto transposed = Rows<T>::in_scratch(12, padded, kQueries);
-  float* dqueries = scratch<float>(13, kQueries * d);
-  float* dkeys = scratch<float>(14, padded * d);
-  float* dvalues = scratch<float>(15, padded * d);
+  auto slopes = Rows<T>::in_scratch(13, kQueries, d);
+  float* dqueries = scratch<float>(14, kQueries * d);
+  float* dkeys = scratch<float>(15, padded * d);
+  float* dvalues = scratch<float>(16, padded * d);
   std::memset(dkeys, 0, size_t(padded * d) * sizeof(float));
   std::memset(dvalues, 0, size_t(padded * d) * sizeof(float));
   read_keys(s, b, g, k, keys);
@@ -151,38 +178,40 @@ void backward(const Shape& s, int64_t b, int64_t g, const T* q, const T* k, cons
   pack_transposed<T>(values, d, padded, scoring_values);
   for (int64_t head = g * s.H / s.G; head < (g + 1) * s.H / s.G; ++head) {
     for (int64_t first = 0; first < s.S; first += kQueries) {
-      int64_t rows = std::min(kQueries, s.S - first), seen = std::min(first + kQueries, padded);
+      int64_t rows = std::min(kQueries, s.S - first);
       auto slope = [&](int64_t r) { return dout + s.row(b, first + r, head, s.H); };
       read_queries(s, b, head, first, rows, q, queries, scoring);
-      product<T>(kQueries, seen, d, scoring, scoring_keys, scores, stride, false);
-      for (int64_t r = 0; r < rows; ++r) scoring.copy(r, slope(r));
-      product<T>(kQueries, seen, d, scoring, scoring_values, dweights, stride, false);
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* o = out + s.row(b, first + r, head, s.H);
-        float* score = scores + r * stride;
-        const float* dweight = dweights + r * stride;
-        float offset = lse[(b * s.H + head) * s.S + first + r];
-        Floats products{};
-        for (int64_t i = 0; i < d; i += 16) products += load16(o + i) * load16(slope(r) + i);
-        float mean = sum_of(products);
-        int64_t end = first + r + 1, whole = round_up(end, 16);
-        std::fill(score + end, score + whole, kMasked);
-        for (int64_t i = 0; i < whole; i += 16) {
-          Floats w = weights16(score, i, end, offset);
-          weights.put(r, i, w);
-          dscores.put(r, i, w * (load16(dweight + i) - mean));
+      for (int64_t r = 0; r < rows; ++r) slopes.copy(r, slope(r));
+      for (int64_t strip = 0; strip < rows; strip += kStrip) {
+        int64_t seen = std::min(first + strip + kStrip, padded);
+        int64_t last = std::min(strip + kStrip, rows);
+        float *strip_scores = scores + strip * stride, *strip_dweights = dweights + strip * stride;
+        product<T>(kStrip, seen, d, scoring.from(strip), scoring_keys, strip_scores, stride, false);
+        product<T>(kStrip, seen, d, slopes.from(strip), scoring_values, strip_dweights, stride,
+                   false);
+        for (int64_t r = strip; r < last; ++r) {
+          const T* o = out + s.row(b, first + r, head, s.H);
+          const float* dweight = dweights + r * stride;
+          float offset = lse[(b * s.H + head) * s.S + first + r];
+          Floats products{};
+          for (int64_t i = 0; i < d; i += 16) products += load16(o + i) * load16(slope(r) + i);
+          float mean = sum_of(products);
+          int64_t end = first + r + 1, whole = round_up(end, 16);
+          seen_scores(scores + r * stride, end, [&](int64_t i, Floats x) {
+            Floats w = first16(exp16(x - offset), end - i);
+            weights.put(r, i, w);
+            dscores.put(r, i, w * (load16(dweight + i) - mean));
+          });
+          weights.clear(r, whole, seen);
+          dscores.clear(r, whole, seen);
         }
-        weights.clear(r, whole, seen);
-        dscores.clear(r, whole, seen);
+        product<T>(round_up(last - strip, 16), d, seen, dscores.from(strip), summing_keys,
+                   dqueries + strip * d, d, false, padded);
       }
-      int64_t inner = round_up(rows, kGranule);
-      transpose_rows(weights, rows, seen, transposed);
       pack<T>(slope, rows, d, packed);
-      product<T>(seen, d, inner, transposed, packed, dvalues, d, true);
-      transpose_rows(dscores, rows, seen, transposed);
+      add_to_keys(s, first, rows, weights, packed, dvalues);
       pack<T>([&](int64_t r) { return queries + r * d; }, rows, d, packed);
-      product<T>(seen, d, inner, transposed, packed, dkeys, d, true);
-      product<T>(round_up(rows, 16), d, seen, dscores, summing_keys, dqueries, d, false, padded);
+      add_to_keys(s, first, rows, dscores, packed, dkeys);
       for (int64_t r = 0; r < rows; ++r) {
         turn(s, b, first + r, s.scale, true, dqueries + r * d,
              dq + s.row(b, first + r, head, s.H));

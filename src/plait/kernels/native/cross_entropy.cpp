@@ -143,7 +143,7 @@ struct Head {
                const Packed<T>* packed_h, float* sums) const {
     int64_t columns = std::min(kColumns, V - v), block_stride = stride_of<float>(D);
     T* dlogits = scratch<T>(0, kPart * columns);
-    auto transposed = Rows<T>::in_scratch(1, columns, kDepth);
+    auto by_columns = Columns<T>::in_scratch(1, columns, kDepth);
     float* block = scratch<float>(2, columns * block_stride);
     for (int64_t begin = 0; begin < size; begin += kDepth) {
       int64_t depth = std::min(kDepth, size - begin);
@@ -153,10 +153,9 @@ struct Head {
           gradient_row(v, columns, first, begin + part + i, exponentials, factors,
                        dlogits + i * columns);
         }
-        transpose_rows<T>([&](int64_t i) { return dlogits + i * columns; }, count, columns,
-                          transposed, part);
+        by_columns.read([&](int64_t i) { return dlogits + i * columns; }, count, columns, part);
       }
-      product<T>(columns, D, round_up(depth, kGranule), transposed, packed_h + begin * D, block,
+      product<T>(columns, D, round_up(depth, kGranule), by_columns, packed_h + begin * D, block,
                  block_stride, begin > 0);
     }
     for (int64_t r = 0; r < columns; ++r) {

@@ -252,7 +252,7 @@ void weight_gradient(const Task& task, int64_t M, int64_t N, Left left, Right ri
     std::memset(gradient, 0, size_t(M * N) * sizeof(W));
     return;
   }
-  auto transposed = Rows<T>::in_scratch(0, M, kTaskRows);
+  auto columns = Columns<T>::in_scratch(0, M, kTaskRows);
   auto* packed = scratch<Packed<T>>(1, N * kTaskRows);
   int64_t stride = stride_of<float>(N);
   float* block = scratch<float>(2, kBlock * stride);
@@ -260,12 +260,11 @@ void weight_gradient(const Task& task, int64_t M, int64_t N, Left left, Right ri
   if constexpr (!std::is_same_v<W, float>) sums = scratch<float>(3, M * N);
   for (int64_t first = task.first; first < task.last; first += kTaskRows) {
     int64_t rows = std::min(kTaskRows, task.last - first);
-    transpose_rows<T>([&](int64_t k) { return left(first + k); }, rows, M, transposed);
+    columns.read([&](int64_t k) { return left(first + k); }, rows, M);
     pack<T>([&](int64_t k) { return right(first + k); }, rows, N, packed);
     for (int64_t m = 0; m < M; m += kBlock) {
       int64_t count = std::min(kBlock, M - m);
-      product<T>(count, N, round_up(rows, kGranule), transposed.from(m), packed, block, stride,
-                 false);
+      product<T>(count, N, round_up(rows, kGranule), columns.from(m), packed, block, stride, false);
       for (int64_t r = 0; r < count; ++r) {
         if (first == task.first) {
           stream_row(sums + (m + r) * N, block + r * stride, N);

@@ -178,7 +178,7 @@ void pack_transposed(const From* from, int64_t K, int64_t N, Packed<T>* out, int
 // Memory of one thread that lives as long as the thread: no page faults after the first step.
 template <typename T>
 T* scratch(int slot, int64_t count) {
-  thread_local std::vector<std::vector<char>> slots(16);
+  thread_local std::vector<std::vector<char>> slots(17);
   auto& bytes = slots[size_t(slot)];
   size_t needed = size_t(count) * sizeof(T) + 64;
   if (bytes.size() < needed) bytes.resize(needed);
@@ -231,8 +231,8 @@ struct Rows {
   }
 };
 
-// out(n, first + k) = rows(k)[n] for k < K and n < N, the left-hand side of a weight gradient; k from K
-// on, up to the next multiple of 32, is zero.
+// out(n, first + k) = rows(k)[n] for k < K and n < N; k from K on, up to the next multiple of 32, is
+// zero.
 template <typename T, typename Source>
 void transpose_rows(Source rows, int64_t K, int64_t N, Rows<T> out, int64_t first = 0) {
   constexpr int64_t step = 16 * kUnit<T>;
@@ -300,12 +300,75 @@ void product(int64_t M, int64_t N, int64_t K, Rows<T> A, const Packed<T>* B, flo
     }
 #endif
 #ifdef PLAIT_LANES
-    lane_product(M, K, A.data, A.stride(), B + j * depth, C + j, ldc, add);
+    lane_product<false>(M, K, A.data, A.stride(), 16 * A.stride(), B + j * depth, C + j, ldc, add);
 #else
     at::native::cpublas::brgemm(M, width, K, A.stride(), width, ldc, add, A.data,
                                 reinterpret_cast<const Piece<T>*>(B + j * depth), C + j,
                                 kUnit<T> == 2);
 #endif
+  }
+}
+
+// A left-hand side of which the columns are given, rows of another matrix, as in the gradient of
+// weights. Plain vectors read columns as they are, 16 rows at a time; elsewhere they are transposed.
+template <typename T>
+struct Columns {
+  Rows<T> rows;       // transposed; on plain vectors where the first column begins, and their room
+  int64_t panel = 0;  // plain vectors: from 16 rows to the next,
+  int64_t step = 0;   // and from a column to the next
+
+  static Columns in_scratch(int slot, int64_t rows, int64_t columns) {
+    auto room = Rows<T>::in_scratch(slot, rows, columns);
+    return {room, 16 * room.stride(), 16};
+  }
+
+  // The first K rows of a left-hand side as columns of N numbers, K at most `room`.
+  static Columns of(Rows<T> given, int64_t K, int64_t N, int slot, int64_t room) {
+    if constexpr (kLanesOnly) return {given, 16, given.stride()};
+    auto rows = Rows<T>::in_scratch(slot, N, room);
+    transpose_rows(given, K, N, rows);
+    return {rows};
+  }
+
+  // Without the rows before `row` (a multiple of 16).
+  Columns from(int64_t row) const {
+    if constexpr (kLanesOnly) return {{rows.data + row / 16 * panel, rows.columns}, panel, step};
+    return {rows.from(row)};
+  }
+
+  // Without the first columns, on plain vectors only.
+  Columns after(int64_t columns) const {
+    return {{rows.data + columns * step, rows.columns}, panel, step};
+  }
+
+  // Column first + k = given(k)[0 … N) for k < K; those from K on, up to the next multiple of 32,
+  // are zero.
+  template <typename Source>
+  void read(Source given, int64_t K, int64_t N, int64_t first = 0) const {
+    if constexpr (kLanesOnly) {
+      for (int64_t n = 0; n < N; n += 16) {
+        Piece<T>* to = rows.data + n / 16 * panel + first * step;
+        for (int64_t k = 0; k < round_up(K, kGranule); ++k, to += step) {
+          store16(to, k < K ? load16(given(k) + n) : Floats{});
+        }
+      }
+    } else {
+      transpose_rows<T>(given, K, N, rows, first);
+    }
+  }
+};
+
+// The same product with a left-hand side by columns.
+template <typename T>
+void product(int64_t M, int64_t N, int64_t K, Columns<T> A, const Packed<T>* B, float* C,
+             int64_t ldc, bool add, int64_t depth = 0) {
+  if constexpr (kLanesOnly) {
+    if (!depth) depth = K;
+    for (int64_t j = 0; j < N; j += kPanel) {
+      lane_product<true>(M, K, A.rows.data, A.step, A.panel, B + j * depth, C + j, ldc, add);
+    }
+  } else {
+    product<T>(M, N, K, A.rows, B, C, ldc, add, depth);
   }
 }
 

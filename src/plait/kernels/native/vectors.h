@@ -104,6 +104,17 @@ inline void scale_row(float* x, float factor, int64_t n) {
   return lanes[0];
 }
 
+[[gnu::always_inline]] inline float most_in(Floats x) {
+  float lanes[16];
+  write(lanes, x);
+  for (int half = 8; half; half /= 2) {
+    for (int lane = 0; lane < half; ++lane) {
+      lanes[lane] = lanes[lane] > lanes[lane + half] ? lanes[lane] : lanes[lane + half];
+    }
+  }
+  return lanes[0];
+}
+
 // 0, 1, 2 … 15
 [[gnu::always_inline]] inline Ints lanes16() {
   static constexpr int32_t kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
