@@ -16,7 +16,7 @@ from plait.bench import measuring
 from plait.bench.contestants import IMPLEMENTATIONS, Trained, ours, settings, their_model, theirs
 from plait.bench.expected import Clock, expected_seconds
 from plait.bench.memory import peak_above_model
-from plait.bench.shapes import SHAPES, Shape
+from plait.bench.shapes import SHAPES, STANDARD, Shape, require_shapes
 from plait.config.counts import count
 from plait.kernels import processor
 from plait.kernels.precision import compute_type
@@ -34,7 +34,7 @@ Result = dict[str, Any]
 
 
 def run(
-    shapes: Sequence[str] = ("N", "A", "B", "C", "D"),
+    shapes: Sequence[str] = STANDARD,
     precisions: Sequence[str] = PRECISIONS,
     json_path: Path | None = None,
     rounds: int = 5,
@@ -60,13 +60,10 @@ def run(
     Raises:
         ValueError: a shape or precision is unknown, or transformers is not installed.
     """
-    for kind, asked, known in (
-        ("shape", shapes, tuple(SHAPES)),
-        ("precision", precisions, PRECISIONS),
-    ):
-        for name in asked:
-            if name not in known:
-                raise ValueError(f"no {kind} is called {name!r}; choose from {', '.join(known)}")
+    require_shapes(shapes)
+    for name in precisions:
+        if name not in PRECISIONS:
+            raise ValueError(f"no precision is called {name!r}; choose {' or '.join(PRECISIONS)}")
     console = console or Console()
     place = default_device(device)
     compiled = compiled or place.type == "cuda"

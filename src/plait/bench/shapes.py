@@ -1,7 +1,7 @@
 """The models that are timed, and the batches that they see."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -89,3 +89,16 @@ SHAPES = {
     # not a measurement: lets a test run the whole bench
     "tiny": Shape(2, 64, 2, 8, 2, 64, 64, 2, 256, threads=1, optimizers=("adamw", "muon")),
 }
+STANDARD = ("N", "A", "B", "C", "D")
+"""of them, those that are measured where none are named"""
+
+
+def require_shapes(names: Sequence[str]) -> None:
+    """Refuse names that are not in `SHAPES`.
+
+    Raises:
+        ValueError: with the names there are.
+    """
+    for name in names:
+        if name not in SHAPES:
+            raise ValueError(f"no shape is called {name!r}; choose from {', '.join(SHAPES)}")

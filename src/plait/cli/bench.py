@@ -1,5 +1,6 @@
 """The command that measures speed."""
 
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from plait.cli.output import console, say
 
 
 def bench(
-    shapes: tuple[str, ...] = ("N", "A", "B", "C", "D"),
+    shapes: tuple[str, ...] = (),
     precision: tuple[str, ...] = ("fp32", "bf16"),
     rounds: int = 5,
     json: Path | None = None,
@@ -22,7 +23,7 @@ def bench(
     """Measure our speed against transformers' on this machine, in one run.
 
     Args:
-        shapes: names of shapes, such as A B.
+        shapes: names of shapes, such as A B; none: N A B C D, or those that a piece is shown at.
         precision: fp32, bf16 or both.
         rounds: timed training steps of each contestant; medians are printed.
         json: file to write the figures to.
@@ -37,15 +38,25 @@ def bench(
         import torch
 
         from plait.bench.measuring import machine
-        from plait.bench.pieces import PIECES, growth
+        from plait.bench.pieces import PIECES, growth, optimizers, roofline
+        from plait.bench.shapes import require_shapes
         from plait.kernels import processor
 
         processor.configure()
         say(", ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()))
-        measured = PIECES | {"growth": lambda: growth.lines(figure=figure)}
+        if shapes and (fixed := {"experts", "step-parts"} & {*pieces}):
+            raise ValueError(f"--pieces {min(fixed)} has sizes of its own: leave out --shapes")
+        require_shapes(shapes)
+        named = {"names": shapes} if shapes else {}
+        measured = PIECES | {
+            "growth": partial(growth.lines, figure=figure, **named),
+            "optimizers": partial(optimizers.lines, **named),
+            "roofline": partial(roofline.lines, **named),
+        }
         for line in chain.from_iterable(measured[piece]() for piece in pieces):
             say(line)
         return
     from plait.bench.comparison import run
+    from plait.bench.shapes import STANDARD
 
-    run(shapes, precision, json, rounds, memory, extras, device, console, compiled)
+    run(shapes or STANDARD, precision, json, rounds, memory, extras, device, console, compiled)

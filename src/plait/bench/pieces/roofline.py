@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from plait.bench.contestants import ours, settings
 from plait.bench.measuring import product, threads, types
-from plait.bench.shapes import SHAPES, Shape
+from plait.bench.shapes import SHAPES, STANDARD, Shape
 from plait.config.counts import count
 from plait.kernels import processor
 
@@ -124,7 +124,7 @@ def memory_speed(mebibytes: int = 256) -> float:
     return 2 * source.nbytes / best
 
 
-def lines(names: tuple[str, ...] = ("N", "A", "B", "C", "D")) -> Iterator[str]:
+def lines(names: tuple[str, ...] = STANDARD) -> Iterator[str]:
     """Yield a line for each part of each shape: its limit, what it took, the share."""
     for name in names:
         shape = SHAPES[name]
