@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 from plait import recipes
 from plait.report.figure import Figure, write_figures
@@ -152,8 +152,22 @@ def lines(results: Path = RESULTS) -> Iterator[str]:
             drawn.add(one.picture)
             yield ""
             yield f"![{_described(one)}]({one.picture.relative_to(PAGE.parent).as_posix()})"
+            yield from _loads(one.study)
     yield from _runs(found)
     yield from _not_run(found)
+
+
+def _loads(study: StudyResults) -> Iterator[str]:
+    """How evenly the arms' experts are used on held-out text: means over depths and seeds."""
+    yield from ("", "| arm | busiest expert, of an even share (MaxVio) | experts without a token |")
+    yield "|---|---|---|"
+    for arm in study.finished_variants:
+        depths = [share for run in study.of(arm) for share in run.result.load if share]
+        if not depths:  # dense
+            continue
+        busiest = mean(max(share) * len(share) for share in depths)
+        idle = mean(sum(not one for one in share) for share in depths)
+        yield f"| {arm} | {busiest:.2f} × | {idle:.2g} of {len(depths[0])} |"
 
 
 def _not_run(found: Sequence[Verdict]) -> Iterator[str]:
