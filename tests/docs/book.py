@@ -205,13 +205,15 @@ def _runs(found: Sequence[Verdict]) -> Iterator[str]:
     yield from ("", "### What was run", "")
     yield "| claims | text | parameters stored; active | tokens | runs | hours of runs |"
     yield "|---|---|---|---|---|---|"
-    hours = 0.0
+    hours, again = 0.0, dict[str, list[float]]()
     for group, ones in together.items():
         names = ", ".join(one.claim.name for one in ones)
         rows = comparison_table(ones[0].study)
         finished = [Result.load_from(path.parent) for path in group.glob("*/*/result.json")]
         took = len(finished) * median(result.seconds for result in finished if result) / 3600
         hours += took
+        for result in filter(None, finished):
+            again.setdefault(result.config_hash, []).append(result.held_out())
         stored = _range([row.stored for row in rows])
         active = _range([row.active for row in rows])
         tokens = _range([row.tokens for row in rows])
@@ -219,7 +221,12 @@ def _runs(found: Sequence[Verdict]) -> Iterator[str]:
         yield f"| {' | '.join(map(str, row))} |"
     yield ""
     yield f"{hours:.0f} hours in all (runs × the median of their times, tuning included),"
-    yield "two at a time on two cores that other work shared. Each again by:"
+    yield "two at a time on two cores that other work shared."
+    if repeated := [losses for losses in again.values() if len(losses) > 1]:
+        same = sum(len(set(losses)) == 1 for losses in repeated)
+        yield f"{len(repeated)} configurations were trained by more than one study, hours"
+        yield f"or days apart: the held-out loss of {same} of them is the same to the last bit."
+    yield "Each again by:"
     yield from ("", "```sh")
     for ones in together.values():
         yield _command(ones)

@@ -1,6 +1,7 @@
 """The verdicts of docs/results.md are what the published studies say."""
 
 import json
+import shutil
 
 import book
 import pytest
@@ -33,6 +34,21 @@ def test_a_claim_is_judged_where_its_contrasts_have_run(results):
     page = "\n".join(book.lines(results))
     assert "| starter | 3.40 M | **refuted** |" in page
     assert "tied-g4 − plain: +0.020 [+0.020 to +0.020] | 5 |" in page
+
+
+def test_runs_that_two_studies_made_are_compared(results):
+    group, again = results / "starter" / "T-1", results / "starter" / "T-1-again"
+    for path in group.glob("*/*/result.json"):
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps(told | {"config_hash": path.parent.name}))
+    shutil.copytree(group, again)
+    other = again / "tied-nano" / "run1-s3" / "result.json"
+    told = json.loads(other.read_text())
+    told["evaluation"]["domains"]["all"]["loss"] += 1e-9
+    other.write_text(json.dumps(told))
+    page = " ".join(book.lines(results))
+    assert "15 configurations were trained by more than one study" in page
+    assert "the held-out loss of 14 of them is the same to the last bit" in page
 
 
 def test_a_claim_about_effects_is_drawn_as_effects(tmp_path):
