@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from plait.cli.studies import study_publish
 from plait.config import (
     AttentionConfig,
     CheckpointConfig,
@@ -163,6 +164,16 @@ def test_a_published_study_holds_without_weights(copy, tmp_path):
     assert [row["step"] for row in RunFolder(run).metrics()] == [2, 4]  # of evaluations alone
     edit_json(run / "result.json", lower)
     assert "it was changed by hand" in "\n".join(problems(tmp_path / "results"))
+
+
+def test_publishing_says_where_the_report_is_older_than_the_results(copy, tmp_path, capsys):
+    assert study_publish("chain", tmp_path / "results", copy.parent) == 0
+    assert "BROKEN" not in capsys.readouterr().out
+    edit_json(copy / "report.json", lambda d: d["rows"].pop())
+    assert study_publish("chain", tmp_path / "results", copy.parent) == 1
+    said = capsys.readouterr().out
+    assert "its table is not that of the results" in said
+    assert "plait study report" in said
 
 
 def test_a_published_corpus_is_that_of_the_results(copy, tmp_path):

@@ -280,11 +280,12 @@ def study_report(
     say(f"report: {path}")
 
 
-def study_publish(name: str, /, out: Path, runs: Path = RUNS) -> None:
+def study_publish(name: str, /, out: Path, runs: Path = RUNS) -> int:
     """Copy a study without its weights: plan, configurations, results, report.
 
-    It is small enough to be kept under git, and `plait verify` holds its chain. What was published
-    of the study before is replaced.
+    It is small enough to be kept under git, and `plait verify` holds its chain, which is tried at
+    once: exits with 1 where runs have finished since the report was made. What was published of
+    the study before is replaced.
 
     Args:
         name: a study's name, or FILE.py:FUNCTION.
@@ -292,8 +293,16 @@ def study_publish(name: str, /, out: Path, runs: Path = RUNS) -> None:
         runs: folder of all runs.
     """
     from plait.studies.publishing import publish_study
+    from plait.verification import verify
 
-    say(f"published: {publish_study(runs / _name(name), out)}")
+    published = publish_study(runs / _name(name), out)
+    say(f"published: {published}")
+    broken = [check for check in verify(published) if check.problem]
+    for check in broken:
+        say(f"BROKEN  {check.what}: {check.problem}")
+    if broken:
+        say("what is amiss with the report is mended by plait study report; then publish again")
+    return 1 if broken else 0
 
 
 def _name(name: str) -> str:
