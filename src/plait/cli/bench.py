@@ -42,11 +42,11 @@ def bench(
         from plait.bench.shapes import require_shapes
         from plait.kernels import processor
 
-        processor.configure()
-        say(", ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()))
         if shapes and (fixed := {"experts", "step-parts"} & {*pieces}):
             raise ValueError(f"--pieces {min(fixed)} has sizes of its own: leave out --shapes")
         require_shapes(shapes)
+        processor.configure()
+        say(", ".join(f"{key} {value}" for key, value in machine(torch.device("cpu")).items()))
         named = {"names": shapes} if shapes else {}
         measured = PIECES | {
             "growth": partial(growth.lines, figure=figure, **named),

@@ -142,14 +142,14 @@ def begin(
     from plait.studies.launchers import launch, scripts
     from plait.studies.runner import run
 
-    there = True
+    built = True
     for corpus in dict.fromkeys(c.data.corpus for c in study.variants.values()):
         if not dry_run:
             ensure_corpus(corpus)
         elif corpora.is_missing(corpus):
-            there = False
+            built = False
             say(f"the corpus {corpus} would be built first; how fast runs are is tried after it")
-    cpu = there and cluster is None and default_device(device).type == "cpu"
+    cpu = built and cluster is None and default_device(device).type == "cpu"
     if cpu:  # a compiler's minute is seen here; in the log of a run it would not be
         kernels.backend_name("experts", torch.device("cpu"))
     expected = forecast(study, runs, cpu=cpu)

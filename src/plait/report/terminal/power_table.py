@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from plait.report.numbers import number
@@ -18,34 +17,24 @@ def show(found: Sequence[Resolution], pilot: str, console: Console) -> None:
         )
     known = [one for one in found if one.deviation is not None]
     if known:
-        table = Table(box=None, header_style="dim", padding=(0, 1), show_edge=False)
-        for title in (
-            "\nquestion",
-            "σ of the difference\nnats/token",
-            f"{known[0].seeds} seeds detect\nnats/token",
-            f"seeds for a difference\nof {_same(known, 'effect')} nats",
-            f"seeds for equality\nwithin {_same(known, 'margin')} nats",
-            "minutes\na seed",
-        ):
-            table.add_column(title, justify="left" if "question" in title else "right")
-        for one in known:
-            assert one.deviation is not None
-            assert one.seconds is not None
-            sigma = one.deviation
-            table.add_row(
-                one.contrast.name,
-                f"{number(sigma.value)} ({number(sigma.low or 0)}–{number(sigma.high or 0)}, "
-                f"{sigma.n} pairs)",
-                "–" if one.smallest is None else number(one.smallest),
-                _seeds(one.for_effect),
-                _seeds(one.for_equivalence),
-                f"{one.seconds / 60:.1f}",
-            )
-        console.print(table)
+        first = known[0]
+        heads = [
+            ["σ of the difference", f"{first.seeds} seeds detect", "seeds for a", "seeds for", ""],
+            ["nats/token", "nats/token", "difference of", "equality within", "minutes"],
+            ["", "", f"{_same(known, 'effect')} nats", f"{_same(known, 'margin')} nats", "a seed"],
+        ]
+        rows = [_row(one) for one in known]
+        widths = [max(map(len, column)) for column in zip(*heads, *rows, strict=True)]
+        for cells in heads:
+            console.print(Text(_aligned(cells, widths), style="dim"))
+        for one, cells in zip(known, rows, strict=True):
+            console.print(Text(one.contrast.name))
+            console.print(Text(_aligned(cells, widths)))
         console.print(
             Text(
-                f"80 % power, 5 % after the correction for {len(found)} questions; σ from {pilot}, "
-                "its 95 % interval and what that means for the seeds in brackets.",
+                f"80 % power, 5 % after the correction for {len(found)} questions; σ from the "
+                f"{_pairs(known)} pairs of {pilot}, its 95 % interval and what that means for the "
+                "seeds in brackets.",
                 style="dim",
             )
         )
@@ -61,6 +50,28 @@ def show(found: Sequence[Resolution], pilot: str, console: Console) -> None:
                     style="yellow",
                 )
             )
+
+
+def _row(one: Resolution) -> list[str]:
+    assert one.deviation is not None
+    assert one.seconds is not None
+    sigma = one.deviation
+    return [
+        f"{number(sigma.value)} ({number(sigma.low or 0)}–{number(sigma.high or 0)})",
+        "–" if one.smallest is None else number(one.smallest),
+        _seeds(one.for_effect),
+        _seeds(one.for_equivalence),
+        f"{one.seconds / 60:.1f}",
+    ]
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def _pairs(found: Sequence[Resolution]) -> str:
+    counts = sorted({one.deviation.n for one in found if one.deviation is not None})
+    return f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
 
 
 def _same(found: Sequence[Resolution], what: str) -> str:
