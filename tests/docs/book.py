@@ -135,9 +135,10 @@ def lines(results: Path = RESULTS) -> Iterator[str]:
     yield "| claim | text | size | verdict | differences, nats per token [95 % interval] | seeds |"
     yield "|---|---|---|---|---|---|"
     for one in found:
-        told = "<br>".join(map(_difference, one.findings)) or "of paths, below"
+        told = "<br>".join(_difference(one.claim, found) for found in one.findings)
         said = f"**{one.claim.name}** {one.claim.statement}"
         place = f"{one.corpus} | {one.size}"
+        told = told or "of paths, below"
         yield f"| {said} | {place} | **{one.shown.outcome}** | {told} | {one.seeds} |"
     drawn = set()
     for one in found:
@@ -186,11 +187,12 @@ def _paper(name: str) -> Paper:
         return recipes.paper(name, "nano")
 
 
-def _difference(finding: Answer | EffectFinding) -> str:
+def _difference(claim: Claim, finding: Answer | EffectFinding) -> str:
+    name = f"*control* {finding.name}" if finding.name in claim.controls else finding.name
     if finding.difference is None:
-        return f"{finding.name}: –"
+        return f"{name}: –"
     estimate = finding.difference.estimate
-    return f"{finding.name}: {signed(estimate.value)} [{interval(estimate, sign=True)}]"
+    return f"{name}: {signed(estimate.value)} [{interval(estimate, sign=True)}]"
 
 
 def _described(one: Verdict) -> str:
