@@ -226,8 +226,8 @@ def _runs(found: Sequence[Verdict]) -> Iterator[str]:
     yield "two at a time on two cores that other work shared."
     if repeated := [losses for losses in again.values() if len(losses) > 1]:
         same = sum(len(set(losses)) == 1 for losses in repeated)
-        yield f"{len(repeated)} configurations were trained by more than one study, hours"
-        yield f"or days apart: the held-out loss of {same} of them is the same to the last bit."
+        yield f"{len(repeated)} configurations were trained by more than one study:"
+        yield f"the held-out loss of {same} of them is the same to the last bit."
     yield "Each again by:"
     yield from ("", "```sh")
     for ones in together.values():
